@@ -1,0 +1,71 @@
+# Every command of the project. `make` alone lists them.
+
+PYTHON ?= python3
+PORT ?= 8787
+DATA ?= .data
+
+VENV := .venv
+# The machine's Node may be too old: the one from package-lock.json runs everything.
+NODE := node_modules/.bin/node
+# Installed once per change of what is locked.
+PY_READY := $(VENV)/.ready
+JS_READY := node_modules/.ready
+VENDORED := python_modules/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help serve test unit workerd clients lint types format install constraints clean
+.DELETE_ON_ERROR:
+
+help: ## list the commands
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F '\t' '{printf "make %-12s %s\n", $$1, $$2}'
+
+serve: $(JS_READY) $(VENDORED) ## run the registry on http://localhost:8787 (PORT=, DATA=, STATS=1)
+	@PORT=$(PORT) DATA=$(DATA) exec $(NODE) runtime/serve.mjs
+
+test: lint types unit workerd ## everything that needs no docker: lint, types, pytest, and the same in real workerd
+
+unit: $(PY_READY) ## unit, property and contract tests on the fake bindings
+	$(VENV)/bin/pytest
+
+workerd: $(JS_READY) $(VENDORED) ## the contract suite and API tests inside real workerd
+	$(NODE) --test --test-reporter=spec tests/workerd/
+
+clients: $(PY_READY) $(JS_READY) $(VENDORED) ## docker and skopeo against the local registry (tests/clients/install.sh installs them)
+	$(VENV)/bin/pytest -o addopts= tests/clients
+
+lint: $(PY_READY) ## ruff: rules and format
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+
+types: $(PY_READY) ## mypy, strict
+	$(VENV)/bin/mypy
+
+format: $(PY_READY) ## let ruff format and fix
+	$(VENV)/bin/ruff format .
+	$(VENV)/bin/ruff check --fix .
+
+install: $(PY_READY) $(JS_READY) $(VENDORED) ## install what the other commands need, into this folder only
+
+# Pinned with hashes, without a registry's address: pip and npm use the ones that are set up on this machine.
+$(PY_READY): constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check --require-hashes -r constraints.txt
+	@touch $@
+
+$(JS_READY): package-lock.json
+	npm ci --no-fund --no-audit
+	@touch $@
+
+# What `pywrangler sync` vendors before a deploy. It downloads an interpreter; this does not.
+$(VENDORED): constraints.txt $(PY_READY)
+	rm -rf python_modules
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps --no-compile --target python_modules \
+		--constraint constraints.txt pyjwt workers-runtime-sdk
+	@touch $@
+
+constraints: $(PY_READY) ## pin the newest versions that pyproject.toml allows
+	$(VENV)/bin/uv pip compile pyproject.toml --group dev --universal --generate-hashes --no-header --no-annotate \
+		--output-file constraints.txt
+
+clean: ## remove what was installed and built, but not the data
+	rm -rf $(VENV) node_modules python_modules .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,44 @@
+"""The Worker: one fetch handler, which hands every request to the registry."""
+
+import asyncio
+import secrets
+import time
+
+from workers import Request, Response, WorkerEntrypoint, import_from_javascript
+
+from registry.cloudflare.messages import to_request, to_response
+from registry.cloudflare.r2 import R2Storage
+from registry.cloudflare.streams import JsStreams, present
+from registry.platform import Platform
+from registry.registry import Registry
+from registry.router import handle
+from registry.settings import read_settings
+
+# Made by the first request and kept while the isolate lives. Not at import: the top level is snapshotted at deploy.
+_registry: Registry | None = None
+
+
+def _make_registry() -> Registry:
+    # The raw environment: the SDK's wrapper of a bucket copies bytes one by one (registry.cloudflare.r2).
+    env = import_from_javascript("cloudflare:workers").env
+
+    def variable(name: str) -> str | None:
+        value = present(getattr(env, name, None))
+        return value if isinstance(value, str) else None
+
+    platform = Platform(R2Storage(env.REGISTRY), JsStreams(), time.time, secrets.token_hex)
+    return Registry(platform, read_settings(variable))
+
+
+class Default(WorkerEntrypoint):
+    """The Worker's entrypoint. Every public method of this class is callable from outside: there is only `fetch`."""
+
+    async def fetch(self, request: Request) -> Response:
+        """Answer one request."""
+        global _registry
+        if _registry is None:
+            _registry = _make_registry()
+        answering = asyncio.create_task(handle(_registry, to_request(request)))
+        # A client that resets its connection would otherwise stop us anywhere, with no `finally` run (RUNTIME).
+        self.ctx.waitUntil(answering)
+        return to_response(await answering)

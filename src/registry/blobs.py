@@ -1,0 +1,185 @@
+"""Blobs of a repository: small ones at their key, large ones as data that a link leads to."""
+
+import re
+from dataclasses import dataclass
+
+from registry import keys
+from registry.errors import Problem, RegistryError
+from registry.log import log
+from registry.names import Digest, RepositoryName, parse_name
+from registry.platform import Platform
+from registry.storage import ABSENT, Attributes, Content, Source, StorageBusy, StorageError, StoredBody, StoredObject
+
+LARGE_BLOB = 8 * 1024 * 1024  # bytes: from here on bytes are shared between repositories through links (DESIGN 3)
+
+# Metadata of our links.
+_TARGET, _REF, _SIZE, _DIGEST = "target", "ref", "size", "digest"
+# Metadata of SR's links: the repository that has the bytes.
+_SR_LINK = "x-serverless-registry-symlink"
+# SR resolved links when it made one, so a chain has one step; more would be a loop.
+_MAX_SR_STEPS = 3
+
+_RANDOM_ID = re.compile(r"[0-9a-f]{32}", re.ASCII)
+_ID_BYTES = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Blob:
+    """A blob that is there: the key that has its bytes, and their number."""
+
+    key: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Data:
+    """A data object that no link leads to yet."""
+
+    id: str
+    size: int  # bytes
+
+    @property
+    def key(self) -> str:
+        """Where it lies."""
+        return keys.data(self.id)
+
+    @property
+    def blob(self) -> Blob:
+        """What a link to it leads to."""
+        return Blob(self.key, self.size)
+
+
+def new_id(platform: Platform) -> str:
+    """A fresh id of a data object or a ref."""
+    return platform.random_hex(_ID_BYTES)
+
+
+async def find(platform: Platform, name: RepositoryName, digest: Digest) -> Blob | None:
+    """Where the bytes of a blob are; None when the repository has none of that digest."""
+    stored = await platform.storage.head(keys.blob(name, digest))
+    return None if stored is None else await _resolve(platform, stored, digest)
+
+
+async def read(platform: Platform, name: RepositoryName, digest: Digest) -> StoredBody | None:
+    """A blob with its bytes."""
+    stored = await platform.storage.get(keys.blob(name, digest))
+    if stored is None:
+        return None
+    if _link_target(stored.object) is None and _sr_source(stored.object) is None:
+        return stored
+    await stored.body.cancel()
+    blob = await _resolve(platform, stored.object, digest)
+    target = None if blob is None else await platform.storage.get(blob.key)
+    if target is None:
+        log("link-without-target", key=stored.object.key)
+    return target
+
+
+async def _resolve(platform: Platform, stored: StoredObject, digest: Digest) -> Blob | None:
+    """Follow links from what lies at a blob's key to its bytes."""
+    for _ in range(_MAX_SR_STEPS + 1):
+        target = _link_target(stored)
+        if target is not None:
+            return target
+        source = _sr_source(stored)
+        if source is None:
+            return Blob(stored.key, stored.size)
+        found = await platform.storage.head(keys.blob(source, digest))
+        if found is None:
+            log("link-without-target", key=stored.key)
+            return None
+        stored = found
+    log("links-in-a-circle", key=stored.key)
+    return None
+
+
+def _link_target(stored: StoredObject) -> Blob | None:
+    """What a link of ours leads to; None when the object is none."""
+    target, size = stored.metadata.get(_TARGET), stored.metadata.get(_SIZE)
+    if target is None or size is None:
+        return None
+    if _RANDOM_ID.fullmatch(target) is None or not size.isdecimal():
+        raise StorageError("a link is damaged")
+    return Blob(keys.data(target), int(size))
+
+
+def _sr_source(stored: StoredObject) -> RepositoryName | None:
+    """The repository that a link of SR's names; None when the object is none."""
+    for key, value in stored.metadata.items():
+        if key.lower() == _SR_LINK:
+            try:
+                return parse_name(value)
+            except RegistryError:
+                raise StorageError("a link is damaged") from None
+    return None
+
+
+async def store_small(
+    platform: Platform, name: RepositoryName, digest: Digest, content: bytes | Source | Content
+) -> None:
+    """Store a blob below LARGE_BLOB; R2 verifies it. Raises ChecksumMismatch, and then nothing is stored.
+
+    What is there already is replaced by the same bytes, so that a damaged one heals.
+    """
+    try:
+        await platform.storage.put(keys.blob(name, digest), content, checksum=digest)
+    except StorageBusy:
+        # Somebody stores the same blob in this very second: theirs is as good.
+        if await find(platform, name, digest) is None:
+            raise
+
+
+async def link(
+    platform: Platform, name: RepositoryName, digest: Digest, data: Data, *, ours: bool = True
+) -> None:
+    """Make data that was verified a blob of `name`; when it has a sound one already, the data is dropped.
+
+    The ref comes first, and the link names its nonce: data that a link leads to never lacks a ref. `ours` is False
+    when another request made the data object and may be dropping it: then we look for its marker (DESIGN section 6:
+    either it sees our ref or we see its marker) and never drop it ourselves.
+    """
+    storage = platform.storage
+    nonce = new_id(platform)
+    ref = keys.ref(data.id, nonce, name)
+    key = keys.blob(name, digest)
+    attributes = Attributes(metadata={_TARGET: data.id, _REF: nonce, _SIZE: str(data.size), _DIGEST: str(digest)})
+    await storage.put(ref, b"")
+    if not ours and await storage.head(keys.condemned(data.id)) is not None:
+        await storage.delete([ref])
+        raise RegistryError(Problem.UPLOAD_UNKNOWN, "another request gave this upload up")
+    if await storage.put(key, data.id.encode(), attributes, only_if=ABSENT) is not None:
+        return
+    found = await storage.head(key)
+    if found is None:
+        await storage.delete([ref])
+        raise StorageBusy("the blob was deleted while it was pushed")
+    if not await _is_sound(platform, found, digest, data.size):
+        # Nothing can be read through what is there: replace just that.
+        log("link-without-target", key=key)
+        if await storage.put(key, data.id.encode(), attributes, only_if=found.etag) is None:
+            raise StorageBusy("the blob was pushed twice at once")
+        return
+    await storage.delete([ref])
+    if ours and _link_target(found) != data.blob:
+        await drop_data(platform, data)
+
+
+async def drop_data(platform: Platform, data: Data) -> None:
+    """Delete data that this request made and nothing needs, unless somebody's ref says otherwise.
+
+    The marker before the look for refs: whoever links the data writes a ref and then looks for the marker.
+    """
+    storage = platform.storage
+    marker = keys.condemned(data.id)
+    await storage.put(marker, b"")
+    refs = await storage.list(keys.refs(data.id), limit=2)
+    if all(found.key == marker for found in refs.objects):
+        await storage.delete([data.key])
+    await storage.delete([marker])
+
+
+async def _is_sound(platform: Platform, stored: StoredObject, digest: Digest, size: int) -> bool:
+    blob = await _resolve(platform, stored, digest)
+    if blob is None or blob.size != size:
+        return False
+    return blob.key == stored.key or await platform.storage.head(blob.key) is not None

@@ -1,0 +1,32 @@
+"""Requests and responses between the Workers SDK and the core."""
+
+from typing import Any
+from urllib.parse import urlsplit
+
+import workers
+
+from registry.cloudflare.streams import JsSource, present
+from registry.http import Request, Response
+
+
+def to_request(request: workers.Request) -> Request:
+    """The core's view of a request. Headers are looked up one by one: the SDK's mapping parses all of them."""
+    raw: Any = request.js_object
+    url = urlsplit(raw.url)
+    headers = raw.headers
+
+    def header(name: str) -> str | None:
+        value: str | None = present(headers.get(name))
+        return value
+
+    length = header("content-length")
+    body = JsSource(raw.body, int(length) if length is not None and length.isdigit() else None)
+    return Request(raw.method, url.path, url.query, header, body)
+
+
+def to_response(response: Response) -> workers.Response:
+    """The SDK's response; a stream is passed on as it is."""
+    body: Any = response.body
+    if isinstance(body, JsSource):
+        body = body.hand_over()
+    return workers.Response(body, status=response.status, headers=dict(response.headers))

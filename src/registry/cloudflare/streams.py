@@ -1,0 +1,135 @@
+"""Streams and buffers of the Workers runtime. Bytes stay in JavaScript; each await moves at least one buffer."""
+
+from typing import Any
+
+import js
+from pyodide.ffi import JsException, jsnull, to_js
+
+from registry.names import Digest
+from registry.storage import ClientGone
+
+# DigestStream's names of `registry.names.ALGORITHMS`.
+_WEB_CRYPTO_NAMES = {"sha256": "SHA-256", "sha512": "SHA-512"}
+
+
+class JsBuffer:
+    """An ArrayBuffer. Reading into a part of it detaches it, and the runtime hands the same memory back."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self._array = js.Uint8Array.new(size)
+
+    def slice(self, start: int, stop: int) -> Any:
+        return self._array.subarray(start, stop)
+
+    def restore(self, view: Any) -> None:
+        """Take the memory back after a read: `view` lies within it."""
+        self._array = js.Uint8Array.new(view.buffer)
+
+
+class JsSource:
+    """A ReadableStream of bytes, read with a BYOB reader: exactly the bytes asked for, without 4,096-byte chunks."""
+
+    def __init__(self, stream: Any, size: int | None) -> None:
+        self.size = size
+        self._stream = stream
+        self._reader: Any = None
+        self._ended = not stream  # a request without a body has null
+
+    def hand_over(self) -> Any:
+        """The stream itself, unread, for R2 or for a Response."""
+        self._ended = True
+        return self._stream
+
+    async def fill(self, buffer: JsBuffer, start: int, stop: int) -> int:
+        if self._ended or start == stop:
+            return 0
+        if self._reader is None:
+            self._reader = self._stream.getReader(mode="byob")
+        try:
+            result = await self._reader.readAtLeast(stop - start, buffer.slice(start, stop))
+        except JsException as error:
+            self._ended = True
+            raise ClientGone(str(error)) from None
+        buffer.restore(result.value)
+        count: int = result.value.byteLength
+        self._ended = bool(result.done)
+        return count
+
+    async def read(self, limit: int) -> bytes:
+        buffer = JsBuffer(limit)
+        count = await self.fill(buffer, 0, limit)
+        data: bytes = buffer.slice(0, count).to_bytes()
+        return data
+
+    async def cancel(self) -> None:
+        if self._ended:
+            return
+        self._ended = True
+        try:
+            await (self._stream if self._reader is None else self._reader).cancel()
+        except JsException:  # it broke already: nothing is left to give up
+            pass
+
+
+class JsPipe:
+    """FixedLengthStream: R2 takes a stream only when its length is known."""
+
+    def __init__(self, size: int) -> None:
+        stream = js.FixedLengthStream.new(size)
+        self.content = stream.readable
+        self._writer = stream.writable.getWriter()
+
+    async def write(self, content: Any) -> None:
+        await self._writer.write(content)
+
+    async def close(self) -> None:
+        await self._writer.close()
+
+    async def abort(self) -> None:
+        await self._writer.abort(js.Error.new("given up"))
+
+
+class JsDigester:
+    """crypto.DigestStream."""
+
+    def __init__(self, algorithm: str) -> None:
+        self._algorithm = algorithm
+        self._stream = js.crypto.DigestStream.new(_WEB_CRYPTO_NAMES[algorithm])
+        self._writer = self._stream.getWriter()
+
+    async def update(self, content: Any) -> None:
+        await self._writer.write(content)
+
+    async def digest(self) -> Digest:
+        await self._writer.close()
+        return Digest(self._algorithm, (await self._stream.digest).to_bytes().hex())
+
+    async def abort(self) -> None:
+        # With an Error: without one, the promise of the digest never settles and the request hangs (RUNTIME).
+        await self._writer.abort(js.Error.new("given up"))
+        try:
+            await self._stream.digest
+        except JsException:
+            pass
+
+
+class JsStreams:
+    """Makes the above."""
+
+    def buffer(self, size: int) -> JsBuffer:
+        return JsBuffer(size)
+
+    def content(self, data: bytes) -> Any:
+        return to_js(data)
+
+    def pipe(self, size: int) -> JsPipe:
+        return JsPipe(size)
+
+    def digester(self, algorithm: str) -> JsDigester:
+        return JsDigester(algorithm)
+
+
+def present(value: Any) -> Any:
+    """JavaScript's null and undefined as None."""
+    return None if value is jsnull else value

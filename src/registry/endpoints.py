@@ -1,0 +1,357 @@
+"""Every row of the spec's table "Endpoints" as a type: a request is parsed once, into one of these values.
+
+`parse` and `build` are inverses. What a value holds was checked; handlers never look at a path again.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import ClassVar
+from urllib.parse import parse_qsl, quote, unquote
+
+from registry.errors import Problem, RegistryError
+from registry.names import Digest, Reference, RepositoryName, Tag, is_tag, parse_digest, parse_name, parse_reference
+
+
+class Access(Enum):
+    """What a caller may do with a repository."""
+
+    PULL = "pull"
+    PUSH = "push"
+    DELETE = "delete"
+
+
+_PULL = frozenset({Access.PULL})
+_PUSH = frozenset({Access.PUSH})
+_DELETE = frozenset({Access.DELETE})
+# As in SR: HEAD tells no content, and a pusher asks with it what need not be uploaded.
+_PULL_OR_PUSH = frozenset({Access.PULL, Access.PUSH})
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Base of all rows: `row` is the spec's number, `access` what the caller needs (any one of it)."""
+
+    row: ClassVar[str]
+    method: ClassVar[str]
+    access: ClassVar[frozenset[Access]]
+
+
+@dataclass(frozen=True, slots=True)
+class CheckVersion(Endpoint):
+    """GET /v2/: whether this is a registry, and whether the credentials are right."""
+
+    row, method, access = "end-1", "GET", frozenset(Access)
+
+
+@dataclass(frozen=True, slots=True)
+class InRepository(Endpoint):
+    """An endpoint of one repository."""
+
+    name: RepositoryName
+
+
+@dataclass(frozen=True, slots=True)
+class GetBlob(InRepository):
+    row, method, access = "end-2", "GET", _PULL
+    digest: Digest
+
+
+@dataclass(frozen=True, slots=True)
+class HeadBlob(InRepository):
+    row, method, access = "end-2", "HEAD", _PULL_OR_PUSH
+    digest: Digest
+
+
+@dataclass(frozen=True, slots=True)
+class GetManifest(InRepository):
+    row, method, access = "end-3", "GET", _PULL
+    reference: Reference
+
+
+@dataclass(frozen=True, slots=True)
+class HeadManifest(InRepository):
+    row, method, access = "end-3", "HEAD", _PULL_OR_PUSH
+    reference: Reference
+
+
+@dataclass(frozen=True, slots=True)
+class StartUpload(InRepository):
+    row, method, access = "end-4a", "POST", _PUSH
+
+
+@dataclass(frozen=True, slots=True)
+class UploadBlob(InRepository):
+    """POST with the whole blob."""
+
+    row, method, access = "end-4b", "POST", _PUSH
+    digest: Digest
+
+
+@dataclass(frozen=True, slots=True)
+class StartUploadFor(InRepository):
+    """POST that names the algorithm of the digest to come."""
+
+    row, method, access = "end-4c", "POST", _PUSH
+    algorithm: str
+
+
+@dataclass(frozen=True, slots=True)
+class MountBlob(InRepository):
+    """POST that asks for a blob of another repository; without `source` any repository would do."""
+
+    row, method, access = "end-11", "POST", _PUSH
+    digest: Digest
+    source: RepositoryName | None
+
+
+@dataclass(frozen=True, slots=True)
+class InSession(InRepository):
+    """An endpoint of an upload session: `session` is its id as the client gave it, not verified yet; `entry` is the
+    offset at which the newest entry of its log starts, as our `Location` named it (DESIGN: one read finds the state)."""
+
+    session: str
+    entry: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class AppendChunk(InSession):
+    row, method, access = "end-5", "PATCH", _PUSH
+
+
+@dataclass(frozen=True, slots=True)
+class CloseUpload(InSession):
+    row, method, access = "end-6", "PUT", _PUSH
+    digest: Digest
+
+
+@dataclass(frozen=True, slots=True)
+class GetUpload(InSession):
+    row, method, access = "end-13", "GET", _PUSH
+
+
+@dataclass(frozen=True, slots=True)
+class CancelUpload(InSession):
+    row, method, access = "end-14", "DELETE", _PUSH
+
+
+@dataclass(frozen=True, slots=True)
+class PutManifest(InRepository):
+    """PUT of a manifest; `tags` are the extra ones of end-7b."""
+
+    row, method, access = "end-7", "PUT", _PUSH
+    reference: Reference
+    tags: tuple[Tag, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ListTags(InRepository):
+    row, method, access = "end-8", "GET", _PULL
+    count: int | None
+    last: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteManifest(InRepository):
+    row, method, access = "end-9", "DELETE", _DELETE
+    reference: Reference
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteBlob(InRepository):
+    row, method, access = "end-10", "DELETE", _DELETE
+    digest: Digest
+
+
+@dataclass(frozen=True, slots=True)
+class ListReferrers(InRepository):
+    row, method, access = "end-12", "GET", _PULL
+    digest: Digest
+    artifact_type: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class ListRepositories(Endpoint):
+    """GET /v2/_catalog, of Docker's registry API; the OCI spec has no row for it."""
+
+    row, method, access = "catalog", "GET", _PULL
+    count: int | None
+    last: str | None
+
+
+class Query:
+    """The query of a request: at most one value a key, except where the spec wants several."""
+
+    def __init__(self, text: str) -> None:
+        try:
+            self._pairs = parse_qsl(text, keep_blank_values=True, errors="strict")
+        except ValueError:
+            raise RegistryError(Problem.BAD_REQUEST, "the query is not valid UTF-8") from None
+
+    def all(self, key: str) -> list[str]:
+        """Every value of `key`."""
+        return [value for name, value in self._pairs if name == key]
+
+    def one(self, key: str) -> str | None:
+        """The value of `key`; twice is refused, since two readers might take different ones."""
+        values = self.all(key)
+        if len(values) > 1:
+            raise RegistryError(Problem.BAD_REQUEST, f"the query has {key} more than once")
+        return values[0] if values else None
+
+    def count(self, key: str) -> int | None:
+        """The value of `key` as a whole number of at most 9 digits."""
+        value = self.one(key)
+        if value is None:
+            return None
+        if re.fullmatch(r"[0-9]{1,9}", value, re.ASCII) is None:
+            raise RegistryError(Problem.BAD_REQUEST, f"{key} is a whole number")
+        return int(value)
+
+
+def parse(method: str, path: str, query: str) -> Endpoint:
+    """Parse a request line.
+
+    `path` and `query` are as they came, percent-encoded; `query` has no "?". Raises NOT_FOUND for what is no path of
+    a registry, UNSUPPORTED with `Allow` for a method it does not have, and the error of the part that is malformed.
+    """
+    try:
+        segments = [unquote(segment, errors="strict") for segment in path.split("/")]
+    except UnicodeDecodeError:
+        raise RegistryError(Problem.BAD_REQUEST, "the path is not valid UTF-8") from None
+    if segments[:2] != ["", "v2"]:
+        raise RegistryError(Problem.NOT_FOUND, "the registry's API is below /v2/")
+    resource, name, last = _resource(segments[2:])
+    parsers = _ROWS[resource]
+    parser = parsers.get(method)
+    if parser is None:
+        allowed = ", ".join(parsers)
+        raise RegistryError(Problem.UNSUPPORTED, f"this path takes {allowed}", headers={"Allow": allowed})
+    return parser(name, last, Query(query))
+
+
+def _resource(segments: list[str]) -> tuple[str, str, str]:
+    """Which kind of path it is, its repository name (unchecked) and its last segment.
+
+    Read from the end, since a name may itself contain "blobs", "manifests" or "uploads".
+    """
+    match segments:
+        case [] | [""]:
+            return "base", "", ""
+        case ["_catalog"]:
+            return "catalog", "", ""
+        case [*name, "blobs", "uploads", ""] | [*name, "blobs", "uploads"]:
+            return "uploads", "/".join(name), ""
+        case [*name, "blobs", "uploads", session]:
+            return "session", "/".join(name), session
+        case [*name, "tags", "list"]:
+            return "tags", "/".join(name), ""
+        case [*name, "blobs" | "manifests" | "referrers" as kind, last]:
+            return kind, "/".join(name), last
+    raise RegistryError(Problem.NOT_FOUND, "this is no path of the registry API")
+
+
+def _start(name: str, _: str, query: Query) -> Endpoint:
+    mount, digest, algorithm = query.one("mount"), query.one("digest"), query.one("digest-algorithm")
+    repository = parse_name(name)
+    if mount is not None:
+        source = query.one("from")
+        return MountBlob(repository, parse_digest(mount), None if source is None else parse_name(source))
+    if digest is not None:
+        return UploadBlob(repository, parse_digest(digest))
+    return StartUpload(repository) if algorithm is None else StartUploadFor(repository, algorithm)
+
+
+def _close(name: str, session: str, query: Query) -> Endpoint:
+    digest = query.one("digest")
+    if digest is None:
+        raise RegistryError(Problem.DIGEST_INVALID, "the PUT that closes an upload names the blob: ?digest=<digest>")
+    return CloseUpload(parse_name(name), session, query.count("entry"), parse_digest(digest))
+
+
+def _put_manifest(name: str, last: str, query: Query) -> Endpoint:
+    reference, tags = parse_reference(last), query.all("tag")
+    for tag in tags:
+        if not is_tag(tag):
+            raise RegistryError(Problem.MANIFEST_INVALID, "the query parameter tag is not a tag")
+    if tags and not isinstance(reference, Digest):
+        raise RegistryError(Problem.MANIFEST_INVALID, "?tag= goes with a manifest pushed by digest")
+    return PutManifest(parse_name(name), reference, tuple(Tag(tag) for tag in dict.fromkeys(tags)))
+
+
+def _existing(last: str) -> Reference:
+    """The reference of a manifest that is asked for: what is neither tag nor digest names none (404, not 400)."""
+    if ":" not in last and not is_tag(last):
+        raise RegistryError(Problem.MANIFEST_UNKNOWN)
+    return parse_reference(last)
+
+
+_Parser = Callable[[str, str, Query], Endpoint]
+
+# Kind of path -> method -> how its value is made; the order of the methods is that of `Allow`.
+_ROWS: Mapping[str, Mapping[str, _Parser]] = {
+    "base": {"GET": lambda n, x, q: CheckVersion()},
+    "catalog": {"GET": lambda n, x, q: ListRepositories(q.count("n"), q.one("last"))},
+    "blobs": {
+        "GET": lambda n, x, q: GetBlob(parse_name(n), parse_digest(x)),
+        "HEAD": lambda n, x, q: HeadBlob(parse_name(n), parse_digest(x)),
+        "DELETE": lambda n, x, q: DeleteBlob(parse_name(n), parse_digest(x)),
+    },
+    "manifests": {
+        "GET": lambda n, x, q: GetManifest(parse_name(n), _existing(x)),
+        "HEAD": lambda n, x, q: HeadManifest(parse_name(n), _existing(x)),
+        "PUT": _put_manifest,
+        "DELETE": lambda n, x, q: DeleteManifest(parse_name(n), _existing(x)),
+    },
+    "uploads": {"POST": _start},
+    "session": {
+        "GET": lambda n, x, q: GetUpload(parse_name(n), x, q.count("entry")),
+        "PATCH": lambda n, x, q: AppendChunk(parse_name(n), x, q.count("entry")),
+        "PUT": _close,
+        "DELETE": lambda n, x, q: CancelUpload(parse_name(n), x, q.count("entry")),
+    },
+    "tags": {"GET": lambda n, x, q: ListTags(parse_name(n), q.count("n"), q.one("last"))},
+    "referrers": {"GET": lambda n, x, q: ListReferrers(parse_name(n), parse_digest(x), q.one("artifactType"))},
+}
+
+
+def build(endpoint: Endpoint) -> str:
+    """The path and query of `endpoint`: relative to the origin, as `Location` and `Link` carry it."""
+    match endpoint:
+        case CheckVersion():
+            return "/v2/"
+        case ListRepositories(count, last):
+            return "/v2/_catalog" + _query(("n", count), ("last", last))
+        case ListTags(name, count, last):
+            return f"/v2/{name}/tags/list" + _query(("n", count), ("last", last))
+        case ListReferrers(name, digest, artifact_type):
+            return f"/v2/{name}/referrers/{digest}" + _query(("artifactType", artifact_type))
+        case GetBlob(name, digest) | HeadBlob(name, digest) | DeleteBlob(name, digest):
+            return f"/v2/{name}/blobs/{digest}"
+        case PutManifest(name, reference, tags):
+            return f"/v2/{name}/manifests/{reference}" + _query(*(("tag", tag) for tag in tags))
+        case GetManifest(name, reference) | HeadManifest(name, reference) | DeleteManifest(name, reference):
+            return f"/v2/{name}/manifests/{reference}"
+        case StartUpload(name):
+            return f"/v2/{name}/blobs/uploads/"
+        case UploadBlob(name, digest):
+            return f"/v2/{name}/blobs/uploads/" + _query(("digest", digest))
+        case StartUploadFor(name, algorithm):
+            return f"/v2/{name}/blobs/uploads/" + _query(("digest-algorithm", algorithm))
+        case MountBlob(name, digest, source):
+            return f"/v2/{name}/blobs/uploads/" + _query(("mount", digest), ("from", source))
+        case CloseUpload(name, session, entry, digest):
+            return _session_path(name, session) + _query(("entry", entry), ("digest", digest))
+        case InSession(name, session, entry):
+            return _session_path(name, session) + _query(("entry", entry))
+    raise TypeError(endpoint)
+
+
+def _session_path(name: RepositoryName, session: str) -> str:
+    return f"/v2/{name}/blobs/uploads/{quote(session, safe='')}"
+
+
+def _query(*pairs: tuple[str, object]) -> str:
+    given = [f"{key}={quote(str(value), safe=':/')}" for key, value in pairs if value is not None]
+    return "?" + "&".join(given) if given else ""

@@ -1,0 +1,160 @@
+"""Answers to end-4, 5, 6, 11, 13 and 14: pushing blobs."""
+
+from registry.endpoints import (
+    AppendChunk,
+    CancelUpload,
+    CloseUpload,
+    GetBlob,
+    GetUpload,
+    InSession,
+    MountBlob,
+    StartUpload,
+    StartUploadFor,
+    UploadBlob,
+    build,
+)
+from registry.errors import Problem, RegistryError
+from registry.http import Request, Response
+from registry.names import ALGORITHMS, Digest, RepositoryName
+from registry.ranges import parse_chunk_range, upload_range
+from registry.registry import Registry
+from registry.storage import MAX_PUT_SIZE
+from registry.upload_log import State, gone
+from registry.uploads import OutOfDate, Upload, put_whole
+
+
+async def start_upload(registry: Registry, endpoint: StartUpload | MountBlob, request: Request) -> Response:
+    """end-4a: 202 with a session to upload to. The same answer refuses a mount (end-11)."""
+    session = await registry.sessions.issue(endpoint.name)
+    return _progress(202, GetUpload(endpoint.name, session, None), State())
+
+
+async def start_upload_for(registry: Registry, endpoint: StartUploadFor, request: Request) -> Response:
+    """end-4c: as end-4a. The algorithm only matters when the session is closed."""
+    if endpoint.algorithm not in ALGORITHMS:
+        known = " and ".join(ALGORITHMS)
+        raise RegistryError(Problem.DIGEST_INVALID, f"digest algorithm not supported: this registry takes {known}")
+    return await start_upload(registry, StartUpload(endpoint.name), request)
+
+
+async def upload_blob(registry: Registry, endpoint: UploadBlob, request: Request) -> Response:
+    """end-4b: the whole blob in one POST; through parts, as in a session of its own, when R2 cannot take it at once."""
+    if _fits_one_put(request.body.size):
+        await put_whole(registry.platform, endpoint.name, endpoint.digest, request.body)
+    else:
+        upload = Upload(registry.platform, endpoint.name, registry.sessions.new_uuid())
+        await _append_and_close(upload, State(), endpoint, request)
+    return _created(endpoint.name, endpoint.digest)
+
+
+async def append_chunk(registry: Registry, endpoint: AppendChunk, request: Request) -> Response:
+    """end-5: 202 with how far the session is, or 416 when the chunk is not the next one."""
+    upload = await _upload(registry, endpoint)
+    state = await _continue_from(upload, endpoint, request)
+    chunk_range = parse_chunk_range(request.header("content-range"))
+    appended = await upload.append(state, request.body, chunk_range.size if chunk_range else None)
+    if appended is None:
+        raise await _out_of_order(upload, endpoint)
+    return _progress(202, endpoint, appended)
+
+
+async def close_upload(registry: Registry, endpoint: CloseUpload, request: Request) -> Response:
+    """end-6: 201 when the bytes are those of the digest. The request may carry all of them, the last ones, or none."""
+    upload = await _upload(registry, endpoint)
+    chunk_range = parse_chunk_range(request.header("content-range"))
+    is_first = endpoint.entry is None and (chunk_range is None or chunk_range.start == 0)
+    try:
+        if request.body.size == 0:
+            await _close(upload, endpoint.entry, endpoint)
+        elif is_first and chunk_range is None and _fits_one_put(request.body.size):
+            await put_whole(registry.platform, endpoint.name, endpoint.digest, request.body)
+        else:
+            state = await _continue_from(upload, endpoint, request)
+            await _append_and_close(upload, state, endpoint, request)
+    except OutOfDate:
+        raise await _out_of_order(upload, endpoint) from None
+    return _created(endpoint.name, endpoint.digest)
+
+
+async def get_upload(registry: Registry, endpoint: GetUpload, request: Request) -> Response:
+    """end-13: 204 with how far the session is."""
+    upload = await _upload(registry, endpoint)
+    return _progress(204, endpoint, await upload.log.latest_state())
+
+
+async def cancel_upload(registry: Registry, endpoint: CancelUpload, request: Request) -> Response:
+    """end-14: 204, and what was uploaded is gone."""
+    upload = await _upload(registry, endpoint)
+    await upload.cancel(await upload.log.latest_state())
+    return Response(204)
+
+
+# ---------------------------------------------------------------------- pieces of the above
+async def _upload(registry: Registry, endpoint: InSession) -> Upload:
+    session = await registry.sessions.verify(endpoint.name, endpoint.session)
+    return Upload(registry.platform, endpoint.name, session)
+
+
+def _fits_one_put(size: int | None) -> bool:
+    return size is not None and size <= MAX_PUT_SIZE
+
+
+async def _continue_from(upload: Upload, endpoint: InSession, request: Request) -> State:
+    """The state that the request's bytes follow; 416 when Content-Range says that they do not."""
+    chunk_range = parse_chunk_range(request.header("content-range"))
+    if endpoint.entry is None and chunk_range is not None and chunk_range.start > 0:
+        state = await upload.log.latest_state()  # a location without our parameter: only the log knows
+    else:
+        state = await upload.log.state(endpoint.entry)
+    if chunk_range is not None and chunk_range.start != state.offset:
+        raise await _out_of_order(upload, endpoint)
+    return state
+
+
+async def _append_and_close(
+    upload: Upload, state: State, endpoint: CloseUpload | UploadBlob, request: Request
+) -> None:
+    chunk_range = parse_chunk_range(request.header("content-range"))
+    appended = await upload.append(state, request.body, chunk_range.size if chunk_range else None)
+    if appended is None:
+        raise OutOfDate
+    await _close(upload, appended.entry, endpoint)
+
+
+async def _close(upload: Upload, entry_start: int | None, endpoint: CloseUpload | UploadBlob) -> None:
+    """Close a session with what its chunks brought; without `entry_start` only the log knows whether there were any."""
+    entry = await (upload.log.latest() if entry_start is None else upload.log.read(entry_start))
+    if entry is not None:
+        await upload.close(entry, endpoint.digest)
+    elif entry_start is None:
+        await upload.close_without_chunks(endpoint.digest)
+    elif not await upload.is_done(endpoint.digest):
+        raise gone()
+
+
+async def _out_of_order(upload: Upload, endpoint: InSession) -> RegistryError:
+    """416 with where the session really is, so that the client can go on from there."""
+    state = await upload.log.latest_state()
+    headers = _progress(416, endpoint, state).headers
+    return RegistryError(
+        Problem.UPLOAD_OUT_OF_ORDER, f"the next chunk begins at offset {state.offset}", headers=headers
+    )
+
+
+def _progress(status: int, endpoint: InSession, state: State) -> Response:
+    session = endpoint.session
+    location = build(GetUpload(endpoint.name, session, state.entry))
+    return Response(
+        status,
+        {
+            "Location": location,
+            "Range": upload_range(state.offset),
+            "Docker-Upload-UUID": session.partition(".")[0],
+        },
+    )
+
+
+def _created(name: RepositoryName, digest: Digest) -> Response:
+    return Response(
+        201, {"Location": build(GetBlob(name, digest)), "Docker-Content-Digest": str(digest)}
+    )

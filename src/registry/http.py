@@ -1,0 +1,35 @@
+"""One request and one response as the core sees them."""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from registry.storage import Source
+
+JSON = "application/json"
+OCTETS = "application/octet-stream"
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A request as it came. `path` and `query` are percent-encoded; `header` takes a name in lower case."""
+
+    method: str
+    path: str
+    query: str
+    header: Callable[[str], str | None]
+    body: Source
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """An answer. A Source as body is passed through untouched."""
+
+    status: int
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: str | Source | None = None
+
+
+def json_response(status: int, value: object, headers: Mapping[str, str] | None = None) -> Response:
+    """`value` as JSON."""
+    return Response(status, {"Content-Type": JSON, **(headers or {})}, json.dumps(value))

@@ -1,0 +1,81 @@
+"""Every key in the bucket, in both directions. No other module writes or reads one.
+
+Written by SR and by us, read the same::
+
+    <name>/manifests/<digest>             the manifest's bytes, content type, R2 checksum
+    <name>/manifests/<tag>                the same bytes again: one get answers a pull by tag
+    <name>/blobs/<digest>                 a blob below LARGE_BLOB: its bytes, R2 checksum;
+                                          a larger one: a link of ours (metadata target, ref, size);
+                                          from SR also: any blob's bytes, or a link (metadata
+                                          X-Serverless-Registry-Symlink: the repository that has the bytes)
+    <name>/_referrers/<subject>/<digest>  descriptor JSON
+
+Ours alone::
+
+    _data/<random id>                     a large blob's bytes: written once, never replaced, of no repository
+    _refs/<random id>/<nonce>/<name>      "a link of <name> leads to _data/<random id>": written before that link
+    _refs/<random id>/!condemned          "_data/<random id> is being deleted"
+    <name>/uploads/<session>/<start>      an entry of an upload session's log (`registry.upload_log`)
+    _registry/session-secret              the key that signs upload session ids
+
+No repository name begins with "_", and names may contain "blobs", "manifests" and "uploads" as segments: a key is
+read as prefix and exactly one checked last part, never by splitting at a word.
+"""
+
+from registry.names import Digest, Reference, RepositoryName
+
+SESSION_SECRET = "_registry/session-secret"
+
+# Digits of a start offset in a key, so that keys sort as numbers do: 10^16 bytes are more than an R2 object can have.
+_OFFSET_DIGITS = 16
+
+
+def blob(name: RepositoryName, digest: Digest) -> str:
+    """A repository's own blob: its bytes, or a link to them."""
+    return f"{name}/blobs/{digest}"
+
+
+def manifest(name: RepositoryName, reference: Reference) -> str:
+    """A manifest under its digest, or its copy under a tag."""
+    return f"{name}/manifests/{reference}"
+
+
+def referrer(name: RepositoryName, subject: Digest, digest: Digest) -> str:
+    """The descriptor of manifest `digest`, which names `subject`."""
+    return f"{name}/_referrers/{subject}/{digest}"
+
+
+def data(data_id: str) -> str:
+    """The bytes of a large blob."""
+    return f"_data/{data_id}"
+
+
+def ref(data_id: str, nonce: str, name: RepositoryName) -> str:
+    """The mark that keeps `data(data_id)` alive for one link of `name`."""
+    return f"{refs(data_id)}{nonce}/{name}"
+
+
+def refs(data_id: str) -> str:
+    """The prefix of everything that `ref` and `condemned` make for a data object."""
+    return f"_refs/{data_id}/"
+
+
+def condemned(data_id: str) -> str:
+    """The marker of a data object that is being deleted; it sorts before every ref."""
+    return f"{refs(data_id)}!condemned"
+
+
+def log(name: RepositoryName, session: str) -> str:
+    """The prefix of a session's log; `session` is the UUID within its id."""
+    return f"{name}/uploads/{session}/"
+
+
+def log_entry(name: RepositoryName, session: str, start: int) -> str:
+    """The entry of the chunk that begins at offset `start` (bytes)."""
+    return f"{log(name, session)}{start:0{_OFFSET_DIGITS}}"
+
+
+def log_entry_start(prefix: str, key: str) -> int | None:
+    """The offset in a key below `log(...)`, or None when the key is not ours (SR keeps its state beside it)."""
+    rest = key.removeprefix(prefix)
+    return int(rest) if len(rest) == _OFFSET_DIGITS and rest.isascii() and rest.isdigit() else None

@@ -1,0 +1,108 @@
+"""One request: who calls, what is asked, may they, the handler from the table, the answer."""
+
+import traceback
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from registry.endpoints import (
+    AppendChunk,
+    CancelUpload,
+    CheckVersion,
+    CloseUpload,
+    Endpoint,
+    GetBlob,
+    GetManifest,
+    GetUpload,
+    HeadBlob,
+    HeadManifest,
+    MountBlob,
+    PutManifest,
+    StartUpload,
+    StartUploadFor,
+    UploadBlob,
+    parse,
+)
+from registry.errors import Problem, RegistryError
+from registry.handle_blobs import get_blob, head_blob
+from registry.handle_manifests import get_manifest, head_manifest, put_manifest
+from registry.handle_uploads import (
+    append_chunk,
+    cancel_upload,
+    close_upload,
+    get_upload,
+    start_upload,
+    start_upload_for,
+    upload_blob,
+)
+from registry.http import Request, Response, json_response
+from registry.log import log
+from registry.registry import Registry
+from registry.storage import ClientGone, StorageBusy, StorageError
+from registry.transfer import drain
+
+# Every answer names the API version, as Docker's clients look for it before they log in.
+_VERSION = {"Docker-Distribution-Api-Version": "registry/2.0"}
+_RETRY_AFTER = {"Retry-After": "1"}  # seconds: R2 takes one write a second to a key
+# Bytes of an unwanted body that are read before the answer: what a proxy in between may have sent already.
+_DRAIN_LIMIT = 100 * 1024 * 1024
+
+Handler = Callable[[Registry, Any, Request], Awaitable[Response]]
+
+
+async def check_version(registry: Registry, endpoint: CheckVersion, request: Request) -> Response:
+    """end-1: this is a registry, and the credentials are right."""
+    return json_response(200, {})
+
+
+_HANDLERS: dict[type[Endpoint], Handler] = {
+    CheckVersion: check_version,
+    GetBlob: get_blob,
+    HeadBlob: head_blob,
+    GetManifest: get_manifest,
+    HeadManifest: head_manifest,
+    PutManifest: put_manifest,
+    StartUpload: start_upload,
+    StartUploadFor: start_upload_for,
+    MountBlob: start_upload,
+    UploadBlob: upload_blob,
+    AppendChunk: append_chunk,
+    CloseUpload: close_upload,
+    GetUpload: get_upload,
+    CancelUpload: cancel_upload,
+}
+
+
+async def handle(registry: Registry, request: Request) -> Response:
+    """Answer a request; whatever goes wrong is an OCI error, never an exception."""
+    try:
+        response = await _dispatch(registry, request)
+    except RegistryError as error:
+        response = _render(error)
+    except StorageBusy:
+        response = _render(RegistryError(Problem.TOO_MANY_REQUESTS, headers=_RETRY_AFTER))
+    except StorageError as error:
+        log("storage-failed", method=request.method, path=request.path, error=str(error))
+        response = _render(RegistryError(Problem.UNAVAILABLE, headers=_RETRY_AFTER))
+    except ClientGone:
+        # Nobody reads this answer; it only ends the request.
+        response = _render(RegistryError(Problem.UPLOAD_INVALID, "the request's body broke off"))
+    except Exception:  # the last line of defence: a stack trace is for the log, never for the client
+        log("internal-error", method=request.method, path=request.path, trace=traceback.format_exc())
+        response = _render(RegistryError(Problem.INTERNAL))
+    await drain(registry.platform, request.body, _DRAIN_LIMIT)
+    return response
+
+
+async def _dispatch(registry: Registry, request: Request) -> Response:
+    caller = registry.accounts.authenticate(request.header("authorization"))
+    endpoint = parse(request.method, request.path, request.query)
+    caller.authorise(endpoint)
+    handler = _HANDLERS.get(type(endpoint))
+    if handler is None:
+        raise RegistryError(Problem.UNSUPPORTED, "this registry does not offer this yet")
+    response = await handler(registry, endpoint, request)
+    return Response(response.status, {**_VERSION, **response.headers}, response.body)
+
+
+def _render(error: RegistryError) -> Response:
+    return json_response(error.problem.status, {"errors": error.entries()}, {**_VERSION, **error.headers})

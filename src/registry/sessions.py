@@ -1,0 +1,77 @@
+"""Upload session ids that authenticate themselves, so that starting an upload touches no storage.
+
+An id is `<uuid>.<issued>.<mac>`: a UUID (the spec wants one in the location), the second it was issued in hex, and an
+HMAC over both and the repository name. Nothing stored depends on it: replaying an old one can harm nothing.
+"""
+
+import hmac
+import re
+from uuid import UUID
+
+from registry import keys
+from registry.errors import Problem, RegistryError
+from registry.names import RepositoryName
+from registry.platform import Platform
+from registry.storage import ABSENT
+
+SESSION_SECONDS = 24 * 3600  # how long a session may take; the sweeper leaves `_data` alone for longer
+_SECRET_BYTES = 32
+_MAC_DIGITS = 32  # hex digits: 128 bits
+_ID = re.compile(
+    r"([0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12})\.([0-9a-f]{1,12})\.([0-9a-f]{32})", re.ASCII
+)
+
+
+class Sessions:
+    """Issues and verifies session ids. Keeps the bucket's signing key for the life of the isolate."""
+
+    def __init__(self, platform: Platform) -> None:
+        self._platform = platform
+        self._secret: bytes | None = None
+
+    async def issue(self, name: RepositoryName) -> str:
+        """A new session id for uploads to `name`."""
+        secret = self._secret or await self._read_secret()
+        uuid = self.new_uuid()
+        issued = f"{int(self._platform.now()):x}"
+        return f"{uuid}.{issued}.{_mac(secret, uuid, issued, name)}"
+
+    def new_uuid(self) -> str:
+        """A random UUID (RFC 9562, version 4)."""
+        return str(UUID(bytes=bytes.fromhex(self._platform.random_hex(16)), version=4))
+
+    async def verify(self, name: RepositoryName, session: str) -> str:
+        """The UUID of a session of `name`. Raises BLOB_UPLOAD_UNKNOWN for a foreign, expired or invented id."""
+        match = _ID.fullmatch(session)
+        if match is None:
+            raise RegistryError(Problem.UPLOAD_UNKNOWN)
+        uuid, issued, mac = match.groups()
+        age = self._platform.now() - int(issued, 16)
+        if not 0 <= age + 1 <= SESSION_SECONDS:  # 1: `issued` was rounded down, clocks of two machines differ
+            raise RegistryError(Problem.UPLOAD_UNKNOWN, "this upload session has expired: start a new one")
+        known = self._secret
+        if known is not None and hmac.compare_digest(mac, _mac(known, uuid, issued, name)):
+            return uuid
+        # Another isolate may have signed with a key that was made since ours was read.
+        if not hmac.compare_digest(mac, _mac(await self._read_secret(), uuid, issued, name)):
+            raise RegistryError(Problem.UPLOAD_UNKNOWN)
+        return uuid
+
+    async def _read_secret(self) -> bytes:
+        storage = self._platform.storage
+        stored = await storage.get(keys.SESSION_SECRET)
+        if stored is None:
+            fresh = self._platform.random_hex(_SECRET_BYTES).encode()
+            if await storage.put(keys.SESSION_SECRET, fresh, only_if=ABSENT) is not None:
+                self._secret = fresh
+                return fresh
+            stored = await storage.get(keys.SESSION_SECRET)
+            if stored is None:
+                raise RegistryError(Problem.UNAVAILABLE)
+        self._secret = await stored.body.read(2 * _SECRET_BYTES)
+        return self._secret
+
+
+def _mac(secret: bytes, uuid: str, issued: str, name: RepositoryName) -> str:
+    message = f"{uuid}.{issued}.{name}".encode()
+    return hmac.digest(secret, message, "sha256").hex()[:_MAC_DIGITS]

@@ -1,0 +1,94 @@
+"""Moving bytes from sources to the storage, without ever holding more than a buffer of them."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from registry.names import Digest
+from registry.platform import Platform
+from registry.storage import ClientGone, Content, Digester, Pipe, Source
+
+T = TypeVar("T")
+
+COPY_BUFFER = 1024 * 1024  # bytes: each turn of the copy loop costs about a millisecond of awaits, whatever its size
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """The next `size` bytes of a source."""
+
+    source: Source
+    size: int
+
+
+async def through_pipe(
+    platform: Platform, size: int, write: Callable[[Pipe], Awaitable[None]], store: Callable[[Content], Awaitable[T]]
+) -> T:
+    """Run `write`, which passes exactly `size` bytes on, beside `store`, which takes them.
+
+    When one of them fails the other is stopped and nothing is stored; the writer's error is the one that is raised,
+    unless it only says that the storage stopped listening.
+    """
+    pipe = platform.streams.pipe(size)
+    storing = asyncio.ensure_future(store(pipe.content))
+
+    async def written() -> None:
+        await write(pipe)
+        await pipe.close()
+
+    writing = asyncio.ensure_future(written())
+    await asyncio.wait((storing, writing), return_when=asyncio.FIRST_EXCEPTION)
+    if not storing.done():
+        await pipe.abort()
+        await asyncio.wait((storing,))
+    failure = storing.exception()
+    if not writing.done():
+        writing.cancel()
+        await asyncio.wait((writing,))
+    elif (cause := writing.exception()) is not None and (failure is None or isinstance(cause, ClientGone)):
+        raise cause
+    return storing.result()
+
+
+async def copy(platform: Platform, span: Span, pipe: Pipe, digester: Digester | None = None) -> None:
+    """Pass a span on to a pipe, and to a digester beside it. Raises ClientGone when the source ends early."""
+    left = span.size
+    buffer = platform.streams.buffer(min(COPY_BUFFER, left))
+    while left:
+        count = await span.source.fill(buffer, 0, min(left, buffer.size))
+        if count == 0:
+            raise ClientGone("the body ended before its Content-Length")
+        left -= count
+        content = buffer.slice(0, count)
+        if digester is None:
+            await pipe.write(content)
+        else:
+            await asyncio.gather(pipe.write(content), digester.update(content))
+
+
+async def digest_of(platform: Platform, source: Source, algorithm: str) -> Digest:
+    """Read a source to its end; the digest of its bytes."""
+    digester = platform.streams.digester(algorithm)
+    buffer = platform.streams.buffer(COPY_BUFFER)
+    try:
+        while count := await source.fill(buffer, 0, buffer.size):
+            await digester.update(buffer.slice(0, count))
+    except BaseException:
+        await digester.abort()
+        raise
+    return await digester.digest()
+
+
+async def drain(platform: Platform, source: Source, limit: int) -> None:
+    """Read and forget at most `limit` bytes, then give the rest up.
+
+    An answer before the end of a large body reaches the client as a broken connection instead (DESIGN section 2).
+    """
+    try:
+        buffer = platform.streams.buffer(COPY_BUFFER)
+        while limit > 0 and (count := await source.fill(buffer, 0, buffer.size)):
+            limit -= count
+        await source.cancel()
+    except ClientGone:
+        pass

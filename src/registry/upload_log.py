@@ -1,0 +1,239 @@
+"""The log of an upload session: append-only, one object per chunk, each with the whole state.
+
+An entry is created, never replaced: of two chunks sent from one offset, one is written and the other refused. Its
+bytes are::
+
+    header    JSON of the `State` before the piece; its length is in the metadata
+    piece     the chunk's bytes that filled no part
+    digest    sha256 of everything so far in hex, only in the entry that starts at offset 0
+
+The digest comes last because a chunk of known length is passed on while it arrives.
+"""
+
+import json
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict, dataclass, replace
+
+from registry import keys
+from registry.errors import Problem, RegistryError
+from registry.names import ALGORITHMS, Digest, RepositoryName
+from registry.platform import Platform
+from registry.storage import (
+    ABSENT,
+    MAX_DELETE_KEYS,
+    Attributes,
+    ByteRange,
+    Content,
+    Digester,
+    Listing,
+    Pipe,
+    Source,
+    StorageError,
+    StoredObject,
+)
+from registry.transfer import Span, copy, through_pipe
+
+_HEADER_LENGTH = "header"  # metadata: bytes of the header
+_NONCE = "nonce"  # metadata: equal entries get different objects
+# The algorithm clients use unless they say otherwise, hashed while bytes arrive.
+ALGORITHM = "sha256"
+_DIGEST_LENGTH = ALGORITHMS[ALGORITHM]
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Bytes in the log: `size` bytes at `position` of the entry that starts at `entry`."""
+
+    entry: int
+    position: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """Where an upload stands: whole parts in a multipart upload, then pieces in the log."""
+
+    offset: int = 0  # bytes stored
+    entries: tuple[int, ...] = ()  # where each entry of the log starts; the last one holds this state
+    data_id: str = ""  # the multipart upload's object; empty while no part was filled
+    upload_id: str = ""
+    part_size: int = 0  # bytes of every part
+    etags: tuple[str, ...] = ()
+    tail: tuple[Piece, ...] = ()  # the bytes after the last part
+
+    @property
+    def tail_size(self) -> int:
+        """Bytes after the last whole part."""
+        return self.offset - len(self.etags) * self.part_size
+
+    @property
+    def entry(self) -> int | None:
+        """The entry that holds this state, None before the first."""
+        return self.entries[-1] if self.entries else None
+
+    def with_part(self, etag: str) -> "State":
+        """With a part that holds the tail and the bytes that filled it up."""
+        etags = (*self.etags, etag)
+        return replace(self, offset=len(etags) * self.part_size, etags=etags, tail=())
+
+    def with_entry(self, start: int) -> "State":
+        """As the header of a new entry, for a chunk that began at `start`."""
+        return replace(self, entries=(*self.entries, start))
+
+    def with_piece(self, position: int, size: int) -> "State":
+        """With `size` more bytes, which lie at `position` of this state's own entry."""
+        if size == 0:
+            return self
+        piece = Piece(self.entries[-1], position, size)
+        return replace(self, offset=self.offset + size, tail=(*self.tail, piece))
+
+
+def gone() -> RegistryError:
+    """BLOB_UPLOAD_UNKNOWN for a session whose log, or multipart upload, is no longer there."""
+    return RegistryError(Problem.UPLOAD_UNKNOWN, "this upload session was cancelled or closed")
+
+
+def _encode(state: State) -> bytes:
+    return json.dumps(asdict(state), separators=(",", ":")).encode()
+
+
+def _decode(header: bytes) -> State:
+    value = json.loads(header)
+    for key in ("entries", "etags"):
+        value[key] = tuple(value[key])
+    value["tail"] = tuple(Piece(**piece) for piece in value["tail"])
+    return State(**value)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """An entry that was read: the state with its piece, and a source that stands at the beginning of that piece."""
+
+    state: State
+    body: Source
+    piece_size: int
+
+    async def digest_behind_piece(self) -> Digest | None:
+        """The digest of everything so far when one chunk carried it all; `body` must stand behind the piece."""
+        if self.state.entries != (0,):
+            return None
+        return Digest(ALGORITHM, (await self.body.read(_DIGEST_LENGTH)).decode("ascii"))
+
+
+class UploadLog:
+    """The log of one session."""
+
+    def __init__(self, platform: Platform, name: RepositoryName, session: str) -> None:
+        self._platform = platform
+        self._name = name
+        self._session = session
+
+    def _key(self, start: int) -> str:
+        return keys.log_entry(self._name, self._session, start)
+
+    async def read(self, start: int) -> Entry | None:
+        """The entry that starts at `start`."""
+        stored = await self._platform.storage.get(self._key(start))
+        if stored is None:
+            return None
+        try:
+            header_length = int(stored.object.metadata[_HEADER_LENGTH])
+            state = _decode(await stored.body.read(header_length))
+        except (KeyError, ValueError, TypeError):
+            await stored.body.cancel()
+            raise StorageError("an entry of an upload log is damaged") from None
+        trailer = _DIGEST_LENGTH if start == 0 else 0
+        piece_size = stored.object.size - header_length - trailer
+        return Entry(state.with_piece(header_length, piece_size), stored.body, piece_size)
+
+    async def latest(self) -> Entry | None:
+        """The newest entry, found by listing; for when no location names it."""
+        prefix = keys.log(self._name, self._session)
+        start = None
+        page = Listing((), (), "")
+        while page.cursor is not None:
+            page = await self._platform.storage.list(prefix, cursor=page.cursor or None)
+            for found in page.objects:
+                start = keys.log_entry_start(prefix, found.key)
+        return None if start is None else await self.read(start)
+
+    async def state(self, start: int | None) -> State:
+        """Where the session stood at an entry, or at its beginning; BLOB_UPLOAD_UNKNOWN when the entry is gone."""
+        if start is None:
+            return State()
+        entry = await self.read(start)
+        if entry is None:
+            raise gone()
+        await entry.body.cancel()
+        return entry.state
+
+    async def latest_state(self) -> State:
+        """Where the session stands."""
+        entry = await self.latest()
+        if entry is None:
+            return State()
+        await entry.body.cancel()
+        return entry.state
+
+    async def is_newest(self, state: State) -> bool:
+        """Whether no entry follows `state`: the next one would start at its offset."""
+        return await self._platform.storage.head(self._key(state.offset)) is None
+
+    async def append(self, state: State, piece: Span, digester: Digester | None = None) -> State | None:
+        """Write the entry named last in `state.entries`: `state` is what precedes the piece.
+
+        `digester` has seen everything before the piece; it goes with the entry that starts at 0, and with no other.
+        Returns the state with the piece, or None when another chunk was written first.
+        """
+
+        async def write(pipe: Pipe) -> None:
+            await copy(self._platform, piece, pipe, digester)
+
+        return await self._append(state, piece.size, write, digester)
+
+    async def append_buffer(
+        self, state: State, piece: Content, size: int, digester: Digester | None = None
+    ) -> State | None:
+        """The same for a piece that a buffer holds."""
+
+        async def write(pipe: Pipe) -> None:
+            if size:
+                await pipe.write(piece)
+                if digester is not None:
+                    await digester.update(piece)
+
+        return await self._append(state, size, write, digester)
+
+    async def _append(
+        self, state: State, piece_size: int, write_piece: Callable[[Pipe], Awaitable[None]], digester: Digester | None
+    ) -> State | None:
+        content_of = self._platform.streams.content
+        header = _encode(state)
+        attributes = Attributes(metadata={_HEADER_LENGTH: str(len(header)), _NONCE: self._platform.random_hex(8)})
+        key = self._key(state.entries[-1])
+
+        async def write(pipe: Pipe) -> None:
+            await pipe.write(content_of(header))
+            await write_piece(pipe)
+            if digester is not None:
+                await pipe.write(content_of((await digester.digest()).hex.encode()))
+
+        async def store(content: Content) -> StoredObject | None:
+            return await self._platform.storage.put(key, content, attributes, only_if=ABSENT)
+
+        size = len(header) + piece_size + (_DIGEST_LENGTH if digester else 0)
+        stored = await through_pipe(self._platform, size, write, store)
+        return None if stored is None else state.with_piece(len(header), piece_size)
+
+    async def piece(self, piece: Piece) -> Span:
+        """The bytes of a piece, read again."""
+        stored = await self._platform.storage.get(self._key(piece.entry), ByteRange(piece.position, piece.size))
+        if stored is None:
+            raise gone()
+        return Span(stored.body, piece.size)
+
+    async def forget(self, state: State) -> None:
+        """Delete every entry."""
+        names = [self._key(start) for start in state.entries]
+        for at in range(0, len(names), MAX_DELETE_KEYS):
+            await self._platform.storage.delete(names[at : at + MAX_DELETE_KEYS])

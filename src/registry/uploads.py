@@ -1,0 +1,321 @@
+"""Uploading blobs: one pass over the bytes into R2, whatever the client's chunks (DESIGN section 4).
+
+A chunk is what a client sends in one PATCH; a part is R2's piece of a multipart upload. Chunks fill parts; what fills
+none waits in the session's log as a piece and is joined to the bytes that follow. A blob that fills no part never
+becomes a multipart upload.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+
+from registry import blobs, keys
+from registry.errors import Problem, RegistryError
+from registry.names import Digest, RepositoryName
+from registry.platform import Platform
+from registry.storage import (
+    MAX_PARTS,
+    MAX_PUT_SIZE,
+    Buffer,
+    ChecksumMismatch,
+    Content,
+    Digester,
+    MultipartUpload,
+    PartChanged,
+    Pipe,
+    Source,
+    UploadGone,
+)
+from registry.transfer import Span, copy, digest_of, through_pipe
+from registry.upload_log import ALGORITHM, Entry, State, UploadLog, gone
+
+SMALL_PART = 8 * 1024 * 1024  # bytes; also the buffer that a chunk of unknown length is read into
+LARGE_PART = 32 * 1024 * 1024  # bytes; when the chunk that fills the first part says that it is at least this long
+
+
+async def put_whole(platform: Platform, name: RepositoryName, digest: Digest, body: Source) -> None:
+    """Store a blob that one request brings, of known size up to MAX_PUT_SIZE. R2 verifies it; nothing of it stays
+    when it differs (DIGEST_INVALID)."""
+    assert body.size is not None and body.size <= MAX_PUT_SIZE
+    try:
+        if body.size < blobs.LARGE_BLOB:
+            await blobs.store_small(platform, name, digest, body)
+        else:
+            data_id = blobs.new_id(platform)
+            await platform.storage.put(keys.data(data_id), body, checksum=digest)
+            await blobs.link(platform, name, digest, blobs.Data(data_id, body.size))
+    except ChecksumMismatch:
+        raise mismatch(digest) from None
+
+
+class Upload:
+    """One request to one upload session: appends a chunk, closes, cancels."""
+
+    def __init__(self, platform: Platform, name: RepositoryName, session: str) -> None:
+        self._platform = platform
+        self._storage = platform.storage
+        self._name = name
+        self._created: MultipartUpload | None = None  # by this request, and in no entry of the log yet
+        self.log = UploadLog(platform, name, session)
+
+    # ------------------------------------------------------------------ append
+    async def append(self, state: State, body: Source, expected: int | None) -> State | None:
+        """Append a chunk to what `state` has; returns the state after it, or None when another chunk was faster.
+
+        `expected`: the bytes that Content-Range promised; a body of another size is SIZE_INVALID.
+        """
+        if expected is not None and body.size is not None and body.size != expected:
+            raise _wrong_size()
+        if body.size == 0:
+            return state
+        digester = self._platform.streams.digester(ALGORITHM) if state.offset == 0 else None
+        try:
+            if body.size is None:
+                appended = await self._append_unknown(state, body, expected, digester)
+            else:
+                appended = await self._append_known(state, body, body.size, digester)
+        except BaseException:
+            if digester is not None:
+                await digester.abort()
+            await self._drop_created()
+            raise
+        if appended is None:
+            await self._drop_created()
+        return appended
+
+    async def _append_known(self, state: State, body: Source, size: int, digester: Digester | None) -> State | None:
+        """A chunk whose size is known is passed on while it arrives."""
+        start, left = state.offset, size
+        part_size = state.part_size or (LARGE_PART if state.tail_size + size >= LARGE_PART else SMALL_PART)
+        while state.tail_size + left >= part_size:
+            state = await self._with_parts(state, part_size)
+            span = Span(body, part_size - state.tail_size)
+            left -= span.size
+            state = await self._stream_part(state, span, digester)
+        return await self.log.append(state.with_entry(start), Span(body, left), digester)
+
+    async def _append_unknown(
+        self, state: State, body: Source, expected: int | None, digester: Digester | None
+    ) -> State | None:
+        """A chunk of unknown size fills one buffer while the part in the other is stored."""
+        start, size = state.offset, 0
+        part_size, tail = state.part_size or SMALL_PART, state.tail_size
+        filling, resting = self._platform.streams.buffer(SMALL_PART), self._platform.streams.buffer(SMALL_PART)
+        storing: asyncio.Future[State] | None = None
+        try:
+            while True:
+                wanted = min(SMALL_PART, part_size - tail)
+                count = await body.fill(filling, 0, wanted)
+                size += count
+                if storing is not None:
+                    state, storing = await storing, None
+                if count < wanted:
+                    break
+                if tail + count == part_size:
+                    state = await self._with_parts(state, part_size)
+                    storing = asyncio.ensure_future(self._store_part(state, filling, count, digester))
+                    tail = 0
+                else:
+                    # A part larger than the buffer, in a session that began with a known size: keep what is here.
+                    spilled = await self.log.append_buffer(state.with_entry(start), filling.slice(0, count), count)
+                    if spilled is None:
+                        return None
+                    state, start, tail = spilled, spilled.offset, spilled.tail_size
+                filling, resting = resting, filling
+        finally:
+            if storing is not None:
+                await asyncio.wait((storing,))
+        if expected is not None and size != expected:
+            raise _wrong_size()
+        if size == 0:
+            return state
+        return await self.log.append_buffer(state.with_entry(start), filling.slice(0, count), count, digester)
+
+    async def _with_parts(self, state: State, part_size: int) -> State:
+        """The state with a multipart upload that has room for one more part."""
+        if len(state.etags) == MAX_PARTS:
+            raise RegistryError(
+                Problem.BLOB_TOO_LARGE,
+                f"an upload has at most {MAX_PARTS} parts of {state.part_size} bytes; "
+                f"send the first chunk with a Content-Length of at least {LARGE_PART} for larger parts",
+            )
+        if state.upload_id:
+            return state
+        data_id = blobs.new_id(self._platform)
+        self._created = await self._storage.create_upload(keys.data(data_id))
+        return replace(state, data_id=data_id, upload_id=self._created.upload_id, part_size=part_size)
+
+    async def _drop_created(self) -> None:
+        """Abort the multipart upload that no entry names."""
+        if self._created is not None:
+            await self._storage.abort_upload(self._created)
+
+    async def _stream_part(self, state: State, span: Span, digester: Digester | None) -> State:
+        """Fill a part with the tail and the next bytes of a body, as they arrive."""
+
+        async def write(pipe: Pipe) -> None:
+            await self._write_tail(state, pipe)
+            await copy(self._platform, span, pipe, digester)
+
+        return await self._piped_part(state, write)
+
+    async def _store_part(self, state: State, buffer: Buffer, count: int, digester: Digester | None) -> State:
+        """Fill a part with the tail and a buffer."""
+        content = buffer.slice(0, count)
+        if not state.tail:
+            storing = self._storage.upload_part(_multipart(state), len(state.etags) + 1, content)
+            if digester is None:
+                return state.with_part(await storing)
+            etag, _ = await asyncio.gather(storing, digester.update(content))
+            return state.with_part(etag)
+
+        async def write(pipe: Pipe) -> None:
+            await self._write_tail(state, pipe)
+            await pipe.write(content)
+
+        return await self._piped_part(state, write)
+
+    async def _piped_part(self, state: State, write: Callable[[Pipe], Awaitable[None]]) -> State:
+        async def store(content: Content) -> str:
+            return await self._storage.upload_part(_multipart(state), len(state.etags) + 1, content)
+
+        return state.with_part(await through_pipe(self._platform, state.part_size, write, store))
+
+    async def _write_tail(self, state: State, pipe: Pipe, entry: Entry | None = None) -> None:
+        """Pass the pieces of the tail on; `entry`, when given, is open at the last one."""
+        for piece in state.tail:
+            if entry is not None and piece.entry == state.entry:
+                await copy(self._platform, Span(entry.body, piece.size), pipe)
+            else:
+                await copy(self._platform, await self.log.piece(piece), pipe)
+
+    # ------------------------------------------------------------------ close
+    async def close(self, entry: Entry, digest: Digest) -> None:
+        """Make what the session has at `entry` the blob `digest`.
+
+        Raises DIGEST_INVALID, after which nothing of the upload remains; OutOfDate when a newer entry follows; and
+        BLOB_UPLOAD_UNKNOWN when the upload was cancelled or dropped meanwhile.
+        """
+        try:
+            if entry.state.etags:
+                await self._close_parts(entry, digest)
+            else:
+                await self._close_pieces(entry, digest)
+        finally:
+            await entry.body.cancel()
+        await self.log.forget(entry.state)
+
+    async def close_without_chunks(self, digest: Digest) -> None:
+        """A session without a byte can only be the empty blob."""
+        try:
+            await blobs.store_small(self._platform, self._name, digest, b"")
+        except ChecksumMismatch:
+            raise mismatch(digest) from None
+
+    async def is_done(self, digest: Digest) -> bool:
+        """When the log is gone: whether it is because the blob is there, and only the reply was lost."""
+        return await blobs.find(self._platform, self._name, digest) is not None
+
+    async def _close_pieces(self, entry: Entry, digest: Digest) -> None:
+        """No part was filled: the pieces together are one put, which R2 verifies."""
+        state = entry.state
+        data_id = blobs.new_id(self._platform)
+
+        async def write(pipe: Pipe) -> None:
+            await self._write_tail(state, pipe, entry)
+
+        async def store(content: Content) -> None:
+            if state.offset < blobs.LARGE_BLOB:
+                await blobs.store_small(self._platform, self._name, digest, content)
+            else:
+                await self._storage.put(keys.data(data_id), content, checksum=digest)
+
+        try:
+            await through_pipe(self._platform, state.offset, write, store)
+        except ChecksumMismatch:
+            await self._check_newest(state)
+            await self.log.forget(state)
+            raise mismatch(digest) from None
+        if state.offset >= blobs.LARGE_BLOB:
+            await blobs.link(self._platform, self._name, digest, blobs.Data(data_id, state.offset))
+
+    async def _close_parts(self, entry: Entry, digest: Digest) -> None:
+        state = entry.state
+        upload = _multipart(state)
+        known: Digest | None = None
+        completed = True
+        try:
+            etags = [*state.etags, *await self._last_part(entry)]
+            known = await entry.digest_behind_piece()
+            if known is None or known != digest:
+                await self._check_newest(state)
+            if known is not None and known.algorithm == digest.algorithm and known != digest:
+                await self._storage.abort_upload(upload)
+                await self.log.forget(state)
+                raise mismatch(digest)
+            await self._storage.complete_upload(upload, etags)
+        except UploadGone:
+            # Asked again after a lost reply, or beside a twin: then the object is there. Else it was cancelled.
+            stored = await self._storage.head(upload.key)
+            if stored is None or stored.size != state.offset:
+                raise gone() from None
+            completed = False
+        except PartChanged:
+            # A late part of a chunk that lost replaced one of ours: the bytes are not what was acknowledged.
+            await self._storage.abort_upload(upload)
+            await self.log.forget(state)
+            raise OutOfDate from None
+        data = blobs.Data(state.data_id, state.offset)
+        if known != digest and await self._digest_of(data, digest.algorithm) != digest:
+            if completed:
+                await blobs.drop_data(self._platform, data)
+            await self.log.forget(state)
+            raise mismatch(digest)
+        await blobs.link(self._platform, self._name, digest, data, ours=completed)
+
+    async def _last_part(self, entry: Entry) -> list[str]:
+        """Store the tail as the last part; its etag, if there is a tail."""
+        state = entry.state
+        if not state.tail:
+            return []
+
+        async def write(pipe: Pipe) -> None:
+            await self._write_tail(state, pipe, entry)
+
+        async def store(content: Content) -> str:
+            return await self._storage.upload_part(_multipart(state), len(state.etags) + 1, content)
+
+        return [await through_pipe(self._platform, state.tail_size, write, store)]
+
+    async def _digest_of(self, data: blobs.Data, algorithm: str) -> Digest | None:
+        stored = await self._storage.get(data.key)
+        return None if stored is None else await digest_of(self._platform, stored.body, algorithm)
+
+    async def _check_newest(self, state: State) -> None:
+        """Before an upload is given up or joined: the client may have named an old location."""
+        if not await self.log.is_newest(state):
+            raise OutOfDate
+
+    # ------------------------------------------------------------------ cancel
+    async def cancel(self, state: State) -> None:
+        """Give everything back."""
+        if state.upload_id:
+            await self._storage.abort_upload(_multipart(state))
+        await self.log.forget(state)
+
+
+class OutOfDate(Exception):
+    """The client continued from where the session no longer stands."""
+
+
+def mismatch(digest: Digest) -> RegistryError:
+    """DIGEST_INVALID for bytes that are not those of `digest`."""
+    return RegistryError(Problem.DIGEST_INVALID, details=[{"digest": str(digest)}])
+
+
+def _wrong_size() -> RegistryError:
+    return RegistryError(Problem.SIZE_INVALID, "Content-Range names another size than the body has")
+
+
+def _multipart(state: State) -> MultipartUpload:
+    return MultipartUpload(keys.data(state.data_id), state.upload_id)

@@ -1,0 +1,1 @@
+"""Real clients against the registry: `make clients`. install.sh installs them."""

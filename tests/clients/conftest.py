@@ -1,0 +1,192 @@
+"""Fixtures: the registry, a docker daemon of our own, and clients that share nothing.
+
+REGISTRY=host:port names a registry that runs already and knows hello/world; it takes the
+tests of the read-only user when READONLY_USERNAME and READONLY_PASSWORD are set as well.
+"""
+
+import json
+import os
+import secrets
+import tempfile
+from collections.abc import Generator, Iterator
+from pathlib import Path
+
+import pytest
+
+from .processes import Client, Server
+from .target import READER, WRITER, Registry, local_runtime, log_in
+
+# Debian's own. Another docker client may come first on the PATH (see install.sh).
+DOCKER = Path("/usr/bin/docker")
+DOCKERD = Path("/usr/sbin/dockerd")
+SKOPEO = Path("/usr/bin/skopeo")
+SYSTEM_PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
+
+READING_CLIENTS = frozenset({"reading_docker", "reading_skopeo"})
+
+servers: list[Server] = []
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out the read-only user's tests for a running registry that has no such user."""
+    if "REGISTRY" not in os.environ or "READONLY_USERNAME" in os.environ:
+        return
+    readers = [
+        item
+        for item in items
+        if isinstance(item, pytest.Function) and READING_CLIENTS.intersection(item.fixturenames)
+    ]
+    items[:] = [item for item in items if item not in readers]
+    config.hook.pytest_deselected(items=readers)
+
+
+def pytest_runtest_setup() -> None:
+    """Keep of the servers' output what belongs to the test that begins."""
+    for server in servers:
+        server.forget_output()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Show with a failed test what the servers printed meanwhile."""
+    report = yield
+    if report.failed:
+        report.sections.extend((f"output of {server.name}", server.output()) for server in servers)
+    return report
+
+
+@pytest.fixture(scope="session")
+def session_folder() -> Iterator[Path]:
+    """Return a folder that is gone afterwards; short, for a socket's path is at most 107 bytes."""
+    with tempfile.TemporaryDirectory(prefix="clients-") as name:
+        yield Path(name)
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """Return a folder for one test. pytest's own would stay: 300 MiB, three times over."""
+    with tempfile.TemporaryDirectory(prefix="client-") as name:
+        yield Path(name)
+
+
+@pytest.fixture(scope="session")
+def registry(session_folder: Path) -> Iterator[Registry]:
+    """Return the registry named by REGISTRY, or run our own."""
+    if host := os.environ.get("REGISTRY"):
+        yield Registry(host)
+        return
+    with local_runtime(session_folder / "bucket") as (server, registry):
+        servers.append(server)
+        yield registry
+
+
+@pytest.fixture
+def repository(registry: Registry, request: pytest.FixtureRequest) -> str:
+    """Return host and name of a repository that nobody has used."""
+    return f"{registry.host}/clients/{request.function.__name__}-{secrets.token_hex(4)}"
+
+
+@pytest.fixture(scope="session")
+def docker_socket(session_folder: Path) -> Iterator[str]:
+    """Run dockerd and return its address.
+
+    It needs root and nothing else: no bridge, no iptables, no storage driver but plain copies.
+    """
+    assert DOCKERD.exists(), f"{DOCKERD} is missing: run tests/clients/install.sh"
+    home = session_folder / "dockerd"
+    home.mkdir()
+    # Instead of /etc/docker/daemon.json; the key is otherwise written to /etc/docker.
+    settings = home / "daemon.json"
+    settings.write_text(json.dumps({"deprecated-key-path": str(home / "key.json")}))
+    address = f"unix://{home}/docker.sock"
+    command = [
+        str(DOCKERD),
+        f"--config-file={settings}",
+        f"--data-root={home}/data",
+        f"--exec-root={home}/exec",
+        f"--pidfile={home}/pid",
+        f"--host={address}",
+        "--storage-driver=vfs",
+        "--bridge=none",
+        "--iptables=false",
+        "--ip6tables=false",
+        "--max-download-attempts=1",
+    ]
+    environment = {"PATH": SYSTEM_PATH, "HOME": str(home)}
+    with Server("dockerd", command, environment, "API listen on") as server:
+        servers.append(server)
+        yield address
+
+
+def docker_client(home: Path, address: str) -> Client:
+    """Return a docker client without credentials that keeps its files in a new folder."""
+    home.mkdir()
+    environment = {
+        "PATH": SYSTEM_PATH,
+        "HOME": str(home),
+        "DOCKER_CONFIG": str(home / "docker"),
+        "DOCKER_HOST": address,
+    }
+    return Client(DOCKER, environment)
+
+
+def skopeo_client(home: Path) -> Client:
+    """Return a skopeo without credentials that keeps its files in a new folder.
+
+    For root, its cache of which repository has which blob is one file for the whole machine,
+    and what it knows from earlier runs decides whether it uploads or mounts. It keeps the
+    cache in HOME when it believes that podman started it for a user who is not root.
+    """
+    home.mkdir()
+    environment = {
+        "PATH": SYSTEM_PATH,
+        "HOME": str(home),
+        "XDG_RUNTIME_DIR": str(home / "run"),
+        "REGISTRY_AUTH_FILE": str(home / "auth.json"),
+        "_CONTAINERS_ROOTLESS_UID": "1000",
+    }
+    return Client(SKOPEO, environment)
+
+
+@pytest.fixture
+def anonymous_docker(folder: Path, docker_socket: str) -> Client:
+    """Return a docker that is not logged in."""
+    return docker_client(folder / "anonymous-docker", docker_socket)
+
+
+@pytest.fixture
+def docker(folder: Path, docker_socket: str, registry: Registry) -> Client:
+    """Return a docker that may do everything."""
+    client = docker_client(folder / "docker", docker_socket)
+    log_in(client, registry, WRITER)
+    return client
+
+
+@pytest.fixture
+def reading_docker(folder: Path, docker_socket: str, registry: Registry) -> Client:
+    """Return a docker that is logged in as the read-only user."""
+    client = docker_client(folder / "reading-docker", docker_socket)
+    log_in(client, registry, READER)
+    return client
+
+
+@pytest.fixture
+def anonymous_skopeo(folder: Path) -> Client:
+    """Return a skopeo that is not logged in."""
+    return skopeo_client(folder / "anonymous-skopeo")
+
+
+@pytest.fixture
+def skopeo(folder: Path, registry: Registry) -> Client:
+    """Return a skopeo that may do everything."""
+    client = skopeo_client(folder / "skopeo")
+    log_in(client, registry, WRITER)
+    return client
+
+
+@pytest.fixture
+def reading_skopeo(folder: Path, registry: Registry) -> Client:
+    """Return a skopeo that is logged in as the read-only user."""
+    client = skopeo_client(folder / "reading-skopeo")
+    log_in(client, registry, READER)
+    return client

@@ -1,0 +1,141 @@
+"""The registry on fake bindings, and a client that calls it."""
+
+import base64
+import hashlib
+import json
+import random
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from registry.http import Request, Response
+from registry.platform import Platform
+from registry.registry import Registry
+from registry.router import handle
+from registry.settings import Settings
+from registry.storage import Source
+from tests.fakes.r2 import FakeR2, Usage
+from tests.fakes.streams import FakeSource, FakeStreams
+
+START = 1_800_000_000.0  # seconds since the epoch
+MAX_CALLS = 50  # R2 calls of one request on the Free plan (DESIGN section 2)
+SETTINGS = Settings("hello", "world", "reader", "looks-only")
+
+
+def digest_of(data: bytes, algorithm: str = "sha256") -> str:
+    """The digest of bytes, as a string."""
+    return f"{algorithm}:{hashlib.new(algorithm, data).hexdigest()}"
+
+
+def basic(name: str, secret: str) -> str:
+    """An Authorization header."""
+    return "Basic " + base64.b64encode(f"{name}:{secret}".encode()).decode()
+
+
+class Clock:
+    """Time that only tests move."""
+
+    def __init__(self) -> None:
+        self.now = START
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A response that was read to its end."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def codes(self) -> list[str]:
+        """The codes of an error answer."""
+        return [error["code"] for error in json.loads(self.body)["errors"]]
+
+    @property
+    def location(self) -> str:
+        """Where to go on."""
+        return self.headers["Location"]
+
+
+@dataclass(slots=True)
+class FakeRegistry:
+    """A registry, its bucket and its clock. Two with one bucket are two isolates."""
+
+    clock: Clock = field(default_factory=Clock)
+    bucket: FakeR2 = field(init=False)
+    settings: Settings = SETTINGS
+    seed: int = 0
+    registry: Registry = field(init=False)
+    # Seconds that pass between two requests: R2 takes one write a second to a key.
+    pause: float = 1.0
+
+    def __post_init__(self) -> None:
+        self.bucket = FakeR2(self.clock)
+        self.restart()
+
+    def restart(self) -> None:
+        """A new isolate on the same bucket."""
+        randomness = random.Random(f"{self.seed} {self.clock.now}")
+        platform = Platform(self.bucket, FakeStreams(), self.clock, lambda n: randomness.randbytes(n).hex())
+        self.registry = Registry(platform, self.settings)
+
+    async def call(
+        self,
+        method: str,
+        url: str,
+        body: bytes | Iterable[bytes | Exception] = b"",
+        *,
+        headers: Mapping[str, str] | None = None,
+        user: tuple[str, str] | None = ("hello", "world"),
+        budget: int = MAX_CALLS,
+    ) -> Answer:
+        """One request. Bytes come with a Content-Length, anything else in chunks without one."""
+        self.clock.now += self.pause
+        sent = {name.lower(): value for name, value in (headers or {}).items()}
+        if user is not None:
+            sent["authorization"] = basic(*user)
+        if isinstance(body, bytes):
+            sent.setdefault("content-length", str(len(body)))
+            source = FakeSource([body[at : at + 65_536] for at in range(0, len(body), 65_536)], len(body))
+        else:
+            source = FakeSource(body)
+        path, _, query = url.partition("?")
+        before, self.bucket.usage = self.bucket.usage, Usage()
+        response = await handle(self.registry, Request(method, path, query, sent.get, source))
+        answer = await self._read(response)
+        used = self.bucket.usage
+        assert used.class_a + used.class_b + used.free <= budget, "more R2 calls than one request has on the Free plan"
+        assert self.bucket.open_bodies == 0, "a body was neither read nor cancelled"
+        for name in ("class_a", "class_b", "free", "written", "read"):
+            setattr(self.bucket.usage, name, getattr(before, name) + getattr(used, name))
+        return answer
+
+    async def _read(self, response: Response) -> Answer:
+        body: Any = response.body
+        if isinstance(body, str):
+            return Answer(response.status, response.headers, body.encode())
+        data = b""
+        if body is not None:
+            source: Source = body
+            while chunk := await source.read(65_536):
+                data += chunk
+        return Answer(response.status, response.headers, data)
+
+    async def push_blob(self, name: str, data: bytes) -> str:
+        """POST and PUT, as containerd does it; the digest."""
+        digest = digest_of(data)
+        started = await self.call("POST", f"/v2/{name}/blobs/uploads/")
+        assert started.status == 202, started
+        done = await self.call("PUT", with_query(started.location, digest=digest), data)
+        assert done.status == 201, done
+        return digest
+
+
+def with_query(location: str, **pairs: str) -> str:
+    """A location with more query parameters."""
+    mark = "&" if "?" in location else "?"
+    return location + mark + "&".join(f"{key}={value}" for key, value in pairs.items())

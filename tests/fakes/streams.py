@@ -1,0 +1,175 @@
+"""The runtime's streams in memory, as strict as workerd's."""
+
+import asyncio
+import hashlib
+from collections.abc import Callable, Iterable, Iterator
+
+from registry.names import Digest
+from registry.storage import ClientGone, Content
+
+
+class FakeContent(Content):
+    """Bytes on their way."""
+
+    def __init__(self, data: bytes | bytearray | memoryview) -> None:
+        self.data = data
+
+
+class FakeBuffer:
+    """A buffer of a fixed size; how many bytes are held at once is counted, for tests of memory."""
+
+    def __init__(self, size: int) -> None:
+        self._bytes = bytearray(size)
+
+    @property
+    def size(self) -> int:
+        return len(self._bytes)
+
+    def slice(self, start: int, stop: int) -> FakeContent:
+        assert 0 <= start <= stop <= len(self._bytes)
+        return FakeContent(memoryview(self._bytes)[start:stop])
+
+    def write_at(self, start: int, data: bytes) -> None:
+        self._bytes[start : start + len(data)] = data
+
+
+class FakeSource:
+    """A stream that is read once. `chunks` are what arrives, in the sender's pieces; ClientGone may be among them."""
+
+    def __init__(
+        self,
+        chunks: Iterable[bytes | Exception],
+        size: int | None = None,
+        on_close: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._chunks: Iterator[bytes | Exception] = iter(chunks)
+        self._rest = b""
+        self._size = size
+        self._on_close = on_close
+        self._closed = False
+        self._taken = 0
+        self.started = False
+
+    @property
+    def size(self) -> int | None:
+        return self._size
+
+    async def _next(self, limit: int) -> bytes:
+        self.started = True
+        while not self._rest and not self._closed:
+            await asyncio.sleep(0)
+            chunk = next(self._chunks, None)
+            if isinstance(chunk, Exception):
+                self._close()
+                raise chunk
+            if chunk is None:
+                self._close()
+            else:
+                self._rest = chunk
+        taken, self._rest = self._rest[:limit], self._rest[limit:]
+        self._taken += len(taken)
+        if self._taken == self._size:
+            self._close()
+        return taken
+
+    async def fill(self, buffer: FakeBuffer, start: int, stop: int) -> int:
+        assert 0 <= start <= stop <= buffer.size
+        position = start
+        while position < stop:
+            taken = await self._next(stop - position)
+            if not taken:
+                break
+            buffer.write_at(position, taken)
+            position += len(taken)
+        return position - start
+
+    async def read(self, limit: int) -> bytes:
+        buffer = FakeBuffer(limit)
+        return bytes(buffer.slice(0, await self.fill(buffer, 0, limit)).data)
+
+    async def cancel(self) -> None:
+        self._rest = b""
+        self._close()
+
+    def _close(self) -> None:
+        if not self._closed:
+            self._closed = True
+            self._on_close()
+
+
+class PipeContent(FakeContent):
+    """The readable side of a pipe: one reader takes what the writer passes on."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__(b"")
+        self.size = size
+        self.queue: asyncio.Queue[bytes | Exception | None] = asyncio.Queue(1)
+
+    async def collect(self) -> bytes:
+        """All bytes; raises when there were too few, too many, or the writer gave up."""
+        received = bytearray()
+        while (item := await self.queue.get()) is not None:
+            if isinstance(item, Exception):
+                self.queue.task_done()
+                raise item
+            received += item
+            self.queue.task_done()
+        self.queue.task_done()
+        if len(received) != self.size:
+            raise TypeError(f"FixedLengthStream got {len(received)} bytes, expected {self.size}")
+        return bytes(received)
+
+
+class FakePipe:
+    """FixedLengthStream: exactly `size` bytes go through."""
+
+    def __init__(self, size: int) -> None:
+        self._content = PipeContent(size)
+
+    @property
+    def content(self) -> PipeContent:
+        return self._content
+
+    async def write(self, content: FakeContent) -> None:
+        await self._content.queue.put(bytes(content.data))
+        await self._content.queue.join()
+
+    async def close(self) -> None:
+        await self._content.queue.put(None)
+
+    async def abort(self) -> None:
+        await self._content.queue.put(ClientGone("the writer gave up"))
+
+
+class FakeDigester:
+    """DigestStream."""
+
+    def __init__(self, algorithm: str) -> None:
+        self._algorithm = algorithm
+        self._hash = hashlib.new(algorithm)
+
+    async def update(self, content: FakeContent) -> None:
+        await asyncio.sleep(0)
+        self._hash.update(content.data)
+
+    async def digest(self) -> Digest:
+        return Digest(self._algorithm, self._hash.hexdigest())
+
+    async def abort(self) -> None:
+        pass
+
+
+class FakeStreams:
+    """Makes the above."""
+
+    def buffer(self, size: int) -> FakeBuffer:
+        return FakeBuffer(size)
+
+    def content(self, data: bytes) -> FakeContent:
+        return FakeContent(data)
+
+    def pipe(self, size: int) -> FakePipe:
+        return FakePipe(size)
+
+    def digester(self, algorithm: str) -> FakeDigester:
+        return FakeDigester(algorithm)
