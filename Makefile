@@ -10,7 +10,7 @@ NODE := node_modules/.bin/node
 # Installed once per change of what is locked.
 PY_READY := $(VENV)/.ready
 JS_READY := node_modules/.ready
-VENDORED := python_modules/.ready
+VENDORED := $(VENV)/.vendored
 
 .DEFAULT_GOAL := help
 .PHONY: help serve test unit workerd clients lint types format install constraints clean

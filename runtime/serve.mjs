@@ -26,8 +26,8 @@ await serve(settings(process.env));
 function whatIsMissing() {
   const [major] = process.versions.node.split(".");
   if (Number(major) < NODE_MAJOR) return `Node ${NODE_MAJOR} or newer is needed, this is ${process.versions.node}: \`make setup\` installs one.`;
-  if (!existsSync(join(ROOT, "node_modules/miniflare"))) return "The npm packages are missing: run `make setup`.";
-  if (!existsSync(join(ROOT, "python_modules/workers"))) return "python_modules is missing: run `make setup`.";
+  if (!existsSync(join(ROOT, "node_modules/miniflare"))) return "The npm packages are missing: run `make install`.";
+  if (!existsSync(join(ROOT, "python_modules/workers"))) return "python_modules is missing: run `make install`.";
   return undefined;
 }
 

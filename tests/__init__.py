@@ -1,0 +1,1 @@
+"""Tests: on fake bindings here, in real workerd in `workerd/`, with real clients in `clients/`."""

@@ -20,28 +20,29 @@ const glue = await withStoppedClock(start);
 
 export default class extends WorkerEntrypoint {
   async fetch(request) {
-    const { ctx, env } = this;
-    if (!stats) return fetchPython(ctx, env, request);
-    return stats.attributed(request, () => fetchPython(ctx, stats.countedEnv(env), request));
+    return stats ? stats.attributed(request, () => reply(this, request)) : reply(this, request);
   }
 
   async scheduled(...args) {
-    const { ctx, env } = this;
-    beforeFirstEvent();
-    await glue.handle.callWithOptions({ promising: true }, ctx, env, "scheduled", false, ...args);
+    await callPython(this, "scheduled", false, ...args);
   }
 }
 
-async function fetchPython(ctx, env, request) {
-  beforeFirstEvent();
+async function reply(event, request) {
   try {
-    const reply = await glue.handle.callWithOptions({ promising: true }, ctx, env, "fetch", true, request);
-    if (reply instanceof Response) return reply;
-    console.error(`fetch must return a Response, not ${glue.describe(reply)}`);
+    const response = await callPython(event, "fetch", true, request);
+    if (response instanceof Response) return response;
+    console.error(`fetch must return a Response, not ${glue.describe(response)}`);
   } catch (error) {
     console.error(error.message);
   }
   return new Response("Internal Server Error", { status: 500 });
+}
+
+// relaxed: without the arguments that the method does not take, as Cloudflare calls fetch.
+async function callPython({ ctx, env }, method, relaxed, ...args) {
+  beforeFirstEvent();
+  return glue.handle.callWithOptions({ promising: true }, ctx, stats ? stats.countedEnv(env) : env, method, relaxed, ...args);
 }
 
 async function start() {
@@ -63,7 +64,7 @@ async function start() {
   const offender = unserializable(pyodide._module, before, [globalThis, workersModule, cloudflareSockets, helper, compatFlags]);
   if (offender) {
     const name = glue.find_variable((value) => value === offender) ?? "(no variable of an imported module or class)";
-    throw new Error(`Can't serialize top-level variable ${name}: a JavaScript ${offender.constructor?.name} made during the import`);
+    throw new Error(`Can't serialize top-level variable ${name}: the import made a JavaScript ${offender.constructor?.name}`);
   }
   return glue;
 }

@@ -57,14 +57,14 @@ export function attributed(request, handle) {
 }
 
 // `env` with its buckets wrapped.
-export function countedEnv(env) {
-  return new Proxy(env, {
-    get(target, name) {
-      const value = target[name];
+export const countedEnv = once((env) =>
+  new Proxy(env, {
+    get(_, name) {
+      const value = env[name];
       return value?.constructor?.name === "R2Bucket" ? countedBucket(value) : value;
     },
-  });
-}
+  }),
+);
 
 function template(path) {
   return TEMPLATES.find(([pattern]) => pattern.test(path))?.[1] ?? path;
@@ -75,8 +75,8 @@ function counter(name) {
   return counters.get(name);
 }
 
-function countedBucket(bucket) {
-  return withCountedCalls(bucket, BUCKET_CALLS, {
+const countedBucket = once((bucket) =>
+  withCountedCalls(bucket, BUCKET_CALLS, {
     put(counted, [, value], object) {
       counted.written += byteLength(value) ?? object?.size ?? 0;
     },
@@ -88,8 +88,8 @@ function countedBucket(bucket) {
     },
     createMultipartUpload: (_counted, _arguments, upload) => countedUpload(upload),
     resumeMultipartUpload: (_counted, _arguments, upload) => countedUpload(upload),
-  });
-}
+  }),
+);
 
 function countedUpload(upload) {
   return withCountedCalls(upload, UPLOAD_CALLS, {
@@ -102,19 +102,28 @@ function countedUpload(upload) {
 // calls: price class by method. after: what else to count once a call succeeded; what it returns, if
 // anything, replaces the result.
 function withCountedCalls(target, calls, after) {
+  const counting = once((method) => (...args) => {
+    const counted = counter(endpoint.getStore() ?? OTHER);
+    if (method.name in calls) counted[calls[method.name]] += 1;
+    const finish = (result) => after[method.name]?.(counted, args, result) ?? result;
+    const result = method.apply(target, args);
+    return result instanceof Promise ? result.then(finish) : finish(result);
+  });
   return new Proxy(target, {
     get(_, name) {
-      const method = target[name];
-      if (typeof method !== "function" || name === "constructor") return method;
-      return (...args) => {
-        const counted = counter(endpoint.getStore() ?? OTHER);
-        if (name in calls) counted[calls[name]] += 1;
-        const finish = (result) => after[name]?.(counted, args, result) ?? result;
-        const result = method.apply(target, args);
-        return result instanceof Promise ? result.then(finish) : finish(result);
-      };
+      const value = target[name];
+      return typeof value === "function" && name !== "constructor" ? counting(value) : value;
     },
   });
+}
+
+// The same wrapper for the same object, however often it is asked for: as identical as what it wraps.
+function once(wrap) {
+  const wrappers = new WeakMap();
+  return (object) => {
+    if (!wrappers.has(object)) wrappers.set(object, wrap(object));
+    return wrappers.get(object);
+  };
 }
 
 function byteLength(value) {

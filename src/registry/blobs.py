@@ -65,7 +65,7 @@ async def read(platform: Platform, name: RepositoryName, digest: Digest) -> Stor
     stored = await platform.storage.get(keys.blob(name, digest))
     if stored is None:
         return None
-    if _link_target(stored.object) is None and _sr_source(stored.object) is None:
+    if not any(key == _TARGET or key.lower() == _SR_LINK for key in stored.object.metadata):
         return stored
     await stored.body.cancel()
     blob = await _resolve(platform, stored.object, digest)
@@ -129,9 +129,7 @@ async def store_small(
             raise
 
 
-async def link(
-    platform: Platform, name: RepositoryName, digest: Digest, data: Data, *, ours: bool = True
-) -> None:
+async def link(platform: Platform, name: RepositoryName, digest: Digest, data: Data, *, ours: bool = True) -> None:
     """Make data that was verified a blob of `name`; when it has a sound one already, the data is dropped.
 
     The ref comes first, and the link names its nonce: data that a link leads to never lacks a ref. `ours` is False

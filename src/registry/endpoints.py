@@ -108,8 +108,11 @@ class MountBlob(InRepository):
 
 @dataclass(frozen=True, slots=True)
 class InSession(InRepository):
-    """An endpoint of an upload session: `session` is its id as the client gave it, not verified yet; `entry` is the
-    offset at which the newest entry of its log starts, as our `Location` named it (DESIGN: one read finds the state)."""
+    """An endpoint of an upload session.
+
+    `session` is its id as the client gave it, not verified yet. `entry` is where the newest entry of its log starts,
+    as our `Location` named it, so that one read finds the state.
+    """
 
     session: str
     entry: int | None

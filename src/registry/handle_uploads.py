@@ -111,9 +111,7 @@ async def _continue_from(upload: Upload, endpoint: InSession, request: Request) 
     return state
 
 
-async def _append_and_close(
-    upload: Upload, state: State, endpoint: CloseUpload | UploadBlob, request: Request
-) -> None:
+async def _append_and_close(upload: Upload, state: State, endpoint: CloseUpload | UploadBlob, request: Request) -> None:
     chunk_range = parse_chunk_range(request.header("content-range"))
     appended = await upload.append(state, request.body, chunk_range.size if chunk_range else None)
     if appended is None:
@@ -155,6 +153,4 @@ def _progress(status: int, endpoint: InSession, state: State) -> Response:
 
 
 def _created(name: RepositoryName, digest: Digest) -> Response:
-    return Response(
-        201, {"Location": build(GetBlob(name, digest)), "Docker-Content-Digest": str(digest)}
-    )
+    return Response(201, {"Location": build(GetBlob(name, digest)), "Docker-Content-Digest": str(digest)})

@@ -24,7 +24,7 @@ read as prefix and exactly one checked last part, never by splitting at a word.
 
 from registry.names import Digest, Reference, RepositoryName
 
-SESSION_SECRET = "_registry/session-secret"
+SIGNING_KEY = "_registry/session-secret"
 
 # Digits of a start offset in a key, so that keys sort as numbers do: 10^16 bytes are more than an R2 object can have.
 _OFFSET_DIGITS = 16

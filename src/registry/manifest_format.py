@@ -24,11 +24,11 @@ _FOREIGN_LAYERS = ("application/vnd.oci.image.layer.nondistributable.", "applica
 
 @dataclass(frozen=True, slots=True)
 class Descriptor:
-    """A reference to content; `size` is None where the format has none (schema 1). `path` is its place, for messages."""
+    """A reference to content. `path` is its place in the document, for messages."""
 
     media_type: str
     digest: Digest
-    size: int | None  # bytes
+    size: int | None  # bytes; schema 1 has none
     path: str
 
 

@@ -44,8 +44,10 @@ def receive(data: bytes, content_type: str | None, reference: Reference) -> Rece
 
 
 async def put(platform: Platform, name: RepositoryName, received: Received, tags: Sequence[Tag]) -> None:
-    """Store a manifest and its tags. Raises MANIFEST_BLOB_UNKNOWN, with nothing stored, when it refers to something
-    that is not there."""
+    """Store a manifest and its tags.
+
+    Raises MANIFEST_BLOB_UNKNOWN, with nothing stored, when it refers to something that is not there.
+    """
     storage = platform.storage
     key = keys.manifest(name, received.digest)
     stored, *_ = await asyncio.gather(storage.head(key), _check_references(platform, name, received.manifest))

@@ -32,6 +32,7 @@ class Digest:
     hex: str
 
     def __str__(self) -> str:
+        """The wire form."""
         return f"{self.algorithm}:{self.hex}"
 
 

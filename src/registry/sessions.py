@@ -59,13 +59,13 @@ class Sessions:
 
     async def _read_secret(self) -> bytes:
         storage = self._platform.storage
-        stored = await storage.get(keys.SESSION_SECRET)
+        stored = await storage.get(keys.SIGNING_KEY)
         if stored is None:
             fresh = self._platform.random_hex(_SECRET_BYTES).encode()
-            if await storage.put(keys.SESSION_SECRET, fresh, only_if=ABSENT) is not None:
+            if await storage.put(keys.SIGNING_KEY, fresh, only_if=ABSENT) is not None:
                 self._secret = fresh
                 return fresh
-            stored = await storage.get(keys.SESSION_SECRET)
+            stored = await storage.get(keys.SIGNING_KEY)
             if stored is None:
                 raise RegistryError(Problem.UNAVAILABLE)
         self._secret = await stored.body.read(2 * _SECRET_BYTES)

@@ -172,7 +172,7 @@ class StoredBody:
 
 @dataclass(frozen=True, slots=True)
 class Attributes:
-    """What is stored beside the bytes. The metadata's keys and values have at most 8,192 bytes together."""
+    """What is stored beside the bytes. The metadata's keys and values have at most 2,048 bytes together."""
 
     content_type: str | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)

@@ -34,9 +34,12 @@ LARGE_PART = 32 * 1024 * 1024  # bytes; when the chunk that fills the first part
 
 
 async def put_whole(platform: Platform, name: RepositoryName, digest: Digest, body: Source) -> None:
-    """Store a blob that one request brings, of known size up to MAX_PUT_SIZE. R2 verifies it; nothing of it stays
-    when it differs (DIGEST_INVALID)."""
-    assert body.size is not None and body.size <= MAX_PUT_SIZE
+    """Store a blob that one request brings, of known size up to MAX_PUT_SIZE.
+
+    R2 verifies it; nothing of it stays when it differs (DIGEST_INVALID).
+    """
+    assert body.size is not None
+    assert body.size <= MAX_PUT_SIZE
     try:
         if body.size < blobs.LARGE_BLOB:
             await blobs.store_small(platform, name, digest, body)

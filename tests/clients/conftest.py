@@ -32,9 +32,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if "REGISTRY" not in os.environ or "READONLY_USERNAME" in os.environ:
         return
     readers = [
-        item
-        for item in items
-        if isinstance(item, pytest.Function) and READING_CLIENTS.intersection(item.fixturenames)
+        item for item in items if isinstance(item, pytest.Function) and READING_CLIENTS.intersection(item.fixturenames)
     ]
     items[:] = [item for item in items if item not in readers]
     config.hook.pytest_deselected(items=readers)

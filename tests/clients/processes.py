@@ -69,9 +69,7 @@ def shown(result: subprocess.CompletedProcess[str]) -> str:
 class Server:
     """A program that serves while the block runs; it is ready when it prints `ready`."""
 
-    def __init__(
-        self, name: str, command: Sequence[str], environment: Mapping[str, str], ready: str
-    ) -> None:
+    def __init__(self, name: str, command: Sequence[str], environment: Mapping[str, str], ready: str) -> None:
         """Describe the program; entering the block starts it."""
         self.name = name
         # SIGTERM when pytest dies without stopping it: no server outlives the tests.

@@ -58,9 +58,7 @@ def test_login_with_a_wrong_password(anonymous_docker: Client, registry: Registr
     assert "unauthorized" in result.stderr.lower()
 
 
-def test_push_without_login(
-    docker: Client, anonymous_docker: Client, repository: str, folder: Path
-) -> None:
+def test_push_without_login(docker: Client, anonymous_docker: Client, repository: str, folder: Path) -> None:
     """A push without credentials fails, and the repository stays empty."""
     load(docker, folder, f"{repository}:1", small_layers(repository))
     result = anonymous_docker.fails("push", f"{repository}:1")
@@ -68,9 +66,7 @@ def test_push_without_login(
     assert "not found" in docker.fails("pull", f"{repository}:1").stderr
 
 
-def test_read_only_user_pulls(
-    docker: Client, reading_docker: Client, repository: str, folder: Path
-) -> None:
+def test_read_only_user_pulls(docker: Client, reading_docker: Client, repository: str, folder: Path) -> None:
     """The read-only user pulls what somebody else pushed."""
     pushed = load(docker, folder, f"{repository}:1", small_layers(repository))
     push(docker, f"{repository}:1")
@@ -79,9 +75,7 @@ def test_read_only_user_pulls(
     assert image_id(docker, f"{repository}:1") == pushed
 
 
-def test_read_only_user_cannot_push(
-    docker: Client, reading_docker: Client, repository: str, folder: Path
-) -> None:
+def test_read_only_user_cannot_push(docker: Client, reading_docker: Client, repository: str, folder: Path) -> None:
     """A push by the read-only user is denied."""
     load(docker, folder, f"{repository}:1", small_layers(repository))
     assert "denied" in reading_docker.fails("push", f"{repository}:1").stderr
@@ -104,9 +98,7 @@ def test_push_and_pull(docker: Client, repository: str, folder: Path) -> None:
     assert image_id(docker, f"{repository}:1") == pushed
 
 
-def test_second_push_uploads_nothing(
-    docker: Client, registry: Registry, repository: str, folder: Path
-) -> None:
+def test_second_push_uploads_nothing(docker: Client, registry: Registry, repository: str, folder: Path) -> None:
     """Pushing an image again finds every layer there."""
     load(docker, folder, f"{repository}:1", small_layers(repository))
     first = digest_in(push(docker, f"{repository}:1"))

@@ -69,9 +69,7 @@ def test_login_with_a_wrong_password(anonymous_skopeo: Client, registry: Registr
     assert "invalid username/password" in result.stderr
 
 
-def test_copy_there_and_back(
-    skopeo: Client, layout: OciLayout, repository: str, folder: Path
-) -> None:
+def test_copy_there_and_back(skopeo: Client, layout: OciLayout, repository: str, folder: Path) -> None:
     """Layers of every size come back byte for byte.
 
     skopeo knows the sizes and sends each layer as one PATCH with Content-Length, and the empty
@@ -85,9 +83,7 @@ def test_copy_there_and_back(
     assert blobs(folder / "pulled") == blobs(layout.folder)
 
 
-def test_second_copy_uploads_nothing(
-    skopeo: Client, layout: OciLayout, registry: Registry, repository: str
-) -> None:
+def test_second_copy_uploads_nothing(skopeo: Client, layout: OciLayout, registry: Registry, repository: str) -> None:
     """Copying an image again finds every blob there."""
     source = layout.tag("1", layout.add_image(small_layers(repository)))
     push(skopeo, source, f"{repository}:1")
@@ -98,9 +94,7 @@ def test_second_copy_uploads_nothing(
     assert "POST http" not in log, log
 
 
-def test_second_repository(
-    skopeo: Client, layout: OciLayout, repository: str, folder: Path
-) -> None:
+def test_second_repository(skopeo: Client, layout: OciLayout, repository: str, folder: Path) -> None:
     """An image is copied to a second repository, by mounting or by uploading, and is whole there.
 
     8 MiB is where the registry begins to store a blob apart from the repository it is in.
@@ -113,9 +107,7 @@ def test_second_repository(
     assert blobs(folder / "pulled") == blobs(layout.folder)
 
 
-def test_copy_inside_the_registry(
-    skopeo: Client, layout: OciLayout, repository: str, folder: Path
-) -> None:
+def test_copy_inside_the_registry(skopeo: Client, layout: OciLayout, repository: str, folder: Path) -> None:
     """An image is copied from one repository to another."""
     push(skopeo, layout.tag("1", layout.add_image(small_layers(repository))), f"{repository}:1")
     source, target = f"docker://{repository}:1", f"docker://{repository}/copy:2"
@@ -152,15 +144,11 @@ def test_copy_by_digest(skopeo: Client, layout: OciLayout, repository: str, fold
     assert blobs(folder / "pulled") == blobs(layout.folder)
 
 
-def test_index_with_all_its_images(
-    skopeo: Client, layout: OciLayout, repository: str, folder: Path
-) -> None:
+def test_index_with_all_its_images(skopeo: Client, layout: OciLayout, repository: str, folder: Path) -> None:
     """An index of two platforms, which share a layer, comes back with all its images."""
     shared = layer(repository, KIB)
     images: dict[str, Descriptor] = {
-        architecture: layout.add_image(
-            [shared, layer(repository + architecture, KIB)], architecture
-        )
+        architecture: layout.add_image([shared, layer(repository + architecture, KIB)], architecture)
         for architecture in ("amd64", "arm64")
     }
     index = layout.add_index(images)
@@ -215,9 +203,7 @@ def test_read_only_user_reads(
     assert blobs(folder / "pulled") == blobs(layout.folder)
 
 
-def test_read_only_user_cannot_write(
-    reading_skopeo: Client, layout: OciLayout, repository: str
-) -> None:
+def test_read_only_user_cannot_write(reading_skopeo: Client, layout: OciLayout, repository: str) -> None:
     """Writing is denied to the read-only user."""
     source = layout.tag("1", layout.add_image(small_layers(repository)))
     target = f"docker://{repository}:1"

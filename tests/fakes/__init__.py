@@ -1,0 +1,1 @@
+"""Fake bindings, at least as strict as the real ones."""

@@ -74,6 +74,7 @@ class FakeRegistry:
     pause: float = 1.0
 
     def __post_init__(self) -> None:
+        """An empty bucket."""
         self.bucket = FakeR2(self.clock)
         self.restart()
 
@@ -118,12 +119,12 @@ class FakeRegistry:
         body: Any = response.body
         if isinstance(body, str):
             return Answer(response.status, response.headers, body.encode())
-        data = b""
+        data = bytearray()
         if body is not None:
             source: Source = body
             while chunk := await source.read(65_536):
                 data += chunk
-        return Answer(response.status, response.headers, data)
+        return Answer(response.status, response.headers, bytes(data))
 
     async def push_blob(self, name: str, data: bytes) -> str:
         """POST and PUT, as containerd does it; the digest."""

@@ -5,7 +5,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator
 
 from registry.names import Digest
-from registry.storage import ClientGone, Content
+from registry.storage import Buffer, ClientGone, Content
 
 
 class FakeContent(Content):
@@ -72,7 +72,8 @@ class FakeSource:
             self._close()
         return taken
 
-    async def fill(self, buffer: FakeBuffer, start: int, stop: int) -> int:
+    async def fill(self, buffer: Buffer, start: int, stop: int) -> int:
+        assert isinstance(buffer, FakeBuffer)
         assert 0 <= start <= stop <= buffer.size
         position = start
         while position < stop:
@@ -130,7 +131,8 @@ class FakePipe:
     def content(self) -> PipeContent:
         return self._content
 
-    async def write(self, content: FakeContent) -> None:
+    async def write(self, content: Content) -> None:
+        assert isinstance(content, FakeContent)
         await self._content.queue.put(bytes(content.data))
         await self._content.queue.join()
 
@@ -148,7 +150,8 @@ class FakeDigester:
         self._algorithm = algorithm
         self._hash = hashlib.new(algorithm)
 
-    async def update(self, content: FakeContent) -> None:
+    async def update(self, content: Content) -> None:
+        assert isinstance(content, FakeContent)
         await asyncio.sleep(0)
         self._hash.update(content.data)
 

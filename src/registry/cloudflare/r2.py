@@ -4,13 +4,15 @@ Raw, because the SDK's wrapper of a binding walks every byte of a buffer in Pyth
 1.9 s for 64 MiB).
 """
 
+import contextlib
 import re
 from collections.abc import Sequence
 from typing import Any
 
-from pyodide.ffi import JsException, to_js
+import js
+from pyodide.ffi import JsException, jsnull, to_js
 
-from registry.cloudflare.streams import JsSource, present
+from registry.cloudflare.streams import JsSource
 from registry.names import ALGORITHMS, Digest
 from registry.storage import (
     ABSENT,
@@ -52,7 +54,7 @@ class R2Storage:
 
     async def head(self, key: str) -> StoredObject | None:
         found = await _result(self._bucket.head(key))
-        return _describe(found) if found else None
+        return None if found is jsnull else _describe(found)
 
     async def get(self, key: str, byte_range: ByteRange | None = None) -> StoredBody | None:
         options: dict[str, Any] = {}
@@ -60,8 +62,8 @@ class R2Storage:
             options["range"] = {"offset": byte_range.offset}
             if byte_range.length is not None:
                 options["range"]["length"] = byte_range.length
-        found = await _result(self._bucket.get(key, **options))
-        if not found:
+        found = await _result(self._bucket.get(key, _js(options)))
+        if found is jsnull:
             return None
         size = found.size if byte_range is None else found.range.length
         return StoredBody(_describe(found), JsSource(found.body, size))
@@ -80,8 +82,8 @@ class R2Storage:
             options[checksum.algorithm] = checksum.hex
         if only_if is not None:
             options["onlyIf"] = {"etagDoesNotMatch": "*"} if only_if == ABSENT else {"etagMatches": only_if}
-        found = await _result(self._bucket.put(key, _value(content), **options))
-        return _describe(found) if found else None
+        found = await _result(self._bucket.put(key, _value(content), _js(options)))
+        return None if found is jsnull else _describe(found)
 
     async def delete(self, keys: Sequence[str]) -> None:
         await _result(self._bucket.delete(to_js(list(keys))))
@@ -105,7 +107,7 @@ class R2Storage:
             options["cursor"] = cursor
         if with_metadata:
             options["include"] = ["httpMetadata", "customMetadata"]
-        page = await _result(self._bucket.list(**options))
+        page = await _result(self._bucket.list(_js(options)))
         return Listing(
             [_describe(found) for found in page.objects],
             list(page.delimitedPrefixes),
@@ -113,7 +115,7 @@ class R2Storage:
         )
 
     async def create_upload(self, key: str, attributes: Attributes = NO_ATTRIBUTES) -> MultipartUpload:
-        created = await _result(self._bucket.createMultipartUpload(key, **_options(attributes)))
+        created = await _result(self._bucket.createMultipartUpload(key, _js(_options(attributes))))
         return MultipartUpload(key, created.uploadId)
 
     async def upload_part(self, upload: MultipartUpload, number: int, content: Content | Source) -> str:
@@ -122,21 +124,22 @@ class R2Storage:
         return etag
 
     async def complete_upload(self, upload: MultipartUpload, etags: Sequence[str]) -> StoredObject:
-        parts = to_js([{"partNumber": number, "etag": etag} for number, etag in enumerate(etags, 1)])
+        parts = _js([{"partNumber": number, "etag": etag} for number, etag in enumerate(etags, 1)])
         return _describe(await _result(self._resume(upload).complete(parts)))
 
     async def abort_upload(self, upload: MultipartUpload) -> None:
-        try:
+        with contextlib.suppress(UploadGone):
             await _result(self._resume(upload).abort())
-        except UploadGone:
-            pass
 
     def _resume(self, upload: MultipartUpload) -> Any:
         return self._bucket.resumeMultipartUpload(upload.key, upload.upload_id)
 
 
 async def _result(call: Any) -> Any:
-    """Await an R2 call; its errors become ours."""
+    """Await an R2 call; its errors become ours.
+
+    What is not there is `jsnull`: compare with `is`, for an object of size 0 is falsy, too.
+    """
     try:
         return await call
     except JsException as error:
@@ -153,6 +156,15 @@ def _value(content: Any) -> Any:
     return content.hand_over() if isinstance(content, JsSource) else content
 
 
+def _js(options: Any) -> Any:
+    """Plain JavaScript objects, all the way down.
+
+    A nested dict would arrive as a proxy, whose `length` is the number of its keys: R2 takes it for the length of a
+    range and serves that many bytes (docs/adr/0003).
+    """
+    return to_js(options, dict_converter=js.Object.fromEntries)
+
+
 def _options(attributes: Attributes) -> dict[str, Any]:
     options: dict[str, Any] = {}
     if attributes.content_type is not None:
@@ -163,12 +175,12 @@ def _options(attributes: Attributes) -> dict[str, Any]:
 
 
 def _describe(found: Any) -> StoredObject:
-    metadata = found.customMetadata
-    http_metadata = found.httpMetadata
+    # undefined where a listing left them out. Not `if metadata`: an object with a `size` of its own may be falsy.
+    metadata, http_metadata = found.customMetadata, found.httpMetadata
     checksums = found.checksums.toJSON()
     checksum = None
     for algorithm in ALGORITHMS:
-        value = present(getattr(checksums, algorithm, None))
+        value = getattr(checksums, algorithm, None)
         if value is not None:
             checksum = Digest(algorithm, value)
     return StoredObject(
@@ -176,7 +188,7 @@ def _describe(found: Any) -> StoredObject:
         found.size,
         found.etag,
         found.uploaded.getTime() / 1000,
-        present(getattr(http_metadata, "contentType", None)) if http_metadata else None,
-        metadata.to_py() if metadata else {},
+        None if http_metadata is None else getattr(http_metadata, "contentType", None),
+        {} if metadata is None else metadata.to_py(),
         checksum,
     )

@@ -1,12 +1,13 @@
 """Streams and buffers of the Workers runtime. Bytes stay in JavaScript; each await moves at least one buffer."""
 
+import contextlib
 from typing import Any
 
 import js
 from pyodide.ffi import JsException, jsnull, to_js
 
 from registry.names import Digest
-from registry.storage import ClientGone
+from registry.storage import Buffer, ClientGone
 
 # DigestStream's names of `registry.names.ALGORITHMS`.
 _WEB_CRYPTO_NAMES = {"sha256": "SHA-256", "sha512": "SHA-512"}
@@ -41,7 +42,8 @@ class JsSource:
         self._ended = True
         return self._stream
 
-    async def fill(self, buffer: JsBuffer, start: int, stop: int) -> int:
+    async def fill(self, buffer: Buffer, start: int, stop: int) -> int:
+        assert isinstance(buffer, JsBuffer)
         if self._ended or start == stop:
             return 0
         if self._reader is None:
@@ -66,10 +68,8 @@ class JsSource:
         if self._ended:
             return
         self._ended = True
-        try:
+        with contextlib.suppress(JsException):  # it broke already: nothing is left to give up
             await (self._stream if self._reader is None else self._reader).cancel()
-        except JsException:  # it broke already: nothing is left to give up
-            pass
 
 
 class JsPipe:
@@ -108,10 +108,8 @@ class JsDigester:
     async def abort(self) -> None:
         # With an Error: without one, the promise of the digest never settles and the request hangs (RUNTIME).
         await self._writer.abort(js.Error.new("given up"))
-        try:
+        with contextlib.suppress(JsException):
             await self._stream.digest
-        except JsException:
-            pass
 
 
 class JsStreams:

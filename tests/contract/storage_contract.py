@@ -1,0 +1,407 @@
+"""What every implementation of `registry.storage` does: plain async functions, run by pytest and inside workerd.
+
+Each takes a `Bench`. Where Miniflare's R2 enforces less than R2 in production, the case says so and is left to the
+fake (`PRODUCTION_ONLY`).
+"""
+
+import hashlib
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+from registry.names import Digest
+from registry.platform import Platform
+from registry.storage import (
+    ABSENT,
+    MIN_PART_SIZE,
+    Attributes,
+    ByteRange,
+    ChecksumMismatch,
+    Content,
+    PartChanged,
+    Source,
+    Storage,
+    StorageBusy,
+    StorageError,
+    Streams,
+    UploadGone,
+)
+from registry.transfer import COPY_BUFFER, Span, copy, digest_of, through_pipe
+
+PART = MIN_PART_SIZE
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """What a case works with. `source` makes a body as a request brings it: `size` None is one without a length."""
+
+    platform: Platform
+    source: Callable[[bytes, int | None], Source]
+    wait: Callable[[float], Awaitable[None]]  # seconds; the fake moves its clock
+
+    @property
+    def storage(self) -> Storage:
+        """The bucket."""
+        return self.platform.storage
+
+    @property
+    def streams(self) -> Streams:
+        """The runtime's streams."""
+        return self.platform.streams
+
+
+Case = Callable[[Bench], Awaitable[None]]
+CASES: dict[str, Case] = {}
+PRODUCTION_ONLY: set[str] = set()
+
+
+def case(function: Case) -> Case:
+    """Register a case under its name."""
+    CASES[function.__name__] = function
+    return function
+
+
+def production_only(function: Case) -> Case:
+    """Register a case that Miniflare's R2 does not enforce."""
+    PRODUCTION_ONLY.add(function.__name__)
+    return case(function)
+
+
+def sha256(data: bytes) -> Digest:
+    """The digest of bytes."""
+    return Digest("sha256", hashlib.sha256(data).hexdigest())
+
+
+def pattern(size: int, seed: int = 0) -> bytes:
+    """Bytes that differ everywhere."""
+    block = hashlib.shake_256(str(seed).encode()).digest(min(size, 65_536))
+    return (block * (size // max(len(block), 1) + 1))[:size]
+
+
+async def bytes_at(bench: Bench, key: str, byte_range: ByteRange | None = None) -> bytes | None:
+    """An object's bytes."""
+    stored = await bench.storage.get(key, byte_range)
+    if stored is None:
+        return None
+    data = bytearray()
+    while chunk := await stored.body.read(COPY_BUFFER):
+        data += chunk
+    return bytes(data)
+
+
+async def raises(kind: type[Exception], awaitable: Awaitable[object]) -> None:
+    """`pytest.raises`, which does not exist inside workerd."""
+    try:
+        await awaitable
+    except kind:
+        return
+    raise AssertionError(f"{kind.__name__} was not raised")
+
+
+def part_content(bench: Bench, data: bytes) -> Content:
+    """Bytes as a part."""
+    return bench.streams.content(data)
+
+
+# ---------------------------------------------------------------------- objects
+@case
+async def what_is_not_there_is_none(bench: Bench) -> None:
+    """Head and get of a missing key."""
+    assert await bench.storage.head("none") is None
+    assert await bench.storage.get("none") is None
+
+
+@case
+async def put_and_read_back(bench: Bench) -> None:
+    """Bytes, content type, metadata, checksum, size and MD5 etag come back."""
+    data = b"some bytes"
+    attributes = Attributes("application/json", {"target": "x", "size": "0", "length": "7"})
+    await bench.storage.put("object", data, attributes, checksum=sha256(data))
+    stored = await bench.storage.head("object")
+    assert stored is not None
+    assert (stored.key, stored.size, stored.content_type) == ("object", len(data), "application/json")
+    assert dict(stored.metadata) == dict(attributes.metadata)
+    assert stored.checksum == sha256(data)
+    assert stored.etag == hashlib.md5(data).hexdigest()
+    assert stored.uploaded > 1_600_000_000
+    assert await bytes_at(bench, "object") == data
+
+
+@case
+async def an_empty_object_is_there(bench: Bench) -> None:
+    """An object without bytes is not nothing (in Python, a JavaScript object of size 0 is false)."""
+    await bench.storage.put("empty", b"", checksum=sha256(b""))
+    stored = await bench.storage.head("empty")
+    assert stored is not None
+    assert stored.size == 0
+    assert await bytes_at(bench, "empty") == b""
+
+
+@case
+async def put_takes_a_body_of_known_size(bench: Bench) -> None:
+    """A request's body is handed over unread."""
+    for size in (0, 1, 3 * COPY_BUFFER + 7):
+        data = pattern(size)
+        await bench.storage.put(f"body-{size}", bench.source(data, size), checksum=sha256(data))
+        assert await bytes_at(bench, f"body-{size}") == data
+
+
+@case
+async def put_refuses_a_body_of_unknown_size(bench: Bench) -> None:
+    """R2 wants to know the length before the first byte."""
+    await raises(Exception, bench.storage.put("unknown", bench.source(b"abc", None)))
+    assert await bench.storage.head("unknown") is None
+
+
+@case
+async def put_with_a_wrong_checksum_stores_nothing(bench: Bench) -> None:
+    """R2 10037, for bytes and for streams; what was there stays."""
+    await raises(ChecksumMismatch, bench.storage.put("wrong", b"abc", checksum=sha256(b"abd")))
+    await raises(ChecksumMismatch, bench.storage.put("wrong", bench.source(b"abc", 3), checksum=sha256(b"abd")))
+    assert await bench.storage.head("wrong") is None
+
+
+@case
+async def sha512_is_verified_too(bench: Bench) -> None:
+    """The other algorithm."""
+    digest = Digest("sha512", hashlib.sha512(b"abc").hexdigest())
+    stored = await bench.storage.put("sha512", b"abc", checksum=digest)
+    assert stored is not None
+    assert stored.checksum == digest
+    await raises(ChecksumMismatch, bench.storage.put("sha512-wrong", b"abd", checksum=digest))
+
+
+@case
+async def create_if_absent(bench: Bench) -> None:
+    """The compare-and-swap of the upload log and of links."""
+    assert await bench.storage.put("once", b"first", only_if=ABSENT) is not None
+    assert await bench.storage.put("once", b"second", only_if=ABSENT) is None
+    assert await bench.storage.put("once", bench.source(b"third", 5), only_if=ABSENT) is None
+    assert await bytes_at(bench, "once") == b"first"
+
+
+@case
+async def replace_if_unchanged(bench: Bench) -> None:
+    """Swap by etag."""
+    first = await bench.storage.put("swap", b"first")
+    assert first is not None
+    await bench.wait(1)
+    assert await bench.storage.put("swap", b"second", only_if=first.etag) is not None
+    await bench.wait(1)
+    assert await bench.storage.put("swap", b"third", only_if=first.etag) is None
+    assert await bench.storage.put("swap-none", b"x", only_if=first.etag) is None
+    assert await bytes_at(bench, "swap") == b"second"
+
+
+@production_only
+async def one_write_a_second_to_a_key(bench: Bench) -> None:
+    """R2 answers 429 to the second one; Miniflare does not."""
+    await bench.storage.put("hot", b"1")
+    await raises(StorageBusy, bench.storage.put("hot", b"2"))
+    await bench.wait(1)
+    await bench.storage.put("hot", b"2")
+
+
+@case
+async def ranges(bench: Bench) -> None:
+    """From an offset, with and without a length, clamped at the end; past the end is an error."""
+    data = pattern(1000)
+    await bench.storage.put("range", data)
+    assert await bytes_at(bench, "range", ByteRange(10, 20)) == data[10:30]
+    assert await bytes_at(bench, "range", ByteRange(990)) == data[990:]
+    assert await bytes_at(bench, "range", ByteRange(990, 50)) == data[990:]
+    stored = await bench.storage.get("range", ByteRange(100, 300))
+    assert stored is not None
+    assert (stored.body.size, stored.object.size) == (300, 1000)
+    await stored.body.cancel()
+    await raises(StorageError, bench.storage.get("range", ByteRange(1000)))
+
+
+@case
+async def delete_many(bench: Bench) -> None:
+    """Those that are not there are no error."""
+    await bench.storage.put("d/1", b"")
+    await bench.storage.put("d/2", b"")
+    await bench.storage.delete(["d/1", "d/2", "d/3"])
+    assert (await bench.storage.list("d/")).objects == []
+
+
+@case
+async def keys_and_metadata_have_limits(bench: Bench) -> None:
+    """1,024 bytes for a key; for the metadata 8,192 in production, 2,048 in Miniflare, whose rule is kept here too."""
+    await bench.storage.put("k" * 1024, b"")
+    await raises(StorageError, bench.storage.put("k" * 1025, b""))
+    await bench.storage.put("meta", b"", Attributes(metadata={"a": "x" * 2000}))
+    await raises(StorageError, bench.storage.put("meta-large", b"", Attributes(metadata={"a": "x" * 8200})))
+
+
+# ---------------------------------------------------------------------- listing
+async def every_key(bench: Bench, prefix: str, limit: int, *, with_metadata: bool = False) -> Sequence[str]:
+    """All keys, page by page."""
+    found: list[str] = []
+    page = await bench.storage.list(prefix, limit=limit, with_metadata=with_metadata)
+    found += [item.key for item in page.objects]
+    while page.cursor is not None:
+        page = await bench.storage.list(prefix, limit=limit, cursor=page.cursor, with_metadata=with_metadata)
+        found += [item.key for item in page.objects]
+    return found
+
+
+@case
+async def list_in_pages(bench: Bench) -> None:
+    """In the order of keys, below the prefix, whatever the page size; metadata when asked for."""
+    for number in range(12):
+        await bench.storage.put(f"l/{number:02}", b"", Attributes(metadata={"n": str(number)}))
+    await bench.storage.put("l", b"")
+    await bench.storage.put("m", b"")
+    expected = [f"l/{number:02}" for number in range(12)]
+    for limit in (1, 5, 12, 1000):
+        assert await every_key(bench, "l/", limit) == expected
+    page = await bench.storage.list("l/", with_metadata=True)
+    assert page.objects[3].metadata == {"n": "3"}
+    after = await bench.storage.list("l/", start_after="l/09")
+    assert [item.key for item in after.objects] == ["l/10", "l/11"]
+    await raises(StorageError, bench.storage.list("l/", limit=1001))
+
+
+@case
+async def list_with_delimiter(bench: Bench) -> None:
+    """Common prefixes instead of what lies below them."""
+    for key in ("t/a", "t/b/1", "t/b/2", "t/c/1"):
+        await bench.storage.put(key, b"")
+    page = await bench.storage.list("t/", delimiter="/")
+    assert [item.key for item in page.objects] == ["t/a"]
+    assert list(page.prefixes) == ["t/b/", "t/c/"]
+
+
+# ---------------------------------------------------------------------- multipart
+@case
+async def parts_become_an_object(bench: Bench) -> None:
+    """Equal parts and a smaller last one; the object is not there before the end."""
+    first, last = pattern(PART, 1), pattern(100, 2)
+    upload = await bench.storage.create_upload("multi")
+    etags = [
+        await bench.storage.upload_part(upload, 1, part_content(bench, first)),
+        await bench.storage.upload_part(upload, 2, bench.source(last, len(last))),
+    ]
+    assert await bench.storage.head("multi") is None
+    stored = await bench.storage.complete_upload(upload, etags)
+    assert stored.size == PART + 100
+    assert stored.etag.endswith("-2")
+    assert await bytes_at(bench, "multi") == first + last
+
+
+@case
+async def a_replaced_part_does_not_complete(bench: Bench) -> None:
+    """The same bytes sent again have another etag: 10025 for whoever names the old one."""
+    data = pattern(100)
+    upload = await bench.storage.create_upload("replaced")
+    old = await bench.storage.upload_part(upload, 1, part_content(bench, data))
+    new = await bench.storage.upload_part(upload, 1, part_content(bench, data))
+    assert old != new
+    await raises(PartChanged, bench.storage.complete_upload(upload, [old]))
+    await bench.storage.complete_upload(upload, [new])
+
+
+@case
+async def a_finished_upload_is_gone(bench: Bench) -> None:
+    """After complete and after abort every call says 10024; abort itself does not mind."""
+    upload = await bench.storage.create_upload("finished")
+    etag = await bench.storage.upload_part(upload, 1, part_content(bench, b"x"))
+    await bench.storage.complete_upload(upload, [etag])
+    await raises(UploadGone, bench.storage.complete_upload(upload, [etag]))
+    await raises(UploadGone, bench.storage.upload_part(upload, 2, part_content(bench, b"x")))
+    await bench.storage.abort_upload(upload)
+    aborted = await bench.storage.create_upload("aborted")
+    await bench.storage.abort_upload(aborted)
+    await raises(UploadGone, bench.storage.upload_part(aborted, 1, part_content(bench, b"x")))
+
+
+@case
+async def parts_have_rules(bench: Bench) -> None:
+    """5 MiB at least (10011), and all but the last one equal (10048)."""
+    small = await bench.storage.create_upload("small")
+    etags = [await bench.storage.upload_part(small, number, part_content(bench, b"x" * 100)) for number in (1, 2)]
+    await raises(StorageError, bench.storage.complete_upload(small, etags))
+    unequal = await bench.storage.create_upload("unequal")
+    etags = [
+        await bench.storage.upload_part(unequal, 1, part_content(bench, pattern(PART))),
+        await bench.storage.upload_part(unequal, 2, part_content(bench, pattern(PART + 1))),
+        await bench.storage.upload_part(unequal, 3, part_content(bench, b"x")),
+    ]
+    await raises(StorageError, bench.storage.complete_upload(unequal, etags))
+
+
+# ---------------------------------------------------------------------- streams
+@case
+async def fill_reads_exactly(bench: Bench) -> None:
+    """Into the middle of a buffer, exactly what is asked for until the end; what was there before stays."""
+    data = pattern(200_000)
+    source = bench.source(data, None)
+    buffer = bench.streams.buffer(150_000)
+    assert await source.fill(buffer, 0, 100_000) == 100_000
+    assert await source.fill(buffer, 100_000, 150_000) == 50_000
+    await bench.storage.put("filled", buffer.slice(0, 150_000))
+    assert await bytes_at(bench, "filled") == data[:150_000]
+    assert await source.fill(buffer, 0, 150_000) == 50_000
+    assert await source.fill(buffer, 0, 150_000) == 0
+    await source.cancel()
+
+
+@case
+async def a_body_that_was_begun_goes_on(bench: Bench) -> None:
+    """A header is read, the rest streamed: how an entry of the upload log is used."""
+    data = pattern(300_000)
+    await bench.storage.put("begun", data)
+    stored = await bench.storage.get("begun")
+    assert stored is not None
+    assert await stored.body.read(1000) == data[:1000]
+    rest = stored.body
+
+    async def store(content: Content) -> object:
+        return await bench.storage.put("rest", content, checksum=sha256(data[1000:]))
+
+    await through_pipe(bench.platform, 299_000, lambda pipe: copy(bench.platform, Span(rest, 299_000), pipe), store)
+    assert await bytes_at(bench, "rest") == data[1000:]
+
+
+@case
+async def a_pipe_of_the_wrong_size_stores_nothing(bench: Bench) -> None:
+    """Too few bytes, and a writer that gives up."""
+    platform = bench.platform
+
+    async def store(content: Content) -> object:
+        return await bench.storage.put("piped", content)
+
+    await raises(Exception, through_pipe(platform, 10, lambda pipe: pipe.write(bench.streams.content(b"12345")), store))
+    source = bench.source(b"12345", 5)
+    await raises(Exception, through_pipe(platform, 10, lambda pipe: copy(platform, Span(source, 10), pipe), store))
+    assert await bench.storage.head("piped") is None
+
+
+@case
+async def a_refusing_storage_stops_the_writer(bench: Bench) -> None:
+    """When `put` fails early, who writes into the pipe is not left hanging."""
+    platform = bench.platform
+    size = 3 * COPY_BUFFER
+
+    async def store(content: Content) -> object:
+        return await bench.storage.put("k" * 1025, content)
+
+    source = bench.source(pattern(size), size)
+    await raises(
+        StorageError, through_pipe(platform, size, lambda pipe: copy(platform, Span(source, size), pipe), store)
+    )
+
+
+@case
+async def digests(bench: Bench) -> None:
+    """Of nothing, of little, of more than a buffer; an abandoned one does not hang."""
+    platform = bench.platform
+    for size in (0, 1, 2 * COPY_BUFFER + 7):
+        data = pattern(size)
+        assert await digest_of(platform, bench.source(data, size), "sha256") == sha256(data)
+        expected = Digest("sha512", hashlib.sha512(data).hexdigest())
+        assert await digest_of(platform, bench.source(data, None), "sha512") == expected
+    abandoned = bench.streams.digester("sha256")
+    await abandoned.update(bench.streams.content(b"x"))
+    await abandoned.abort()

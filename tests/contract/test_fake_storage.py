@@ -1,0 +1,24 @@
+"""The fake R2 passes the contract, the cases that Miniflare does not enforce included."""
+
+import pytest
+
+from registry.platform import Platform
+from tests.contract.storage_contract import CASES, Bench
+from tests.fakes.client import Clock
+from tests.fakes.r2 import FakeR2
+from tests.fakes.streams import FakeSource, FakeStreams
+
+
+@pytest.mark.parametrize("name", CASES)
+async def test_contract(name: str) -> None:
+    """Every case of the suite."""
+    clock = Clock()
+
+    async def wait(seconds: float) -> None:
+        clock.now += seconds
+
+    def source(data: bytes, size: int | None) -> FakeSource:
+        return FakeSource([data[at : at + 10_000] for at in range(0, len(data), 10_000)], size)
+
+    platform = Platform(FakeR2(clock), FakeStreams(), clock, lambda n: "00" * n)
+    await CASES[name](Bench(platform, source, wait))

@@ -1,0 +1,67 @@
+"""Rules about the code itself."""
+
+import ast
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+SOURCE = ROOT / "src"
+MODULES = sorted(SOURCE.rglob("*.py"))
+
+
+def imports_of(module: Path) -> Iterator[str]:
+    """The top packages that a module imports."""
+    for node in ast.walk(ast.parse(module.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.partition(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            yield (node.module or "").partition(".")[0]
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda path: str(path.relative_to(SOURCE)))
+def test_imports(module: Path) -> None:
+    """The core imports the standard library, PyJWT and itself; only the entry and the adapter know the runtime."""
+    allowed = {*sys.stdlib_module_names, "jwt", "registry"}
+    if module.name == "entry.py" or "cloudflare" in module.parts:
+        allowed |= {"js", "pyodide", "workers"}
+    assert set(imports_of(module)) <= allowed
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda path: str(path.relative_to(SOURCE)))
+def test_nothing_runs_at_import(module: Path) -> None:
+    """The top level is snapshotted at deploy: no I/O, no randomness, no time, no JavaScript object."""
+    forbidden = re.compile(r"\b(js\.|to_js|create_proxy|time\.time|secrets\.|random\.|uuid4|urandom|open\()")
+    for node in ast.parse(module.read_text()).body:
+        if isinstance(node, ast.Assign | ast.AnnAssign | ast.Expr) and not (
+            isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+        ):
+            assert not forbidden.search(ast.unparse(node)), ast.unparse(node)
+
+
+def test_only_fetch_is_public() -> None:
+    """Every public method of Default is callable from outside as RPC."""
+    tree = ast.parse((SOURCE / "entry.py").read_text())
+    (default,) = [node for node in tree.body if isinstance(node, ast.ClassDef)]
+    methods = [node.name for node in default.body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    assert methods == ["fetch"]
+
+
+def test_every_setting_is_documented() -> None:
+    """Each variable that `registry.settings` reads stands in wrangler.toml.example and in the README."""
+    names = re.findall(r'variable\("([A-Z_]+)"\)', (SOURCE / "registry/settings.py").read_text())
+    assert names
+    for name in names:
+        assert name in (ROOT / "wrangler.toml.example").read_text()
+        assert name in (ROOT / "README.md").read_text()
+
+
+def test_every_make_target_of_the_readme_exists() -> None:
+    """The README names no command that is not there."""
+    targets = set(re.findall(r"^([a-z-]+):.*## ", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    for page in ("README.md", "CONTRIBUTING.md"):
+        assert set(re.findall(r"`make ([a-z-]+)", (ROOT / page).read_text())) <= targets

@@ -1,0 +1,85 @@
+"""A bucket that cloudflare/serverless-registry wrote is served (fixtures/legacy-bucket.json)."""
+
+import base64
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from registry.names import Digest
+from registry.storage import Attributes
+from tests.fakes.client import FakeRegistry, digest_of
+
+OBJECTS: list[dict[str, Any]] = json.loads((Path(__file__).parent / "fixtures/legacy-bucket.json").read_text())
+MANIFESTS = [found for found in OBJECTS if "/manifests/" in found["key"]]
+BLOBS = [found for found in OBJECTS if "/blobs/" in found["key"]]
+LINKS = [found for found in BLOBS if found["custom_metadata"]]
+
+
+@pytest.fixture
+def legacy(registry: FakeRegistry) -> FakeRegistry:
+    """A registry on SR's bucket."""
+    for found in OBJECTS:
+        checksum = found["sha256_checksum"]
+        attributes = Attributes(found["http_metadata"].get("contentType"), found["custom_metadata"])
+        data = base64.b64decode(found["body_base64"])
+        registry.bucket.seed(found["key"], data, attributes, Digest("sha256", checksum) if checksum else None)
+    return registry
+
+
+@pytest.mark.parametrize("found", MANIFESTS, ids=[found["key"] for found in MANIFESTS])
+async def test_every_tag_and_digest_pulls(legacy: FakeRegistry, found: dict[str, Any]) -> None:
+    """With its type, digest and size, and everything it names with the size it says."""
+    name, _, reference = found["key"].rpartition("/manifests/")
+    got = await legacy.call("GET", f"/v2/{name}/manifests/{reference}")
+    head = await legacy.call("HEAD", f"/v2/{name}/manifests/{reference}")
+    assert got.status == head.status == 200
+    assert got.body == base64.b64decode(found["body_base64"])
+    for answer in (got, head):
+        assert answer.headers["Docker-Content-Digest"] == digest_of(got.body)
+        assert answer.headers["Content-Type"] == found["http_metadata"]["contentType"]
+    document = json.loads(got.body)
+    for descriptor in [document[key] for key in ("config",) if key in document] + document.get("layers", []):
+        blob = await legacy.call("GET", f"/v2/{name}/blobs/{descriptor['digest']}")
+        assert (digest_of(blob.body), len(blob.body)) == (descriptor["digest"], descriptor["size"])
+
+
+@pytest.mark.parametrize("found", BLOBS, ids=[found["key"] for found in BLOBS])
+async def test_every_blob_has_its_true_size(legacy: FakeRegistry, found: dict[str, Any]) -> None:
+    """HEAD and GET agree, for mounted blobs too (SR's HEAD tells the size of its link)."""
+    name, _, digest = found["key"].rpartition("/blobs/")
+    got = await legacy.call("GET", f"/v2/{name}/blobs/{digest}")
+    head = await legacy.call("HEAD", f"/v2/{name}/blobs/{digest}")
+    assert digest_of(got.body) == digest
+    assert head.headers["Content-Length"] == got.headers["Content-Length"] == str(len(got.body))
+    assert head.headers["Docker-Content-Digest"] == digest
+
+
+async def test_the_bucket_has_what_this_file_is_for() -> None:
+    """The fixture holds links, and mounts of mounts."""
+    assert len(LINKS) >= 3
+    assert {found["key"].partition("/")[0] for found in LINKS} == {"mirror", "mirror2"}
+
+
+async def test_a_manifest_may_name_a_mounted_blob(legacy: FakeRegistry) -> None:
+    """A push that reuses SR's mounted layers: they are there, with their true size."""
+    manifest = next(found for found in MANIFESTS if found["key"] == "mirror/app/manifests/1.1")
+    answer = await legacy.call(
+        "PUT",
+        "/v2/mirror/app/manifests/again",
+        base64.b64decode(manifest["body_base64"]),
+        headers={"Content-Type": manifest["http_metadata"]["contentType"]},
+    )
+    assert answer.status == 201, answer
+
+
+async def test_links_that_lead_nowhere(legacy: FakeRegistry) -> None:
+    """To nothing, to themselves, and to a name that is none: 404 or 503, never wrong bytes."""
+    digest = digest_of(b"x")
+    link = "X-Serverless-Registry-Symlink"
+    for name, target, status in (("a", "gone", 404), ("b", "b", 404), ("c", "../c", 503)):
+        attributes = Attributes(metadata={link: target})
+        legacy.bucket.seed(f"{name}/blobs/{digest}", b"link", attributes, None)
+        for method in ("GET", "HEAD"):
+            assert (await legacy.call(method, f"/v2/{name}/blobs/{digest}")).status == status

@@ -1,0 +1,255 @@
+"""Pushing and pulling manifests: end-3, end-7."""
+
+import json
+from typing import Any
+
+import pytest
+
+from registry.manifest_format import MAX_MANIFEST_SIZE
+from tests.fakes.client import FakeRegistry, digest_of
+from tests.images import (
+    CONFIG,
+    DOCKER_LIST,
+    DOCKER_MANIFEST,
+    INDEX,
+    LAYER,
+    MANIFEST,
+    descriptor,
+    image,
+    push_image,
+    put_manifest,
+)
+
+NAME = "team/app"
+CONFIG_BYTES = b"{}"
+LAYER_BYTES = b"a layer"
+
+
+@pytest.fixture
+async def blobs(registry: FakeRegistry) -> FakeRegistry:
+    """A registry that has a config and a layer in `team/app`."""
+    await registry.push_blob(NAME, CONFIG_BYTES)
+    await registry.push_blob(NAME, LAYER_BYTES)
+    return registry
+
+
+async def test_push_and_pull_by_tag_and_digest(registry: FakeRegistry) -> None:
+    """The bytes come back as they were, with type, digest and size; HEAD says the same."""
+    manifest = await push_image(registry, NAME, "1.0", [LAYER_BYTES])
+    digest = digest_of(manifest)
+    for reference in ("1.0", digest):
+        url = f"/v2/{NAME}/manifests/{reference}"
+        got, head = await registry.call("GET", url), await registry.call("HEAD", url)
+        assert got.status == head.status == 200
+        assert (got.body, head.body) == (manifest, b"")
+        for answer in (got, head):
+            assert answer.headers["Content-Type"] == MANIFEST
+            assert answer.headers["Docker-Content-Digest"] == digest
+            assert answer.headers["Content-Length"] == str(len(manifest))
+            assert "no-transform" in answer.headers["Cache-Control"]
+
+
+async def test_the_answer_to_a_push(blobs: FakeRegistry) -> None:
+    """201 with a pullable location and the digest; OCI-Subject and OCI-Tag where they belong."""
+    manifest = json.dumps(image(CONFIG_BYTES, [LAYER_BYTES])).encode()
+    answer = await put_manifest(blobs, NAME, "1.0", manifest)
+    assert answer.status == 201
+    assert answer.headers["Docker-Content-Digest"] == digest_of(manifest)
+    assert (await blobs.call("GET", answer.location)).body == manifest
+    tagged = await put_manifest(blobs, NAME, f"{digest_of(manifest)}?tag=a&tag=b", manifest)
+    assert tagged.headers["OCI-Tag"] == "a, b"
+    for tag in ("a", "b"):
+        assert (await blobs.call("GET", f"/v2/{NAME}/manifests/{tag}")).body == manifest
+
+
+async def test_received_bytes_are_the_truth(blobs: FakeRegistry) -> None:
+    """Spaces, order and unknown fields stay."""
+    document = image(CONFIG_BYTES, [LAYER_BYTES]) | {"x-unknown": [1, {"a": None}]}
+    manifest = b"\n " + json.dumps(document, indent=3).encode() + b"\n\n"
+    assert (await put_manifest(blobs, NAME, "spaces", manifest)).status == 201
+    assert (await blobs.call("GET", f"/v2/{NAME}/manifests/spaces")).body == manifest
+
+
+async def test_a_tag_moves(registry: FakeRegistry) -> None:
+    """The digests of both stay."""
+    first = await push_image(registry, NAME, "latest", [b"1"])
+    second = await push_image(registry, NAME, "latest", [b"2"])
+    assert (await registry.call("GET", f"/v2/{NAME}/manifests/latest")).body == second
+    assert (await registry.call("GET", f"/v2/{NAME}/manifests/{digest_of(first)}")).body == first
+
+
+async def test_two_tags_in_one_second(registry: FakeRegistry) -> None:
+    """The digest's key is not written again while it is fresh: R2 takes one write a second to a key."""
+    manifest = await push_image(registry, NAME, "a", [LAYER_BYTES])
+    registry.pause = 0
+    assert (await put_manifest(registry, NAME, "b", manifest)).status == 201
+    hot = await put_manifest(registry, NAME, "b", manifest)
+    assert (hot.status, hot.codes, hot.headers["Retry-After"]) == (429, ["TOOMANYREQUESTS"], "1")
+    registry.clock.now += 3600
+    assert (await put_manifest(registry, NAME, "c", manifest)).status == 201
+
+
+async def test_indexes(blobs: FakeRegistry) -> None:
+    """An index of manifests that are there, by OCI and by Docker; an index of indexes; an empty one."""
+    manifest = json.dumps(image(CONFIG_BYTES, [LAYER_BYTES])).encode()
+    await put_manifest(blobs, NAME, digest_of(manifest), manifest)
+    child = descriptor(manifest, MANIFEST) | {"platform": {"architecture": "amd64", "os": "linux"}}
+    for media_type in (INDEX, DOCKER_LIST):
+        index = json.dumps({"schemaVersion": 2, "mediaType": media_type, "manifests": [child]}).encode()
+        assert (await put_manifest(blobs, NAME, "multi", index, media_type)).status == 201
+        got = await blobs.call("GET", f"/v2/{NAME}/manifests/multi")
+        assert (got.body, got.headers["Content-Type"]) == (index, media_type)
+    outer = {"schemaVersion": 2, "mediaType": INDEX, "manifests": [descriptor(index, DOCKER_LIST)]}
+    assert (await put_manifest(blobs, NAME, "outer", outer, INDEX)).status == 201
+    assert (await put_manifest(blobs, NAME, "none", {"schemaVersion": 2, "manifests": []}, INDEX)).status == 201
+
+
+async def test_other_formats(blobs: FakeRegistry) -> None:
+    """Docker schema 2, schema 1 as SR takes it, artifacts, and no Content-Type at all."""
+    docker = image(CONFIG_BYTES, [LAYER_BYTES]) | {"mediaType": DOCKER_MANIFEST}
+    assert (await put_manifest(blobs, NAME, "docker", docker, DOCKER_MANIFEST)).status == 201
+    schema_1 = {"schemaVersion": 1, "name": NAME, "tag": "1", "fsLayers": [{"blobSum": digest_of(LAYER_BYTES)}]}
+    signed = "application/vnd.docker.distribution.manifest.v1+prettyjws"
+    assert (await put_manifest(blobs, NAME, "one", schema_1, signed)).status == 201
+    assert (await blobs.call("HEAD", f"/v2/{NAME}/manifests/one")).headers["Content-Type"] == signed
+    artifact = {
+        "mediaType": "application/vnd.oci.artifact.manifest.v1+json",
+        "artifactType": "a/b",
+        "blobs": [descriptor(LAYER_BYTES, "text/plain")],
+    }
+    assert (await put_manifest(blobs, NAME, "artifact", artifact, artifact["mediaType"])).status == 201  # type: ignore[arg-type]
+    bare = image(CONFIG_BYTES, [])
+    del bare["mediaType"]
+    assert (await put_manifest(blobs, NAME, "bare", bare, None)).status == 201
+    assert (await blobs.call("HEAD", f"/v2/{NAME}/manifests/bare")).headers["Content-Type"] == MANIFEST
+    with_parameter = await put_manifest(blobs, NAME, "bare", bare, f"{MANIFEST}; charset=utf-8")
+    assert with_parameter.status == 201
+    assert (await blobs.call("HEAD", f"/v2/{NAME}/manifests/bare")).headers["Content-Type"] == MANIFEST
+
+
+async def test_foreign_layers_need_not_be_there(blobs: FakeRegistry) -> None:
+    """Windows base layers lie elsewhere."""
+    for media_type in (
+        "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip",
+        "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip",
+    ):
+        document = image(CONFIG_BYTES, [])
+        document["layers"] = [descriptor(b"elsewhere", media_type) | {"urls": ["https://example.com/layer"]}]
+        assert (await put_manifest(blobs, NAME, "windows", document)).status == 201
+
+
+async def test_a_subject_need_not_be_there(blobs: FakeRegistry) -> None:
+    """A referrer may come first; the answer names the subject, and the referrers entry is there, as SR writes it."""
+    subject = descriptor(b"not here yet", MANIFEST)
+    document = image(CONFIG_BYTES, [], subject=subject, artifactType="a/sbom", annotations={"k": "v"})
+    manifest = json.dumps(document).encode()
+    answer = await put_manifest(blobs, NAME, digest_of(manifest), manifest)
+    assert (answer.status, answer.headers["OCI-Subject"]) == (201, subject["digest"])
+    key = f"{NAME}/_referrers/{subject['digest']}/{digest_of(manifest)}"
+    assert json.loads(blobs.bucket.data(key)) == {
+        "mediaType": MANIFEST,
+        "digest": digest_of(manifest),
+        "size": len(manifest),
+        "artifactType": "a/sbom",
+        "annotations": {"k": "v"},
+    }
+
+
+async def test_sha512_manifests(blobs: FakeRegistry) -> None:
+    """Pushed by another algorithm, pulled by it and by tag."""
+    manifest = json.dumps(image(CONFIG_BYTES, [])).encode()
+    digest = digest_of(manifest, "sha512")
+    assert (await put_manifest(blobs, NAME, f"{digest}?tag=t", manifest)).status == 201
+    for reference in (digest, "t"):
+        got = await blobs.call("GET", f"/v2/{NAME}/manifests/{reference}")
+        assert (got.body, got.headers["Docker-Content-Digest"]) == (manifest, digest)
+
+
+# ---------------------------------------------------------------------- what is wrong
+async def test_what_is_not_there(registry: FakeRegistry) -> None:
+    """404 MANIFEST_UNKNOWN, also for an unknown repository."""
+    for reference in ("1.0", digest_of(b"x"), ".invalid"):
+        for method in ("GET", "HEAD"):
+            answer = await registry.call(method, f"/v2/nowhere/manifests/{reference}")
+            assert (answer.status, answer.codes) == (404, ["MANIFEST_UNKNOWN"])
+
+
+async def test_missing_blobs_are_named(blobs: FakeRegistry) -> None:
+    """MANIFEST_BLOB_UNKNOWN, an entry for each, and nothing is stored: "one or more MANIFEST_BLOB_UNKNOWN errors"."""
+    before = blobs.bucket.keys()
+    answer = await put_manifest(blobs, NAME, "1.0", image(b"config?", [LAYER_BYTES, b"layer?"]))
+    assert (answer.status, answer.codes) == (404, ["MANIFEST_BLOB_UNKNOWN"] * 2)
+    assert [error["detail"]["digest"] for error in json.loads(answer.body)["errors"]] == [
+        digest_of(b"config?"),
+        digest_of(b"layer?"),
+    ]
+    index = {"schemaVersion": 2, "manifests": [descriptor(b"child?", MANIFEST)]}
+    assert (await put_manifest(blobs, NAME, "1.0", index, INDEX)).codes == ["MANIFEST_BLOB_UNKNOWN"]
+    assert blobs.bucket.keys() == before
+
+
+async def test_a_wrong_digest_in_the_path(blobs: FakeRegistry) -> None:
+    """DIGEST_INVALID, nothing stored."""
+    before = blobs.bucket.keys()
+    answer = await put_manifest(blobs, NAME, digest_of(b"x"), image(CONFIG_BYTES, []))
+    assert (answer.status, answer.codes) == (400, ["DIGEST_INVALID"])
+    assert blobs.bucket.keys() == before
+
+
+@pytest.mark.parametrize("known", [True, False])
+async def test_too_large(registry: FakeRegistry, known: bool) -> None:
+    """413 above the limit; spec: at least 4 megabytes SHOULD be possible."""
+    body = b" " * (MAX_MANIFEST_SIZE + 1)
+    answer = await registry.call("PUT", "/v2/a/manifests/1", body if known else [body])
+    assert (answer.status, answer.codes) == (413, ["MANIFEST_INVALID"])
+
+
+async def test_four_mebibytes_are_accepted(blobs: FakeRegistry) -> None:
+    """Exactly the limit."""
+    document = image(CONFIG_BYTES, [], annotations={"filler": ""})
+    document["annotations"]["filler"] = "x" * (MAX_MANIFEST_SIZE - len(json.dumps(document)))
+    assert (await put_manifest(blobs, NAME, "large", document)).status == 201
+
+
+def changed(**fields: Any) -> dict[str, Any]:
+    """An image manifest with some fields replaced; None removes one."""
+    document = image(CONFIG_BYTES, [LAYER_BYTES]) | fields
+    return {key: value for key, value in document.items() if value is not None}
+
+
+LAYER_DESCRIPTOR = descriptor(LAYER_BYTES, LAYER)
+INVALID: list[tuple[object, str]] = [
+    (b"", "the manifest is not JSON"),
+    (b"\xff\xfe", "the manifest is not JSON"),
+    (b"[" * 100_000, "the manifest is not JSON"),
+    (b'{"schemaVersion": NaN}', "the manifest is not JSON"),
+    (b"[]", "the manifest is not a JSON object"),
+    (b'"text"', "the manifest is not a JSON object"),
+    (changed(schemaVersion=3), "schemaVersion is not 2"),
+    (changed(mediaType=7), "mediaType is not a string"),
+    (changed(mediaType=DOCKER_MANIFEST), "mediaType is not the Content-Type"),
+    (changed(config=None), "config is missing"),
+    (changed(config=[]), "config is not a JSON object"),
+    (changed(config={"mediaType": CONFIG, "size": 1}), "config.digest is missing"),
+    (changed(layers=None), "layers is missing"),
+    (changed(layers={}), "layers is not an array"),
+    (changed(layers=[LAYER_DESCRIPTOR, 5]), "layers[1] is not a JSON object"),
+    (changed(layers=[LAYER_DESCRIPTOR | {"digest": "sha256:x"}]), "layers[0].digest is no digest"),
+    (changed(layers=[LAYER_DESCRIPTOR | {"size": -1}]), "layers[0].size is not a number of bytes"),
+    (changed(layers=[LAYER_DESCRIPTOR | {"size": True}]), "layers[0].size is not a number of bytes"),
+    (changed(layers=[LAYER_DESCRIPTOR | {"size": 84}]), f"layers[0].size is 84, but {digest_of(LAYER_BYTES)} has 7"),
+    (changed(layers=[LAYER_DESCRIPTOR | {"mediaType": None}]), "layers[0].mediaType is missing"),
+    (changed(manifests=[]), "manifests stands beside layers or config"),
+    (changed(subject={}), "subject.size is not"),
+    (changed(annotations={"a": 1}), 'annotations["a"] is not a string'),
+]
+
+
+@pytest.mark.parametrize(("document", "reason"), INVALID, ids=[reason for _, reason in INVALID])
+async def test_invalid_manifests_are_told_why(blobs: FakeRegistry, document: object, reason: str) -> None:
+    """MANIFEST_INVALID with the JSON path and the reason; nothing stored."""
+    before = blobs.bucket.keys()
+    answer = await put_manifest(blobs, NAME, "1.0", document)
+    assert (answer.status, answer.codes) == (400, ["MANIFEST_INVALID"])
+    assert reason in json.loads(answer.body)["errors"][0]["message"]
+    assert blobs.bucket.keys() == before

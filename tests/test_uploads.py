@@ -1,0 +1,332 @@
+"""Pushing blobs: end-4, 5, 6, 13, 14."""
+
+import random
+from collections.abc import Iterator
+
+import pytest
+
+from registry.uploads import LARGE_PART, SMALL_PART
+from tests.fakes.client import Answer, FakeRegistry, digest_of, with_query
+
+MIB = 1024 * 1024
+NAME = "team/app"
+START = f"/v2/{NAME}/blobs/uploads/"
+
+
+def bytes_of(size: int, seed: int = 0) -> bytes:
+    """Random bytes by seed."""
+    return random.Random(f"{seed} {size}").randbytes(size)
+
+
+def in_pieces(data: bytes, size: int = 300_000) -> Iterator[bytes]:
+    """A body without a Content-Length."""
+    return (data[at : at + size] for at in range(0, len(data), size))
+
+
+async def start(registry: FakeRegistry) -> str:
+    """A session's location."""
+    answer = await registry.call("POST", START)
+    assert answer.status == 202
+    return answer.location
+
+
+async def check_blob(registry: FakeRegistry, data: bytes, name: str = NAME) -> None:
+    """The blob is there, byte for byte, and HEAD says the same of it."""
+    url = f"/v2/{name}/blobs/{digest_of(data)}"
+    got, head = await registry.call("GET", url), await registry.call("HEAD", url)
+    assert got.status == head.status == 200
+    assert got.body == data
+    assert head.body == b""
+    for answer in (got, head):
+        assert answer.headers["Content-Length"] == str(len(data))
+        assert answer.headers["Docker-Content-Digest"] == digest_of(data)
+        assert answer.headers["Content-Type"] == "application/octet-stream"
+        assert "no-transform" in answer.headers["Cache-Control"]
+
+
+def assert_nothing_left(registry: FakeRegistry) -> None:
+    """Nothing but the key that signs sessions."""
+    assert registry.bucket.keys() == ["_registry/session-secret"]
+    assert registry.bucket.uploads == {}
+
+
+# ---------------------------------------------------------------------- what is pushed is there
+SIZES = [0, 1, 1000, SMALL_PART - 1, SMALL_PART, SMALL_PART + 1, 3 * SMALL_PART + 7, LARGE_PART, LARGE_PART + 1]
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("known", [True, False])
+async def test_push_in_one_put(registry: FakeRegistry, size: int, known: bool) -> None:
+    """end-4a, end-6: POST, then PUT with the whole blob, as containerd and oras do it."""
+    data = bytes_of(size)
+    location = with_query(await start(registry), digest=digest_of(data))
+    answer = await registry.call("PUT", location, data if known else in_pieces(data))
+    assert answer.status == 201, answer
+    assert answer.location == f"/v2/{NAME}/blobs/{digest_of(data)}"
+    await check_blob(registry, data)
+    assert registry.bucket.uploads == {}
+    assert registry.bucket.keys(f"{NAME}/uploads/") == []
+
+
+@pytest.mark.parametrize("size", [0, 1, SMALL_PART, LARGE_PART + 1])
+@pytest.mark.parametrize("known", [True, False])
+async def test_push_in_one_post(registry: FakeRegistry, size: int, known: bool) -> None:
+    """end-4b."""
+    data = bytes_of(size)
+    answer = await registry.call("POST", f"{START}?digest={digest_of(data)}", data if known else in_pieces(data))
+    assert answer.status == 201
+    await check_blob(registry, data)
+    assert registry.bucket.keys(f"{NAME}/uploads/") == []
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("known", [True, False])
+async def test_push_in_one_chunk(registry: FakeRegistry, size: int, known: bool) -> None:
+    """end-5: POST, PATCH, PUT, as docker (chunked) and skopeo (known length) do it."""
+    data = bytes_of(size)
+    chunk = await registry.call("PATCH", await start(registry), data if known else in_pieces(data))
+    assert chunk.status == 202
+    assert chunk.headers["Range"] == f"0-{max(size - 1, 0)}"
+    answer = await registry.call("PUT", with_query(chunk.location, digest=digest_of(data)))
+    assert answer.status == 201
+    await check_blob(registry, data)
+    assert registry.bucket.uploads == {}
+    assert registry.bucket.keys(f"{NAME}/uploads/") == []
+
+
+# Sizes of chunks in bytes; a negative one comes without a Content-Length.
+CHUNKS = [
+    [5, 3],
+    [-5, -3],
+    [0, 10, 0],
+    [20 * MIB, 30 * MIB, 30 * MIB],
+    [-20 * MIB, -30 * MIB, -30 * MIB],
+    [20, 100, MIB],
+    [33 * MIB, -10 * MIB, 5],
+    [33 * MIB, -40 * MIB, 1],
+    [1, 40 * MIB],
+    [-1, 40 * MIB, -1],
+    [SMALL_PART - 1, 1, 1],
+    [-(SMALL_PART - 1), -1, -1],
+    [3 * SMALL_PART, -SMALL_PART, SMALL_PART],
+    [64 * 1024] * 30,
+]
+
+
+@pytest.mark.parametrize("sizes", CHUNKS, ids=str)
+@pytest.mark.parametrize("last_in_put", [False, True])
+async def test_push_in_chunks_of_any_size(registry: FakeRegistry, sizes: list[int], last_in_put: bool) -> None:
+    """Any sequence of chunks gives the blob; the last one may come with the PUT."""
+    data = bytes_of(sum(map(abs, sizes)))
+    location, offset = await start(registry), 0
+    for index, size in enumerate(sizes):
+        chunk = data[offset : offset + abs(size)]
+        offset += abs(size)
+        body = in_pieces(chunk) if size < 0 else chunk
+        if last_in_put and index == len(sizes) - 1:
+            answer = await registry.call("PUT", with_query(location, digest=digest_of(data)), body)
+        else:
+            answer = await registry.call("PATCH", location, body)
+            assert answer.status == 202
+            assert answer.headers["Range"] == f"0-{max(offset - 1, 0)}"
+            location = answer.location
+    if not last_in_put:
+        answer = await registry.call("PUT", with_query(location, digest=digest_of(data)))
+    assert answer.status == 201
+    await check_blob(registry, data)
+    assert registry.bucket.uploads == {}
+    assert registry.bucket.keys(f"{NAME}/uploads/") == []
+
+
+async def test_sha512(registry: FakeRegistry) -> None:
+    """The other registered algorithm, small and through parts."""
+    for size in (10, SMALL_PART + 1):
+        data = bytes_of(size)
+        digest = digest_of(data, "sha512")
+        started = await registry.call("POST", f"{START}?digest-algorithm=sha512")
+        chunk = await registry.call("PATCH", started.location, in_pieces(data))
+        assert (await registry.call("PUT", with_query(chunk.location, digest=digest))).status == 201
+        assert (await registry.call("GET", f"/v2/{NAME}/blobs/{digest}")).body == data
+    assert (await registry.call("POST", f"{START}?digest-algorithm=md5")).codes == ["DIGEST_INVALID"]
+
+
+async def test_large_blobs_are_data_with_a_ref_and_a_link(registry: FakeRegistry) -> None:
+    """DESIGN section 3: the bytes belong to no repository; the ref names the link's nonce."""
+    data = bytes_of(SMALL_PART)
+    await registry.push_blob(NAME, data)
+    link = registry.bucket.objects[f"{NAME}/blobs/{digest_of(data)}"].attributes.metadata
+    assert registry.bucket.keys("_data/") == [f"_data/{link['target']}"]
+    assert registry.bucket.keys("_refs/") == [f"_refs/{link['target']}/{link['ref']}/{NAME}"]
+    assert (link["size"], link["digest"]) == (str(len(data)), digest_of(data))
+
+
+async def test_a_blob_pushed_again_is_kept_once(registry: FakeRegistry) -> None:
+    """The second data object, its ref and its marker go; the first stays."""
+    data = bytes_of(SMALL_PART + 5)
+    await registry.push_blob(NAME, data)
+    before = registry.bucket.keys()
+    await registry.push_blob(NAME, data)
+    chunk = await registry.call("PATCH", await start(registry), in_pieces(data))
+    assert (await registry.call("PUT", with_query(chunk.location, digest=digest_of(data)))).status == 201
+    assert registry.bucket.keys() == before
+    await check_blob(registry, data)
+
+
+async def test_a_broken_link_heals_on_push(registry: FakeRegistry) -> None:
+    """A link whose data is gone reads as 404, and the next push replaces it."""
+    data = bytes_of(SMALL_PART)
+    await registry.push_blob(NAME, data)
+    await registry.bucket.delete(registry.bucket.keys("_data/"))
+    assert (await registry.call("GET", f"/v2/{NAME}/blobs/{digest_of(data)}")).codes == ["BLOB_UNKNOWN"]
+    await registry.push_blob(NAME, data)
+    await check_blob(registry, data)
+
+
+# ---------------------------------------------------------------------- what is wrong
+@pytest.mark.parametrize("size", [0, 5, SMALL_PART + 5])
+@pytest.mark.parametrize("way", ["put", "post", "known chunk", "unknown chunk", "two chunks", "put of unknown length"])
+async def test_a_wrong_digest_leaves_nothing(registry: FakeRegistry, size: int, way: str) -> None:
+    """DIGEST_INVALID, 400, and nothing of it stays in the bucket."""
+    data, wrong = bytes_of(size), digest_of(b"something else")
+    location = await start(registry)
+    if way == "post":
+        answer = await registry.call("POST", f"{START}?digest={wrong}", data)
+    elif way == "put":
+        answer = await registry.call("PUT", with_query(location, digest=wrong), data)
+    elif way == "put of unknown length":
+        answer = await registry.call("PUT", with_query(location, digest=wrong), in_pieces(data))
+    else:
+        parts = [data[: size // 2], data[size // 2 :]] if way == "two chunks" else [data]
+        for part in parts:
+            body = part if way == "known chunk" else in_pieces(part)
+            location = (await registry.call("PATCH", location, body)).location
+        answer = await registry.call("PUT", with_query(location, digest=wrong))
+    assert (answer.status, answer.codes) == (400, ["DIGEST_INVALID"])
+    assert_nothing_left(registry)
+
+
+async def test_sessions_are_bound_to_repository_and_time(registry: FakeRegistry) -> None:
+    """BLOB_UPLOAD_UNKNOWN for a foreign, an invented and an expired session, whatever is asked of it."""
+    location = await start(registry)
+    session = location.rpartition("/")[2]
+    invented = session[:-1] + ("0" if session[-1] != "0" else "1")
+    for url in (f"/v2/other/blobs/uploads/{session}", f"{START}{invented}", f"{START}x", f"{START}{session}x"):
+        for method, query in (("PATCH", ""), ("PUT", f"?digest={digest_of(b'x')}"), ("GET", ""), ("DELETE", "")):
+            answer = await registry.call(method, url + query, b"x" if method in ("PATCH", "PUT") else b"")
+            assert (answer.status, answer.codes) == (404, ["BLOB_UPLOAD_UNKNOWN"])
+    registry.clock.now += 24 * 3600
+    assert (await registry.call("PATCH", location, b"x")).codes == ["BLOB_UPLOAD_UNKNOWN"]
+    assert_nothing_left(registry)
+
+
+async def test_sessions_work_across_isolates(registry: FakeRegistry) -> None:
+    """The key lies in the bucket, and an isolate that has an old one looks again."""
+    location = await start(registry)
+    registry.restart()
+    assert (await registry.call("PATCH", location, b"x")).status == 202
+    other = FakeRegistry(clock=registry.clock, seed=1)
+    other_location = await start(other)
+    assert other_location != location
+    registry.bucket.objects["_registry/session-secret"] = other.bucket.objects["_registry/session-secret"]
+    assert (await registry.call("PATCH", other_location, b"x")).status == 202
+
+
+async def test_post_touches_the_bucket_once(registry: FakeRegistry) -> None:
+    """Budget `post`: nothing, once the isolate knows the key."""
+    await start(registry)
+    usage = registry.bucket.usage
+    before = (usage.class_a, usage.class_b)
+    await start(registry)
+    assert (registry.bucket.usage.class_a, registry.bucket.usage.class_b) == before
+
+
+# ---------------------------------------------------------------------- order
+async def patch(registry: FakeRegistry, location: str, data: bytes, content_range: str) -> Answer:
+    """A chunk with a Content-Range."""
+    return await registry.call("PATCH", location, data, headers={"Content-Range": content_range})
+
+
+async def test_chunks_out_of_order_are_refused(registry: FakeRegistry) -> None:
+    """end-5: "If a chunk is uploaded out of order, the registry MUST respond with 416"; the session stays usable."""
+    location = await start(registry)
+    first = await patch(registry, location, b"01234", "0-4")
+    assert first.status == 202
+    for wrong in ("0-4", "6-10", "4-8"):
+        answer = await patch(registry, first.location, b"56789", wrong)
+        assert (answer.status, answer.codes) == (416, ["BLOB_UPLOAD_INVALID"])
+        assert answer.headers["Range"] == "0-4"
+        assert answer.location == first.location
+    second = await patch(registry, first.location, b"56789", "5-9")
+    assert second.headers["Range"] == "0-9"
+    done = await registry.call("PUT", with_query(second.location, digest=digest_of(b"0123456789")))
+    assert done.status == 201
+
+
+async def test_the_same_chunk_twice_is_refused_with_the_truth(registry: FakeRegistry) -> None:
+    """A stale location: the answer says where the session is, and going on from there works."""
+    location = await start(registry)
+    first = await registry.call("PATCH", location, b"01234")
+    again = await registry.call("PATCH", location, b"01234")
+    assert again.status == 416
+    assert (again.headers["Range"], again.location) == ("0-4", first.location)
+    second = await registry.call("PATCH", again.location, b"56789")
+    stale = await registry.call("PUT", with_query(first.location, digest=digest_of(b"0123456789")))
+    assert stale.status == 416
+    assert (stale.headers["Range"], stale.location) == ("0-9", second.location)
+    assert (await registry.call("PUT", with_query(stale.location, digest=digest_of(b"0123456789")))).status == 201
+
+
+async def test_a_plain_location_goes_on_by_content_range(registry: FakeRegistry) -> None:
+    """A client that keeps the POST's location: the log knows where the session is."""
+    location = await start(registry)
+    await patch(registry, location, b"01234", "0-4")
+    second = await patch(registry, location, b"56789", "5-9")
+    assert second.status == 202
+    done = await registry.call("PUT", with_query(location, digest=digest_of(b"0123456789")))
+    assert done.status == 201
+
+
+@pytest.mark.parametrize("header", ["x", "5", "4-0", "bytes=0-4", "0-4/5", "-", "0-" + "9" * 30])
+async def test_a_malformed_content_range(registry: FakeRegistry, header: str) -> None:
+    """It MUST match ^[0-9]+-[0-9]+$."""
+    answer = await patch(registry, await start(registry), b"01234", header)
+    assert (answer.status, answer.codes) == (400, ["BLOB_UPLOAD_INVALID"])
+    assert_nothing_left(registry)
+
+
+@pytest.mark.parametrize("known", [True, False])
+async def test_content_range_and_body_must_agree(registry: FakeRegistry, known: bool) -> None:
+    """SIZE_INVALID, and nothing was appended."""
+    location = await start(registry)
+    for header in ("0-3", "0-5"):
+        body = b"01234" if known else in_pieces(b"01234")
+        answer = await registry.call("PATCH", location, body, headers={"Content-Range": header})
+        assert (answer.status, answer.codes) == (400, ["SIZE_INVALID"])
+    assert_nothing_left(registry)
+
+
+async def test_status_and_cancel(registry: FakeRegistry) -> None:
+    """end-13 tells how far a session is, end-14 gives everything back."""
+    location = await start(registry)
+    empty = await registry.call("GET", location)
+    assert (empty.status, empty.headers["Range"]) == (204, "0-0")
+    data = bytes_of(SMALL_PART + 5)
+    chunk = await registry.call("PATCH", location, in_pieces(data))
+    for url in (location, chunk.location):
+        status = await registry.call("GET", url)
+        assert (status.status, status.headers["Range"]) == (204, f"0-{len(data) - 1}")
+        assert status.location == chunk.location
+    assert (await registry.call("DELETE", location)).status == 204
+    assert_nothing_left(registry)
+    late = await registry.call("PUT", with_query(chunk.location, digest=digest_of(data)))
+    assert (late.status, late.codes) == (404, ["BLOB_UPLOAD_UNKNOWN"])
+
+
+async def test_a_closing_put_asked_again(registry: FakeRegistry) -> None:
+    """After a lost reply: the log is gone, the blob is there: 201 again."""
+    for data in (b"small", bytes_of(SMALL_PART + 5)):
+        chunk = await registry.call("PATCH", await start(registry), data)
+        url = with_query(chunk.location, digest=digest_of(data))
+        assert (await registry.call("PUT", url)).status == 201
+        assert (await registry.call("PUT", url)).status == 201
+        await check_blob(registry, data)
