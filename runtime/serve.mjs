@@ -13,7 +13,7 @@ const NODE_MAJOR = 22; // `engines` of miniflare and wrangler
 // An editor that saves writes several files, or one of them several times.
 const DEBOUNCE_MS = 200;
 
-// For a fresh clone, where .dev.vars names nobody.
+// When the configuration names nobody. The only credentials that are ever printed.
 const DEV_USER = { USERNAME: "hello", PASSWORD: "world" };
 
 // What a test run may set without writing .dev.vars. Not USERNAME: desktops set that themselves.
@@ -52,7 +52,8 @@ async function serve({ port, host, dataDir, stats, statsPort, vars }) {
   for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"]) process.on(signal, () => process.exit(0));
 
   const config = orStop(() => readProjectConfig(ROOT));
-  const ownUser = "USERNAME" in config.vars || "PASSWORD" in config.vars;
+  const { USERNAME, PASSWORD } = "USERNAME" in config.vars || "PASSWORD" in config.vars ? config.vars : DEV_USER;
+  const ownUser = USERNAME !== DEV_USER.USERNAME || PASSWORD !== DEV_USER.PASSWORD;
   const start = () =>
     startRuntime({ root: ROOT, dataDir, stats, statsPort, vars: ownUser ? vars : { ...DEV_USER, ...vars } });
 
@@ -105,7 +106,7 @@ function announce({ port, host, dataDir, ownUser, statsPort }) {
   const user = ownUser ? "" : ` -u ${DEV_USER.USERNAME} -p ${DEV_USER.PASSWORD}`;
   console.log(`
 Registry   http://${registry}
-User       ${ownUser ? "as in .dev.vars" : `${DEV_USER.USERNAME}, password ${DEV_USER.PASSWORD}`}
+User       ${ownUser ? "as configured" : `${DEV_USER.USERNAME}, password ${DEV_USER.PASSWORD}`}
 Bucket     ${dataDir}${statsPort ? `\nStats      http://127.0.0.1:${statsPort}/stats` : ""}
 
   docker login ${registry}${user}

@@ -37,7 +37,12 @@ def blob(name: RepositoryName, digest: Digest) -> str:
 
 def manifest(name: RepositoryName, reference: Reference) -> str:
     """A manifest under its digest, or its copy under a tag."""
-    return f"{name}/manifests/{reference}"
+    return f"{manifests(name)}{reference}"
+
+
+def manifests(name: RepositoryName) -> str:
+    """The prefix of a repository's manifests: tags and digests, which have a ":"."""
+    return f"{name}/manifests/"
 
 
 def referrer(name: RepositoryName, subject: Digest, digest: Digest) -> str:

@@ -15,6 +15,7 @@ from registry.endpoints import (
     GetUpload,
     HeadBlob,
     HeadManifest,
+    ListTags,
     MountBlob,
     PutManifest,
     StartUpload,
@@ -24,6 +25,7 @@ from registry.endpoints import (
 )
 from registry.errors import Problem, RegistryError
 from registry.handle_blobs import get_blob, head_blob
+from registry.handle_discovery import list_tags
 from registry.handle_manifests import get_manifest, head_manifest, put_manifest
 from registry.handle_uploads import (
     append_chunk,
@@ -61,6 +63,7 @@ _HANDLERS: dict[type[Endpoint], Handler] = {
     GetManifest: get_manifest,
     HeadManifest: head_manifest,
     PutManifest: put_manifest,
+    ListTags: list_tags,
     StartUpload: start_upload,
     StartUploadFor: start_upload_for,
     MountBlob: start_upload,

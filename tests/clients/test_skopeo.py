@@ -108,10 +108,11 @@ def test_second_repository(skopeo: Client, layout: OciLayout, repository: str, f
 
 
 def test_copy_inside_the_registry(skopeo: Client, layout: OciLayout, repository: str, folder: Path) -> None:
-    """An image is copied from one repository to another."""
+    """An image is copied from one repository to another, by mounting or by uploading again."""
     push(skopeo, layout.tag("1", layout.add_image(small_layers(repository))), f"{repository}:1")
     source, target = f"docker://{repository}:1", f"docker://{repository}/copy:2"
-    skopeo.succeeds("copy", "--src-tls-verify=false", "--dest-tls-verify=false", source, target)
+    insecure = ("--src-tls-verify=false", "--dest-tls-verify=false")
+    skopeo.succeeds("copy", "--preserve-digests", *insecure, source, target)
     pull(skopeo, f"{repository}/copy:2", folder / "pulled")
     assert blobs(folder / "pulled") == blobs(layout.folder)
 

@@ -53,6 +53,10 @@ export class Lines {
     else this.#waiting.splice(index, 1)[0].resolve(line);
   }
 
+  rest() {
+    return this.#seen;
+  }
+
   next(pattern) {
     const index = this.#seen.findIndex((line) => pattern.test(line));
     if (index !== -1) return Promise.resolve(this.#seen.splice(index, 1)[0]);

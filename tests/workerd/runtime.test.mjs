@@ -297,6 +297,17 @@ describe("make serve", { timeout: TIMEOUT_MS }, () => {
     while (runs(workerd)) await setTimeout(1);
   });
 
+  test("prints no credentials but the ones everybody knows", async (context) => {
+    const root = makeProject(context, { "src/entry.py": HELLO, ".dev.vars": "USERNAME=alice\nPASSWORD=confidential\n" });
+    const port = await freePort();
+    const { lines, child, exit } = serve(context, root, { PORT: port });
+    await lines.next(new RegExp(`docker login localhost:${port}$`));
+    await lines.next(/docker pull/);
+    child.kill();
+    await exit;
+    assert.doesNotMatch(lines.rest().join("\n"), /alice|confidential|world/);
+  });
+
   test("keeps the bucket between runs", async (context) => {
     const source = HELLO.replace('return Response("hello")', 'before = await self.env.REGISTRY.head("key")\n        await self.env.REGISTRY.put("key", "x")\n        return Response(str(bool(before)))');
     const root = makeProject(context, { "src/entry.py": source });

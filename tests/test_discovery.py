@@ -1,0 +1,97 @@
+"""What a repository has: end-8."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from registry.storage import NO_ATTRIBUTES
+from tests.fakes.client import FakeRegistry, digest_of
+from tests.images import push_image
+
+NAME = "team/app"
+
+
+def seed(registry: FakeRegistry, references: list[str]) -> None:
+    """Manifests that are there, without bytes: listing only looks at keys."""
+    for reference in references:
+        registry.bucket.seed(f"{NAME}/manifests/{reference}", b"", NO_ATTRIBUTES, None)
+
+
+async def tags(registry: FakeRegistry, query: str = "") -> tuple[list[str], str | None]:
+    """A page of tags, and where its Link leads."""
+    answer = await registry.call("GET", f"/v2/{NAME}/tags/list{query}")
+    assert answer.status == 200, answer
+    document: dict[str, Any] = json.loads(answer.body)
+    assert document["name"] == NAME
+    link = answer.headers.get("Link")
+    if link is None:
+        return document["tags"], None
+    assert link.startswith(f"</v2/{NAME}/tags/list?")
+    assert link.endswith('>; rel="next"')
+    return document["tags"], link[1 : link.index(">")].partition("/tags/list")[2]
+
+
+async def test_tags_without_digests(registry: FakeRegistry) -> None:
+    """In the order of their bytes; what lies before and behind the digests, and cosign's tags between them."""
+    await push_image(registry, NAME, "latest", [b"1"])
+    await push_image(registry, NAME, "v1", [b"2"])
+    await push_image(registry, NAME, "1.0", [b"3"])
+    seed(registry, ["sha256", "sha256-abc.sig", "sha512-abc.sig", "shaz", "Z", digest_of(b"", "sha512"), "blake3:00"])
+    found, link = await tags(registry)
+    assert found == ["1.0", "Z", "latest", "sha256", "sha256-abc.sig", "sha512-abc.sig", "shaz", "v1"]
+    assert link is None
+
+
+async def test_pages(registry: FakeRegistry) -> None:
+    """n, last and Link; n=0 "MUST return an empty list, and MUST NOT include a Link header"."""
+    everything = sorted(f"t{number}" for number in range(25))
+    seed(registry, everything)
+    for size in (1, 7, 24, 25, 26):
+        found, link = await tags(registry, f"?n={size}")
+        assert found == everything[:size]
+        while link is not None:
+            page, link = await tags(registry, link)
+            assert page
+            found += page
+        assert found == everything
+    assert await tags(registry, "?n=0") == ([], None)
+    assert await tags(registry, "?last=t8") == (["t9"], None)
+    assert await tags(registry, "?last=zzz") == ([], None)
+    assert (await tags(registry, "?n=2&last=t1"))[0] == ["t10", "t11"]
+
+
+async def test_an_unknown_repository(registry: FakeRegistry) -> None:
+    """404 NAME_UNKNOWN."""
+    for query in ("", "?n=0", "?n=5&last=x"):
+        answer = await registry.call("GET", f"/v2/{NAME}/tags/list{query}")
+        assert (answer.status, answer.codes) == (404, ["NAME_UNKNOWN"])
+
+
+async def test_a_repository_without_tags(registry: FakeRegistry) -> None:
+    """Spec: the list of tags MAY be empty."""
+    seed(registry, [digest_of(b"")])
+    assert await tags(registry) == ([], None)
+    assert await tags(registry, "?n=0") == ([], None)
+
+
+@pytest.mark.parametrize("tag", ["latest", "v1"])
+async def test_one_tag_among_ten_thousand_digests(registry: FakeRegistry, tag: str) -> None:
+    """Budget `tags-1-of-10000`: 3 Class A, whatever the digests."""
+    seed(registry, [digest_of(str(number).encode()) for number in range(10_000)] + [tag])
+    assert await tags(registry) == ([tag], None)
+    assert registry.bucket.usage.class_a <= 3
+
+
+@given(st.sets(st.from_regex(r"[a-zA-Z0-9_][a-zA-Z0-9._-]{0,5}", fullmatch=True), min_size=1), st.integers(1, 5))
+async def test_any_tags_in_pages_of_any_size(names: set[str], size: int) -> None:
+    """Every tag once, in order, among digests of both algorithms."""
+    registry = FakeRegistry()
+    seed(registry, [*names, digest_of(b"1"), digest_of(b"2"), digest_of(b"", "sha512")])
+    found, link = await tags(registry, f"?n={size}")
+    while link is not None:
+        page, link = await tags(registry, link)
+        found += page
+    assert found == sorted(names)
