@@ -93,7 +93,7 @@ export async function startRuntime({ root = PROJECT, entry = "entry", sources = 
   } catch (error) {
     // It repeats the error of the start.
     await miniflare.dispose().catch(() => {});
-    throw new StartError(printed.join("\n"), { cause: error });
+    throw new StartError(printed.join("\n") || error.message, { cause: error });
   } finally {
     starting = false;
   }

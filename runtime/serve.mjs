@@ -25,7 +25,7 @@ await serve(settings(process.env));
 
 function whatIsMissing() {
   const [major] = process.versions.node.split(".");
-  if (Number(major) < NODE_MAJOR) return `Node ${NODE_MAJOR} or newer is needed, this is ${process.versions.node}: \`make setup\` installs one.`;
+  if (Number(major) < NODE_MAJOR) return `Node ${NODE_MAJOR} or newer is needed, this is ${process.versions.node}: \`make install\` brings one.`;
   if (!existsSync(join(ROOT, "node_modules/miniflare"))) return "The npm packages are missing: run `make install`.";
   if (!existsSync(join(ROOT, "python_modules/workers"))) return "python_modules is missing: run `make install`.";
   return undefined;
@@ -75,8 +75,8 @@ async function serve({ port, host, dataDir, stats, statsPort, vars }) {
       console.error(`${error.message}\nNot serving: waiting for a change in src/.`);
     }
   };
-  await restart();
   onChange(join(ROOT, "src"), restart);
+  await restart();
 }
 
 // Calls `react` once a change below `folder` has settled, one call at a time.

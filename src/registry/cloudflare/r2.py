@@ -42,8 +42,8 @@ _ERRORS: dict[str, type[StorageError]] = {
     "10037": ChecksumMismatch,
     "10058": StorageBusy,
 }
-# What a stream's reader, and the put it feeds, say when the client is gone (RUNTIME, "Streams").
-_CONNECTION_LOST = "Network connection lost"
+# What a put says when the client whose body it reads is gone: either, for the same reset.
+_CLIENT_GONE = ("Network connection lost", "client disconnected")
 
 
 class R2Storage:
@@ -144,7 +144,7 @@ async def _result(call: Any) -> Any:
         return await call
     except JsException as error:
         message = str(error)
-        if _CONNECTION_LOST in message:
+        if any(text in message for text in _CLIENT_GONE):
             raise ClientGone(message) from None
         code = _CODE.search(message)
         raise _ERRORS.get(code.group(1) if code else "", StorageError)(message) from None
