@@ -53,14 +53,15 @@ $(PY_READY): constraints.txt
 	@touch $@
 
 $(JS_READY): package-lock.json
-	npm ci --no-fund --no-audit
+	npm ci --no-fund --no-audit --loglevel=error
 	@touch $@
 
 # What `pywrangler sync` vendors before a deploy. It downloads an interpreter; this does not.
 $(VENDORED): constraints.txt $(PY_READY)
 	rm -rf python_modules
+	awk '/^[a-z]/ { ships = /^(pyjwt|workers-runtime-sdk)==/ } ships' constraints.txt > $@.txt
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps --no-compile --target python_modules \
-		--constraint constraints.txt pyjwt workers-runtime-sdk
+		--require-hashes -r $@.txt
 	@touch $@
 
 constraints: $(PY_READY) ## pin the newest versions that pyproject.toml allows
