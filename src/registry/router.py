@@ -2,6 +2,7 @@
 
 import traceback
 from collections.abc import Awaitable, Callable
+from http import HTTPStatus
 from typing import Any
 
 from registry.endpoints import (
@@ -92,7 +93,8 @@ async def handle(registry: Registry, request: Request) -> Response:
     except Exception:  # the last line of defence: a stack trace is for the log, never for the client
         log("internal-error", method=request.method, path=request.path, trace=traceback.format_exc())
         response = _render(RegistryError(Problem.INTERNAL))
-    await drain(registry.platform, request.body, _DRAIN_LIMIT)
+    if response.status >= HTTPStatus.BAD_REQUEST:
+        await drain(registry.platform, request.body, _DRAIN_LIMIT)
     return response
 
 

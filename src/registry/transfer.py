@@ -85,6 +85,8 @@ async def drain(platform: Platform, source: Source, limit: int) -> None:
 
     An answer before the end of a large body reaches the client as a broken connection instead (DESIGN section 2).
     """
+    if source.size == 0:
+        return
     try:
         buffer = platform.streams.buffer(COPY_BUFFER)
         while limit > 0 and (count := await source.fill(buffer, 0, buffer.size)):

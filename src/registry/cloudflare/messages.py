@@ -19,9 +19,16 @@ def to_request(request: workers.Request) -> Request:
         value: str | None = present(headers.get(name))
         return value
 
-    length = header("content-length")
-    body = JsSource(raw.body, int(length) if length is not None and length.isdigit() else None)
-    return Request(raw.method, url.path, url.query, header, body)
+    return Request(
+        raw.method, url.path, url.query, header, JsSource(raw.body, _size(raw.body, header("content-length")))
+    )
+
+
+def _size(body: Any, length: str | None) -> int | None:
+    """Bytes of a body: none when there is no body, unknown when the client sends it in chunks."""
+    if present(body) is None:
+        return 0
+    return int(length) if length is not None else None
 
 
 def to_response(response: Response) -> workers.Response:

@@ -35,7 +35,7 @@ class JsSource:
         self.size = size
         self._stream = stream
         self._reader: Any = None
-        self._ended = not stream  # a request without a body has null
+        self._ended = present(stream) is None  # a request without a body has null
 
     def hand_over(self) -> Any:
         """The stream itself, unread, for R2 or for a Response."""
