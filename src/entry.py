@@ -9,7 +9,7 @@ from workers import Request, Response, WorkerEntrypoint, import_from_javascript
 from registry.cloudflare.messages import to_request, to_response
 from registry.cloudflare.r2 import R2Storage
 from registry.cloudflare.streams import JsStreams, present
-from registry.platform import Platform
+from registry.platform import make_platform
 from registry.registry import Registry
 from registry.router import handle
 from registry.settings import read_settings
@@ -26,7 +26,7 @@ def _make_registry() -> Registry:
         value = present(getattr(env, name, None))
         return value if isinstance(value, str) else None
 
-    platform = Platform(R2Storage(env.REGISTRY), JsStreams(), time.time, secrets.token_hex)
+    platform = make_platform(R2Storage(env.REGISTRY), JsStreams(), time.time, asyncio.sleep, secrets.token_hex)
     return Registry(platform, read_settings(variable))
 
 

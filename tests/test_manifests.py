@@ -83,8 +83,9 @@ async def test_two_tags_in_one_second(registry: FakeRegistry) -> None:
     manifest = await push_image(registry, NAME, "a", [LAYER_BYTES])
     registry.pause = 0
     assert (await put_manifest(registry, NAME, "b", manifest)).status == 201
-    hot = await put_manifest(registry, NAME, "b", manifest)
-    assert (hot.status, hot.codes, hot.headers["Retry-After"]) == (429, ["TOOMANYREQUESTS"], "1")
+    before = registry.clock.now
+    assert (await put_manifest(registry, NAME, "b", manifest)).status == 201
+    assert registry.clock.now > before, "the tag's own key was tried again a second later"
     registry.clock.now += 3600
     assert (await put_manifest(registry, NAME, "c", manifest)).status == 201
 

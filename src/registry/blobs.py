@@ -8,6 +8,7 @@ from registry.errors import Problem, RegistryError
 from registry.log import log
 from registry.names import Digest, RepositoryName, parse_name
 from registry.platform import Platform
+from registry.retries import tidying
 from registry.storage import ABSENT, Attributes, Content, Source, StorageBusy, StorageError, StoredBody, StoredObject
 
 LARGE_BLOB = 8 * 1024 * 1024  # bytes: from here on bytes are shared between repositories through links (DESIGN 3)
@@ -157,7 +158,8 @@ async def link(platform: Platform, name: RepositoryName, digest: Digest, data: D
         if await storage.put(key, data.id.encode(), attributes, only_if=found.etag) is None:
             raise StorageBusy("the blob was pushed twice at once")
         return
-    await storage.delete([ref])
+    with tidying("a ref"):
+        await storage.delete([ref])
     if ours and _link_target(found) != data.blob:
         await drop_data(platform, data)
 
@@ -169,11 +171,12 @@ async def drop_data(platform: Platform, data: Data) -> None:
     """
     storage = platform.storage
     marker = keys.condemned(data.id)
-    await storage.put(marker, b"")
-    refs = await storage.list(keys.refs(data.id), limit=2)
-    if all(found.key == marker for found in refs.objects):
-        await storage.delete([data.key])
-    await storage.delete([marker])
+    with tidying("data"):
+        await storage.put(marker, b"")
+        refs = await storage.list(keys.refs(data.id), limit=2)
+        if all(found.key == marker for found in refs.objects):
+            await storage.delete([data.key])
+        await storage.delete([marker])
 
 
 async def _is_sound(platform: Platform, stored: StoredObject, digest: Digest, size: int) -> bool:

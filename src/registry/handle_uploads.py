@@ -19,8 +19,8 @@ from registry.names import ALGORITHMS, Digest, RepositoryName
 from registry.ranges import parse_chunk_range, upload_range
 from registry.registry import Registry
 from registry.storage import MAX_PUT_SIZE
-from registry.upload_log import State, gone
-from registry.uploads import OutOfDate, Upload, put_whole
+from registry.upload_log import OutOfDate, State, gone
+from registry.uploads import Upload, put_whole
 
 
 async def start_upload(registry: Registry, endpoint: StartUpload | MountBlob, request: Request) -> Response:
@@ -52,9 +52,10 @@ async def append_chunk(registry: Registry, endpoint: AppendChunk, request: Reque
     upload = await _upload(registry, endpoint)
     state = await _continue_from(upload, endpoint, request)
     chunk_range = parse_chunk_range(request.header("content-range"))
-    appended = await upload.append(state, request.body, chunk_range.size if chunk_range else None)
-    if appended is None:
-        raise await _out_of_order(upload, endpoint)
+    try:
+        appended = await upload.append(state, request.body, chunk_range.size if chunk_range else None)
+    except OutOfDate:
+        raise await _out_of_order(upload, endpoint) from None
     return _progress(202, endpoint, appended)
 
 
@@ -114,8 +115,6 @@ async def _continue_from(upload: Upload, endpoint: InSession, request: Request) 
 async def _append_and_close(upload: Upload, state: State, endpoint: CloseUpload | UploadBlob, request: Request) -> None:
     chunk_range = parse_chunk_range(request.header("content-range"))
     appended = await upload.append(state, request.body, chunk_range.size if chunk_range else None)
-    if appended is None:
-        raise OutOfDate
     await _close(upload, appended.entry, endpoint)
 
 

@@ -12,7 +12,7 @@ from registry import keys
 from registry.errors import Problem, RegistryError
 from registry.names import RepositoryName
 from registry.platform import Platform
-from registry.storage import ABSENT
+from registry.storage import ABSENT, Attributes
 
 SESSION_SECONDS = 24 * 3600  # how long a session may take; the sweeper leaves `_data` alone for longer
 _SECRET_BYTES = 32
@@ -62,7 +62,8 @@ class Sessions:
         stored = await storage.get(keys.SIGNING_KEY)
         if stored is None:
             fresh = self._platform.random_hex(_SECRET_BYTES).encode()
-            if await storage.put(keys.SIGNING_KEY, fresh, only_if=ABSENT) is not None:
+            nonce = Attributes(metadata={"nonce": self._platform.random_hex(8)})
+            if await storage.put(keys.SIGNING_KEY, fresh, nonce, only_if=ABSENT) is not None:
                 self._secret = fresh
                 return fresh
             stored = await storage.get(keys.SIGNING_KEY)

@@ -7,7 +7,7 @@ says what goes where.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from registry.names import Digest
 
@@ -69,6 +69,7 @@ class Buffer(Protocol):
         ...
 
 
+@runtime_checkable
 class Source(Protocol):
     """A stream of bytes that can be read once: a request's body, or an object's."""
 
@@ -97,7 +98,7 @@ class Pipe(Protocol):
     """A stream of a known number of bytes: written on one side, given to `put` or `upload_part` on the other."""
 
     @property
-    def content(self) -> "Content":
+    def content(self) -> Source:
         """The side to hand to the storage."""
         ...
 
@@ -131,7 +132,7 @@ class Digester(Protocol):
 
 
 class Content(Protocol):
-    """Bytes on their way: an opaque value of the runtime (a slice of a buffer, or the readable side of a pipe)."""
+    """Bytes in memory on their way: an opaque value of the runtime, which can be sent again."""
 
 
 class Streams(Protocol):

@@ -1,17 +1,19 @@
 """Moving bytes from sources to the storage, without ever holding more than a buffer of them."""
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
+from registry.errors import RegistryError
 from registry.names import Digest
 from registry.platform import Platform
-from registry.storage import ClientGone, Content, Digester, Pipe, Source
+from registry.storage import ClientGone, Digester, Pipe, Source
 
 T = TypeVar("T")
 
-COPY_BUFFER = 1024 * 1024  # bytes: each turn of the copy loop costs about a millisecond of awaits, whatever its size
+COPY_BUFFER = 512 * 1024  # bytes: each turn of the copy loop costs about a millisecond of awaits, whatever its size
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +25,7 @@ class Span:
 
 
 async def through_pipe(
-    platform: Platform, size: int, write: Callable[[Pipe], Awaitable[None]], store: Callable[[Content], Awaitable[T]]
+    platform: Platform, size: int, write: Callable[[Pipe], Awaitable[None]], store: Callable[[Source], Awaitable[T]]
 ) -> T:
     """Run `write`, which passes exactly `size` bytes on, beside `store`, which takes them.
 
@@ -54,26 +56,28 @@ async def through_pipe(
 async def copy(platform: Platform, span: Span, pipe: Pipe, digester: Digester | None = None) -> None:
     """Pass a span on to a pipe, and to a digester beside it. Raises ClientGone when the source ends early."""
     left = span.size
-    buffer = platform.streams.buffer(min(COPY_BUFFER, left))
-    while left:
-        count = await span.source.fill(buffer, 0, min(left, buffer.size))
-        if count == 0:
-            raise ClientGone("the body ended before its Content-Length")
-        left -= count
-        content = buffer.slice(0, count)
-        if digester is None:
-            await pipe.write(content)
-        else:
-            await asyncio.gather(pipe.write(content), digester.update(content))
+    if left == 0:
+        return
+    with await platform.copies.take(min(COPY_BUFFER, left)) as lease:
+        while left:
+            count = await platform.copies.fill(span.source, lease, min(left, lease.size))
+            if count == 0:
+                raise ClientGone("the body ended before its Content-Length")
+            left -= count
+            content = lease.buffer.slice(0, count)
+            if digester is None:
+                await pipe.write(content)
+            else:
+                await asyncio.gather(pipe.write(content), digester.update(content))
 
 
 async def digest_of(platform: Platform, source: Source, algorithm: str) -> Digest:
     """Read a source to its end; the digest of its bytes."""
     digester = platform.streams.digester(algorithm)
-    buffer = platform.streams.buffer(COPY_BUFFER)
     try:
-        while count := await source.fill(buffer, 0, buffer.size):
-            await digester.update(buffer.slice(0, count))
+        with await platform.copies.take(COPY_BUFFER) as lease:
+            while count := await platform.copies.fill(source, lease, COPY_BUFFER):
+                await digester.update(lease.buffer.slice(0, count))
     except BaseException:
         await digester.abort()
         raise
@@ -87,10 +91,8 @@ async def drain(platform: Platform, source: Source, limit: int) -> None:
     """
     if source.size == 0:
         return
-    try:
-        buffer = platform.streams.buffer(COPY_BUFFER)
-        while limit > 0 and (count := await source.fill(buffer, 0, buffer.size)):
-            limit -= count
+    with contextlib.suppress(ClientGone, RegistryError):
+        with await platform.copies.take(COPY_BUFFER) as lease:
+            while limit > 0 and (count := await platform.copies.fill(source, lease, COPY_BUFFER)):
+                limit -= count
         await source.cancel()
-    except ClientGone:
-        pass

@@ -88,6 +88,10 @@ class State:
         return replace(self, offset=self.offset + size, tail=(*self.tail, piece))
 
 
+class OutOfDate(Exception):
+    """The client continued from where the session no longer stands."""
+
+
 def gone() -> RegistryError:
     """BLOB_UPLOAD_UNKNOWN for a session whose log, or multipart upload, is no longer there."""
     return RegistryError(Problem.UPLOAD_UNKNOWN, "this upload session was cancelled or closed")
@@ -179,11 +183,11 @@ class UploadLog:
         """Whether no entry follows `state`: the next one would start at its offset."""
         return await self._platform.storage.head(self._key(state.offset)) is None
 
-    async def append(self, state: State, piece: Span, digester: Digester | None = None) -> State | None:
+    async def append(self, state: State, piece: Span, digester: Digester | None = None) -> State:
         """Write the entry named last in `state.entries`: `state` is what precedes the piece.
 
         `digester` has seen everything before the piece; it goes with the entry that starts at 0, and with no other.
-        Returns the state with the piece, or None when another chunk was written first.
+        Returns the state with the piece; raises OutOfDate when another chunk was written first.
         """
 
         async def write(pipe: Pipe) -> None:
@@ -191,9 +195,7 @@ class UploadLog:
 
         return await self._append(state, piece.size, write, digester)
 
-    async def append_buffer(
-        self, state: State, piece: Content, size: int, digester: Digester | None = None
-    ) -> State | None:
+    async def append_buffer(self, state: State, piece: Content, size: int, digester: Digester | None = None) -> State:
         """The same for a piece that a buffer holds."""
 
         async def write(pipe: Pipe) -> None:
@@ -206,7 +208,7 @@ class UploadLog:
 
     async def _append(
         self, state: State, piece_size: int, write_piece: Callable[[Pipe], Awaitable[None]], digester: Digester | None
-    ) -> State | None:
+    ) -> State:
         content_of = self._platform.streams.content
         header = _encode(state)
         attributes = Attributes(metadata={_HEADER_LENGTH: str(len(header)), _NONCE: self._platform.random_hex(8)})
@@ -218,12 +220,14 @@ class UploadLog:
             if digester is not None:
                 await pipe.write(content_of((await digester.digest()).hex.encode()))
 
-        async def store(content: Content) -> StoredObject | None:
+        async def store(content: Source) -> StoredObject | None:
             return await self._platform.storage.put(key, content, attributes, only_if=ABSENT)
 
         size = len(header) + piece_size + (_DIGEST_LENGTH if digester else 0)
         stored = await through_pipe(self._platform, size, write, store)
-        return None if stored is None else state.with_piece(len(header), piece_size)
+        if stored is None:
+            raise OutOfDate
+        return state.with_piece(len(header), piece_size)
 
     async def piece(self, piece: Piece) -> Span:
         """The bytes of a piece, read again."""

@@ -6,19 +6,21 @@ becomes a multipart upload.
 """
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
 from registry import blobs, keys
+from registry.buffers import Lease
 from registry.errors import Problem, RegistryError
 from registry.names import Digest, RepositoryName
 from registry.platform import Platform
+from registry.retries import tidying
 from registry.storage import (
     MAX_PARTS,
     MAX_PUT_SIZE,
     Buffer,
     ChecksumMismatch,
-    Content,
     Digester,
     MultipartUpload,
     PartChanged,
@@ -27,7 +29,7 @@ from registry.storage import (
     UploadGone,
 )
 from registry.transfer import Span, copy, digest_of, through_pipe
-from registry.upload_log import ALGORITHM, Entry, State, UploadLog, gone
+from registry.upload_log import ALGORITHM, Entry, OutOfDate, State, UploadLog, gone
 
 SMALL_PART = 8 * 1024 * 1024  # bytes; also the buffer that a chunk of unknown length is read into
 LARGE_PART = 32 * 1024 * 1024  # bytes; when the chunk that fills the first part says that it is at least this long
@@ -62,10 +64,11 @@ class Upload:
         self.log = UploadLog(platform, name, session)
 
     # ------------------------------------------------------------------ append
-    async def append(self, state: State, body: Source, expected: int | None) -> State | None:
-        """Append a chunk to what `state` has; returns the state after it, or None when another chunk was faster.
+    async def append(self, state: State, body: Source, expected: int | None) -> State:
+        """Append a chunk to what `state` has; returns the state after it.
 
-        `expected`: the bytes that Content-Range promised; a body of another size is SIZE_INVALID.
+        `expected`: the bytes that Content-Range promised; a body of another size is SIZE_INVALID. Raises OutOfDate
+        when another chunk was faster.
         """
         if expected is not None and body.size is not None and body.size != expected:
             raise _wrong_size()
@@ -74,19 +77,17 @@ class Upload:
         digester = self._platform.streams.digester(ALGORITHM) if state.offset == 0 else None
         try:
             if body.size is None:
-                appended = await self._append_unknown(state, body, expected, digester)
-            else:
-                appended = await self._append_known(state, body, body.size, digester)
+                return await self._append_unknown(state, body, expected, digester)
+            return await self._append_known(state, body, body.size, digester)
         except BaseException:
             if digester is not None:
                 await digester.abort()
-            await self._drop_created()
+            if self._created is not None:
+                with tidying("a multipart upload"):
+                    await self._storage.abort_upload(self._created)
             raise
-        if appended is None:
-            await self._drop_created()
-        return appended
 
-    async def _append_known(self, state: State, body: Source, size: int, digester: Digester | None) -> State | None:
+    async def _append_known(self, state: State, body: Source, size: int, digester: Digester | None) -> State:
         """A chunk whose size is known is passed on while it arrives."""
         start, left = state.offset, size
         part_size = state.part_size or (LARGE_PART if state.tail_size + size >= LARGE_PART else SMALL_PART)
@@ -99,40 +100,56 @@ class Upload:
 
     async def _append_unknown(
         self, state: State, body: Source, expected: int | None, digester: Digester | None
-    ) -> State | None:
-        """A chunk of unknown size fills one buffer while the part in the other is stored."""
-        start, size = state.offset, 0
+    ) -> State:
+        """A chunk of unknown size fills one buffer while the part in another is stored, if there is room for two."""
+        pool, before = self._platform.buffers, state.offset
+        with contextlib.ExitStack() as leases:
+            buffers = [leases.enter_context(await pool.take(SMALL_PART))]
+            second = pool.take_now(SMALL_PART)
+            if second is not None:
+                buffers.append(leases.enter_context(second))
+            state, start, rest = await self._fill_parts(state, body, digester, buffers)
+            size = state.offset + rest - before
+            if expected is not None and size != expected:
+                raise _wrong_size()
+            if size == 0:
+                return state
+            content = buffers[0].buffer.slice(0, rest)
+            return await self.log.append_buffer(state.with_entry(start), content, rest, digester)
+
+    async def _fill_parts(
+        self, state: State, body: Source, digester: Digester | None, buffers: list[Lease]
+    ) -> tuple[State, int, int]:
+        """Read a body to its end, storing every part it fills.
+
+        Returns the state with those parts, where its next entry starts, and how many bytes are left in `buffers[0]`.
+        """
+        start = state.offset
         part_size, tail = state.part_size or SMALL_PART, state.tail_size
-        filling, resting = self._platform.streams.buffer(SMALL_PART), self._platform.streams.buffer(SMALL_PART)
         storing: asyncio.Future[State] | None = None
         try:
             while True:
                 wanted = min(SMALL_PART, part_size - tail)
-                count = await body.fill(filling, 0, wanted)
-                size += count
+                count = await self._platform.buffers.fill(body, buffers[0], wanted)
                 if storing is not None:
                     state, storing = await storing, None
                 if count < wanted:
-                    break
+                    return state, start, count
                 if tail + count == part_size:
                     state = await self._with_parts(state, part_size)
-                    storing = asyncio.ensure_future(self._store_part(state, filling, count, digester))
+                    storing = asyncio.ensure_future(self._store_part(state, buffers[0].buffer, count, digester))
+                    if len(buffers) == 1:
+                        state, storing = await storing, None
                     tail = 0
                 else:
                     # A part larger than the buffer, in a session that began with a known size: keep what is here.
-                    spilled = await self.log.append_buffer(state.with_entry(start), filling.slice(0, count), count)
-                    if spilled is None:
-                        return None
-                    state, start, tail = spilled, spilled.offset, spilled.tail_size
-                filling, resting = resting, filling
+                    content = buffers[0].buffer.slice(0, count)
+                    state = await self.log.append_buffer(state.with_entry(start), content, count)
+                    start, tail = state.offset, state.tail_size
+                buffers.reverse()
         finally:
             if storing is not None:
                 await asyncio.wait((storing,))
-        if expected is not None and size != expected:
-            raise _wrong_size()
-        if size == 0:
-            return state
-        return await self.log.append_buffer(state.with_entry(start), filling.slice(0, count), count, digester)
 
     async def _with_parts(self, state: State, part_size: int) -> State:
         """The state with a multipart upload that has room for one more part."""
@@ -147,11 +164,6 @@ class Upload:
         data_id = blobs.new_id(self._platform)
         self._created = await self._storage.create_upload(keys.data(data_id))
         return replace(state, data_id=data_id, upload_id=self._created.upload_id, part_size=part_size)
-
-    async def _drop_created(self) -> None:
-        """Abort the multipart upload that no entry names."""
-        if self._created is not None:
-            await self._storage.abort_upload(self._created)
 
     async def _stream_part(self, state: State, span: Span, digester: Digester | None) -> State:
         """Fill a part with the tail and the next bytes of a body, as they arrive."""
@@ -179,7 +191,7 @@ class Upload:
         return await self._piped_part(state, write)
 
     async def _piped_part(self, state: State, write: Callable[[Pipe], Awaitable[None]]) -> State:
-        async def store(content: Content) -> str:
+        async def store(content: Source) -> str:
             return await self._storage.upload_part(_multipart(state), len(state.etags) + 1, content)
 
         return state.with_part(await through_pipe(self._platform, state.part_size, write, store))
@@ -206,7 +218,12 @@ class Upload:
                 await self._close_pieces(entry, digest)
         finally:
             await entry.body.cancel()
-        await self.log.forget(entry.state)
+        await self._forget(entry.state)
+
+    async def _forget(self, state: State) -> None:
+        """The session is over, well or not."""
+        with tidying("the log of an upload"):
+            await self.log.forget(state)
 
     async def close_without_chunks(self, digest: Digest) -> None:
         """A session without a byte can only be the empty blob."""
@@ -227,7 +244,7 @@ class Upload:
         async def write(pipe: Pipe) -> None:
             await self._write_tail(state, pipe, entry)
 
-        async def store(content: Content) -> None:
+        async def store(content: Source) -> None:
             if state.offset < blobs.LARGE_BLOB:
                 await blobs.store_small(self._platform, self._name, digest, content)
             else:
@@ -237,7 +254,7 @@ class Upload:
             await through_pipe(self._platform, state.offset, write, store)
         except ChecksumMismatch:
             await self._check_newest(state)
-            await self.log.forget(state)
+            await self._forget(state)
             raise mismatch(digest) from None
         if state.offset >= blobs.LARGE_BLOB:
             await blobs.link(self._platform, self._name, digest, blobs.Data(data_id, state.offset))
@@ -253,8 +270,9 @@ class Upload:
             if known is None or known != digest:
                 await self._check_newest(state)
             if known is not None and known.algorithm == digest.algorithm and known != digest:
-                await self._storage.abort_upload(upload)
-                await self.log.forget(state)
+                with tidying("a multipart upload"):
+                    await self._storage.abort_upload(upload)
+                await self._forget(state)
                 raise mismatch(digest)
             await self._storage.complete_upload(upload, etags)
         except UploadGone:
@@ -265,14 +283,15 @@ class Upload:
             completed = False
         except PartChanged:
             # A late part of a chunk that lost replaced one of ours: the bytes are not what was acknowledged.
-            await self._storage.abort_upload(upload)
-            await self.log.forget(state)
+            with tidying("a multipart upload"):
+                await self._storage.abort_upload(upload)
+            await self._forget(state)
             raise OutOfDate from None
         data = blobs.Data(state.data_id, state.offset)
         if known != digest and await self._digest_of(data, digest.algorithm) != digest:
             if completed:
                 await blobs.drop_data(self._platform, data)
-            await self.log.forget(state)
+            await self._forget(state)
             raise mismatch(digest)
         await blobs.link(self._platform, self._name, digest, data, ours=completed)
 
@@ -285,7 +304,7 @@ class Upload:
         async def write(pipe: Pipe) -> None:
             await self._write_tail(state, pipe, entry)
 
-        async def store(content: Content) -> str:
+        async def store(content: Source) -> str:
             return await self._storage.upload_part(_multipart(state), len(state.etags) + 1, content)
 
         return [await through_pipe(self._platform, state.tail_size, write, store)]
@@ -305,10 +324,6 @@ class Upload:
         if state.upload_id:
             await self._storage.abort_upload(_multipart(state))
         await self.log.forget(state)
-
-
-class OutOfDate(Exception):
-    """The client continued from where the session no longer stands."""
 
 
 def mismatch(digest: Digest) -> RegistryError:

@@ -35,13 +35,14 @@ class Bench:
     """What a case works with. `source` makes a body as a request brings it: `size` None is one without a length."""
 
     platform: Platform
+    bucket: Storage
     source: Callable[[bytes, int | None], Source]
     wait: Callable[[float], Awaitable[None]]  # seconds; the fake moves its clock
 
     @property
     def storage(self) -> Storage:
-        """The bucket."""
-        return self.platform.storage
+        """The bucket itself, without retries."""
+        return self.bucket
 
     @property
     def streams(self) -> Streams:

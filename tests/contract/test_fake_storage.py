@@ -2,7 +2,7 @@
 
 import pytest
 
-from registry.platform import Platform
+from registry.platform import make_platform
 from tests.contract.storage_contract import CASES, Bench
 from tests.fakes.client import Clock
 from tests.fakes.r2 import FakeR2
@@ -20,5 +20,6 @@ async def test_contract(name: str) -> None:
     def source(data: bytes, size: int | None) -> FakeSource:
         return FakeSource([data[at : at + 10_000] for at in range(0, len(data), 10_000)], size)
 
-    platform = Platform(FakeR2(clock), FakeStreams(), clock, lambda n: "00" * n)
-    await CASES[name](Bench(platform, source, wait))
+    bucket = FakeR2(clock)
+    platform = make_platform(bucket, FakeStreams(), clock, wait, lambda n: "00" * n)
+    await CASES[name](Bench(platform, bucket, source, wait))

@@ -1,5 +1,6 @@
 """The registry on fake bindings, and a client that calls it."""
 
+import asyncio
 import base64
 import hashlib
 import json
@@ -9,11 +10,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from registry.http import Request, Response
-from registry.platform import Platform
+from registry.platform import make_platform
 from registry.registry import Registry
 from registry.router import handle
 from registry.settings import Settings
-from registry.storage import Source
+from registry.storage import Source, Storage
 from tests.fakes.r2 import FakeR2, Usage
 from tests.fakes.streams import FakeSource, FakeStreams
 
@@ -40,6 +41,11 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now
+
+    async def sleep(self, seconds: float) -> None:
+        """Let time pass, and others run."""
+        self.now += seconds
+        await asyncio.sleep(0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +78,8 @@ class FakeRegistry:
     registry: Registry = field(init=False)
     # Seconds that pass between two requests: R2 takes one write a second to a key.
     pause: float = 1.0
+    # What stands between the registry and the bucket, to break things.
+    storage: Storage | None = None
 
     def __post_init__(self) -> None:
         """An empty bucket."""
@@ -81,7 +89,10 @@ class FakeRegistry:
     def restart(self) -> None:
         """A new isolate on the same bucket."""
         randomness = random.Random(f"{self.seed} {self.clock.now}")
-        platform = Platform(self.bucket, FakeStreams(), self.clock, lambda n: randomness.randbytes(n).hex())
+        storage = self.storage or self.bucket
+        platform = make_platform(
+            storage, FakeStreams(), self.clock, self.clock.sleep, lambda n: randomness.randbytes(n).hex()
+        )
         self.registry = Registry(platform, self.settings)
 
     async def call(

@@ -98,12 +98,11 @@ class FakeSource:
             self._on_close()
 
 
-class PipeContent(FakeContent):
+class PipeContent(FakeSource):
     """The readable side of a pipe: one reader takes what the writer passes on."""
 
     def __init__(self, size: int) -> None:
-        super().__init__(b"")
-        self.size = size
+        super().__init__([], size)
         self.queue: asyncio.Queue[bytes | Exception | None] = asyncio.Queue(1)
 
     async def collect(self) -> bytes:

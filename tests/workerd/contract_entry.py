@@ -12,7 +12,7 @@ from workers import Request, Response, WorkerEntrypoint, import_from_javascript
 
 from registry.cloudflare.r2 import R2Storage
 from registry.cloudflare.streams import JsSource, JsStreams
-from registry.platform import Platform
+from registry.platform import make_platform
 from tests.contract.storage_contract import CASES, PRODUCTION_ONLY, Bench
 
 
@@ -40,10 +40,10 @@ class Default(WorkerEntrypoint):
         name = request.url.rpartition("/")[2]
         if not name:
             return Response(json.dumps([name for name in CASES if name not in PRODUCTION_ONLY]))
-        bucket = import_from_javascript("cloudflare:workers").env.REGISTRY
-        platform = Platform(R2Storage(bucket), JsStreams(), time.time, secrets.token_hex)
+        bucket = R2Storage(import_from_javascript("cloudflare:workers").env.REGISTRY)
+        platform = make_platform(bucket, JsStreams(), time.time, asyncio.sleep, secrets.token_hex)
         try:
-            await CASES[name](Bench(platform, _source, asyncio.sleep))
+            await CASES[name](Bench(platform, bucket, _source, asyncio.sleep))
         except Exception:  # noqa: BLE001 - the harness prints it
             return Response(traceback.format_exc(), status=500)
         return Response("ok")

@@ -77,7 +77,7 @@ class JsPipe:
 
     def __init__(self, size: int) -> None:
         stream = js.FixedLengthStream.new(size)
-        self.content = stream.readable
+        self.content = JsSource(stream.readable, size)
         self._writer = stream.writable.getWriter()
 
     async def write(self, content: Any) -> None:

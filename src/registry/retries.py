@@ -1,0 +1,158 @@
+"""A storage that tries again where that is safe, and finds out whether a call took effect whose reply was lost.
+
+What is written under a condition carries a random nonce in its metadata: equal metadata is one's own write.
+"""
+
+import contextlib
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar
+
+from registry.log import log
+from registry.names import Digest
+from registry.storage import (
+    MAX_LIST_KEYS,
+    NO_ATTRIBUTES,
+    Attributes,
+    ByteRange,
+    ChecksumMismatch,
+    Content,
+    Listing,
+    MultipartUpload,
+    PartChanged,
+    Source,
+    Storage,
+    StorageBusy,
+    StorageError,
+    StoredBody,
+    StoredObject,
+    UploadGone,
+)
+
+T = TypeVar("T")
+
+# Seconds before the second and the third attempt.
+_DELAYS = (0.1, 0.5)
+_BUSY_DELAYS = (1.1, 2.2)  # R2 takes one write a second to a key
+# An answer, not a failure: asking again would not change it.
+_FINAL = (ChecksumMismatch, UploadGone, PartChanged)
+
+
+class RetryingStorage:
+    """`Storage` over another one."""
+
+    def __init__(self, storage: Storage, sleep: Callable[[float], Awaitable[None]]) -> None:
+        self._storage = storage
+        self._sleep = sleep
+
+    async def _retry(self, call: Callable[[], Awaitable[T]]) -> T:
+        for delay, busy_delay in zip(_DELAYS, _BUSY_DELAYS, strict=True):
+            try:
+                return await call()
+            except _FINAL:
+                raise
+            except StorageBusy:
+                await self._sleep(busy_delay)
+            except StorageError:
+                await self._sleep(delay)
+        return await call()
+
+    async def head(self, key: str) -> StoredObject | None:
+        return await self._retry(lambda: self._storage.head(key))
+
+    async def get(self, key: str, byte_range: ByteRange | None = None) -> StoredBody | None:
+        return await self._retry(lambda: self._storage.get(key, byte_range))
+
+    async def put(
+        self,
+        key: str,
+        content: bytes | Source | Content,
+        attributes: Attributes = NO_ATTRIBUTES,
+        *,
+        checksum: Digest | None = None,
+        only_if: str | None = None,
+    ) -> StoredObject | None:
+        async def attempt() -> StoredObject | None:
+            return await self._storage.put(key, content, attributes, checksum=checksum, only_if=only_if)
+
+        async def found_ours() -> StoredObject | None:
+            found = await self.head(key)
+            if found is None:
+                return None
+            same_nonce = bool(attributes.metadata) and dict(found.metadata) == dict(attributes.metadata)
+            same_bytes = only_if is None and checksum is not None and found.checksum == checksum
+            return found if same_nonce or same_bytes else None
+
+        if isinstance(content, Source):
+            # A stream cannot be sent twice; but it may have arrived.
+            try:
+                return await attempt()
+            except (*_FINAL, StorageBusy):
+                raise
+            except StorageError:
+                if (found := await found_ours()) is not None:
+                    return found
+                raise
+        attempts = 0
+
+        async def counted() -> StoredObject | None:
+            nonlocal attempts
+            attempts += 1
+            return await attempt()
+
+        stored = await self._retry(counted)
+        # Refused after an attempt whose reply was lost: perhaps by that attempt's own object.
+        return await found_ours() if stored is None and attempts > 1 else stored
+
+    async def delete(self, keys: Sequence[str]) -> None:
+        await self._retry(lambda: self._storage.delete(keys))
+
+    async def list(
+        self,
+        prefix: str,
+        *,
+        start_after: str | None = None,
+        delimiter: str | None = None,
+        cursor: str | None = None,
+        limit: int = MAX_LIST_KEYS,
+        with_metadata: bool = False,
+    ) -> Listing:
+        return await self._retry(
+            lambda: self._storage.list(
+                prefix,
+                start_after=start_after,
+                delimiter=delimiter,
+                cursor=cursor,
+                limit=limit,
+                with_metadata=with_metadata,
+            )
+        )
+
+    async def create_upload(self, key: str, attributes: Attributes = NO_ATTRIBUTES) -> MultipartUpload:
+        # One whose reply was lost is dropped by R2 after seven days.
+        return await self._retry(lambda: self._storage.create_upload(key, attributes))
+
+    async def upload_part(self, upload: MultipartUpload, number: int, content: Content | Source) -> str:
+        if isinstance(content, Source):
+            return await self._storage.upload_part(upload, number, content)
+        return await self._retry(lambda: self._storage.upload_part(upload, number, content))
+
+    async def complete_upload(self, upload: MultipartUpload, etags: Sequence[str]) -> StoredObject:
+        # After a lost reply the second attempt raises UploadGone, and the caller looks for the object.
+        return await self._retry(lambda: self._storage.complete_upload(upload, etags))
+
+    async def abort_upload(self, upload: MultipartUpload) -> None:
+        await self._retry(lambda: self._storage.abort_upload(upload))
+
+
+class tidying(contextlib.AbstractContextManager[None]):  # noqa: N801 - reads as a word: `with tidying("the log"):`
+    """For what follows a success, or another error: its own failure is logged, and left to the sweeper."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
+        """Swallow a failing storage, nothing else."""
+        if isinstance(error, StorageError):
+            log("left-for-the-sweeper", what=self._what, error=str(error))
+            return True
+        return False
