@@ -6,7 +6,7 @@ import hashlib
 import hmac
 from dataclasses import dataclass
 
-from registry.endpoints import Access, Endpoint
+from registry.endpoints import Access, Endpoint, MountBlob, StartUpload
 from registry.errors import Problem, RegistryError
 from registry.log import log
 from registry.settings import Settings
@@ -26,11 +26,17 @@ class Caller:
     name: str
     access: frozenset[Access]
 
-    def authorise(self, endpoint: Endpoint) -> None:
-        """Raise DENIED unless the caller has what the endpoint needs."""
+    def authorise(self, endpoint: Endpoint) -> Endpoint:
+        """What the caller may do of it; raises DENIED unless the caller has what the endpoint needs.
+
+        A mount from where the caller may not pull is an ordinary upload: the answer must not tell what is there.
+        """
         if not self.access & endpoint.access:
             needed = " or ".join(sorted(access.value for access in endpoint.access))
             raise RegistryError(Problem.DENIED, f"this account may not {needed} here")
+        if isinstance(endpoint, MountBlob) and Access.PULL not in self.access:
+            return StartUpload(endpoint.name)
+        return endpoint
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,9 +9,21 @@ from registry.log import log
 from registry.names import Digest, RepositoryName, parse_name
 from registry.platform import Platform
 from registry.retries import tidying
-from registry.storage import ABSENT, Attributes, Content, Source, StorageBusy, StorageError, StoredBody, StoredObject
+from registry.storage import (
+    ABSENT,
+    MAX_PUT_SIZE,
+    Attributes,
+    ChecksumMismatch,
+    Content,
+    Source,
+    StorageBusy,
+    StorageError,
+    StoredBody,
+    StoredObject,
+)
 
-LARGE_BLOB = 8 * 1024 * 1024  # bytes: from here on bytes are shared between repositories through links (DESIGN 3)
+LARGE_BLOB = 8 * 1024 * 1024  # bytes: from here on bytes are shared between repositories through links
+MAX_MOUNT_COPY = 64 * 1024 * 1024  # bytes: what a mount copies, where SR left no data object to link to
 
 # Metadata of our links.
 _TARGET, _REF, _SIZE, _DIGEST = "target", "ref", "size", "digest"
@@ -30,11 +42,12 @@ class Blob:
 
     key: str
     size: int
+    data: "Data | None" = None  # the same as a data object, when a link of ours leads to it
 
 
 @dataclass(frozen=True, slots=True)
 class Data:
-    """A data object that no link leads to yet."""
+    """A data object: the bytes of a large blob."""
 
     id: str
     size: int  # bytes
@@ -43,11 +56,6 @@ class Data:
     def key(self) -> str:
         """Where it lies."""
         return keys.data(self.id)
-
-    @property
-    def blob(self) -> Blob:
-        """What a link to it leads to."""
-        return Blob(self.key, self.size)
 
 
 def new_id(platform: Platform) -> str:
@@ -66,7 +74,7 @@ async def read(platform: Platform, name: RepositoryName, digest: Digest) -> Stor
     stored = await platform.storage.get(keys.blob(name, digest))
     if stored is None:
         return None
-    if not any(key == _TARGET or key.lower() == _SR_LINK for key in stored.object.metadata):
+    if not _is_link(stored.object):
         return stored
     await stored.body.cancel()
     blob = await _resolve(platform, stored.object, digest)
@@ -79,9 +87,9 @@ async def read(platform: Platform, name: RepositoryName, digest: Digest) -> Stor
 async def _resolve(platform: Platform, stored: StoredObject, digest: Digest) -> Blob | None:
     """Follow links from what lies at a blob's key to its bytes."""
     for _ in range(_MAX_SR_STEPS + 1):
-        target = _link_target(stored)
-        if target is not None:
-            return target
+        data = _link_target(stored)
+        if data is not None:
+            return Blob(data.key, data.size, data)
         source = _sr_source(stored)
         if source is None:
             return Blob(stored.key, stored.size)
@@ -94,14 +102,18 @@ async def _resolve(platform: Platform, stored: StoredObject, digest: Digest) -> 
     return None
 
 
-def _link_target(stored: StoredObject) -> Blob | None:
+def _is_link(stored: StoredObject) -> bool:
+    return any(key == _TARGET or key.lower() == _SR_LINK for key in stored.metadata)
+
+
+def _link_target(stored: StoredObject) -> Data | None:
     """What a link of ours leads to; None when the object is none."""
     target, size = stored.metadata.get(_TARGET), stored.metadata.get(_SIZE)
     if target is None or size is None:
         return None
     if _RANDOM_ID.fullmatch(target) is None or not size.isdecimal():
         raise StorageError("a link is damaged")
-    return Blob(keys.data(target), int(size))
+    return Data(target, int(size))
 
 
 def _sr_source(stored: StoredObject) -> RepositoryName | None:
@@ -160,8 +172,61 @@ async def link(platform: Platform, name: RepositoryName, digest: Digest, data: D
         return
     with tidying("a ref"):
         await storage.delete([ref])
-    if ours and _link_target(found) != data.blob:
+    if ours and _link_target(found) != data:
         await drop_data(platform, data)
+
+
+async def mount(platform: Platform, name: RepositoryName, digest: Digest, source: RepositoryName) -> bool:
+    """Make a blob of `source` one of `name`, without its bytes passing through; False when the client must upload it.
+
+    A link of ours gets a second link; what lies at the source's own key is copied, up to MAX_MOUNT_COPY.
+    """
+    stored = await platform.storage.get(keys.blob(source, digest))
+    if stored is None:
+        return False
+    if not _is_link(stored.object):
+        return await _copy(platform, name, digest, stored)
+    await stored.body.cancel()
+    blob = await _resolve(platform, stored.object, digest)
+    if blob is None:
+        return False
+    if blob.data is not None:
+        try:
+            await link(platform, name, digest, blob.data, ours=False)
+        except (RegistryError, StorageBusy):
+            return False  # it is being deleted
+        return True
+    found = await platform.storage.get(blob.key)
+    return found is not None and await _copy(platform, name, digest, found)
+
+
+async def _copy(platform: Platform, name: RepositoryName, digest: Digest, stored: StoredBody) -> bool:
+    """Store the bytes again, verified, for another repository."""
+    size = stored.object.size
+    if size > MAX_MOUNT_COPY:
+        await stored.body.cancel()
+        return False
+    try:
+        await put_whole(platform, name, digest, stored.body)
+    except ChecksumMismatch:
+        log("damaged-blob", key=stored.object.key)
+        return False
+    return True
+
+
+async def put_whole(platform: Platform, name: RepositoryName, digest: Digest, body: Source) -> None:
+    """Store a blob from one body of known size up to MAX_PUT_SIZE.
+
+    R2 verifies it: raises ChecksumMismatch, and then nothing is stored.
+    """
+    assert body.size is not None
+    assert body.size <= MAX_PUT_SIZE
+    if body.size < LARGE_BLOB:
+        await store_small(platform, name, digest, body)
+    else:
+        data = Data(new_id(platform), body.size)
+        await platform.storage.put(data.key, body, checksum=digest)
+        await link(platform, name, digest, data)
 
 
 async def drop_data(platform: Platform, data: Data) -> None:

@@ -1,5 +1,6 @@
 """Answers to end-4, 5, 6, 11, 13 and 14: pushing blobs."""
 
+from registry import blobs
 from registry.endpoints import (
     AppendChunk,
     CancelUpload,
@@ -18,15 +19,28 @@ from registry.http import Request, Response
 from registry.names import ALGORITHMS, Digest, RepositoryName
 from registry.ranges import parse_chunk_range, upload_range
 from registry.registry import Registry
-from registry.storage import MAX_PUT_SIZE
+from registry.storage import MAX_PUT_SIZE, ChecksumMismatch
 from registry.upload_log import OutOfDate, State, gone
-from registry.uploads import Upload, put_whole
+from registry.uploads import SMALL_PART, Upload, mismatch
 
 
-async def start_upload(registry: Registry, endpoint: StartUpload | MountBlob, request: Request) -> Response:
-    """end-4a: 202 with a session to upload to. The same answer refuses a mount (end-11)."""
+async def start_upload(registry: Registry, endpoint: StartUpload, request: Request) -> Response:
+    """end-4a: 202 with a session to upload to."""
     session = await registry.sessions.issue(endpoint.name)
-    return _progress(202, GetUpload(endpoint.name, session, None), State())
+    answer = _progress(202, GetUpload(endpoint.name, session, None), State())
+    lengths = {
+        "OCI-Chunk-Min-Length": str(SMALL_PART),
+        "OCI-Chunk-Max-Length": str(registry.settings.chunk_max_length),
+    }
+    return Response(answer.status, {**answer.headers, **lengths})
+
+
+async def mount_blob(registry: Registry, endpoint: MountBlob, request: Request) -> Response:
+    """end-11: 201 when the blob is now here, else 202 as end-4a: the client uploads it."""
+    source = endpoint.source
+    if source is None or not await blobs.mount(registry.platform, endpoint.name, endpoint.digest, source):
+        return await start_upload(registry, StartUpload(endpoint.name), request)
+    return _created(endpoint.name, endpoint.digest)
 
 
 async def start_upload_for(registry: Registry, endpoint: StartUploadFor, request: Request) -> Response:
@@ -40,7 +54,7 @@ async def start_upload_for(registry: Registry, endpoint: StartUploadFor, request
 async def upload_blob(registry: Registry, endpoint: UploadBlob, request: Request) -> Response:
     """end-4b: the whole blob in one POST; through parts, as in a session of its own, when R2 cannot take it at once."""
     if _fits_one_put(request.body.size):
-        await put_whole(registry.platform, endpoint.name, endpoint.digest, request.body)
+        await _put_whole(registry, endpoint, request)
     else:
         upload = Upload(registry.platform, endpoint.name, registry.sessions.new_uuid())
         await _append_and_close(upload, State(), endpoint, request)
@@ -68,7 +82,7 @@ async def close_upload(registry: Registry, endpoint: CloseUpload, request: Reque
         if request.body.size == 0:
             await _close(upload, endpoint.entry, endpoint)
         elif is_first and chunk_range is None and _fits_one_put(request.body.size):
-            await put_whole(registry.platform, endpoint.name, endpoint.digest, request.body)
+            await _put_whole(registry, endpoint, request)
         else:
             state = await _continue_from(upload, endpoint, request)
             await _append_and_close(upload, state, endpoint, request)
@@ -98,6 +112,13 @@ async def _upload(registry: Registry, endpoint: InSession) -> Upload:
 
 def _fits_one_put(size: int | None) -> bool:
     return size is not None and size <= MAX_PUT_SIZE
+
+
+async def _put_whole(registry: Registry, endpoint: CloseUpload | UploadBlob, request: Request) -> None:
+    try:
+        await blobs.put_whole(registry.platform, endpoint.name, endpoint.digest, request.body)
+    except ChecksumMismatch:
+        raise mismatch(endpoint.digest) from None
 
 
 async def _continue_from(upload: Upload, endpoint: InSession, request: Request) -> State:

@@ -33,6 +33,7 @@ from registry.handle_uploads import (
     cancel_upload,
     close_upload,
     get_upload,
+    mount_blob,
     start_upload,
     start_upload_for,
     upload_blob,
@@ -67,7 +68,7 @@ _HANDLERS: dict[type[Endpoint], Handler] = {
     ListTags: list_tags,
     StartUpload: start_upload,
     StartUploadFor: start_upload_for,
-    MountBlob: start_upload,
+    MountBlob: mount_blob,
     UploadBlob: upload_blob,
     AppendChunk: append_chunk,
     CloseUpload: close_upload,
@@ -100,8 +101,7 @@ async def handle(registry: Registry, request: Request) -> Response:
 
 async def _dispatch(registry: Registry, request: Request) -> Response:
     caller = registry.accounts.authenticate(request.header("authorization"))
-    endpoint = parse(request.method, request.path, request.query)
-    caller.authorise(endpoint)
+    endpoint = caller.authorise(parse(request.method, request.path, request.query))
     handler = _HANDLERS.get(type(endpoint))
     if handler is None:
         raise RegistryError(Problem.UNSUPPORTED, "this registry does not offer this yet")

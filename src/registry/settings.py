@@ -3,6 +3,12 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from registry.log import log
+
+CHUNK_STEP = 8 * 1024 * 1024  # bytes: chunks of a multiple of it leave nothing over that is stored twice
+# Bytes. Cloudflare takes bodies of 100 MB on Free and Pro.
+DEFAULT_CHUNK_MAX_LENGTH = 11 * CHUNK_STEP
+
 
 @dataclass(frozen=True, slots=True)
 class Settings:
@@ -12,13 +18,25 @@ class Settings:
     password: str = ""
     readonly_username: str = ""
     readonly_password: str = ""
+    chunk_max_length: int = DEFAULT_CHUNK_MAX_LENGTH  # bytes
 
 
 def read_settings(variable: Callable[[str], str | None]) -> Settings:
-    """Read the settings; `variable` gives the value of a var or secret, or None."""
+    """Read the settings; `variable` gives the value of a var or secret, or None. A wrong one is logged and ignored."""
     return Settings(
         username=variable("USERNAME") or "",
         password=variable("PASSWORD") or "",
         readonly_username=variable("READONLY_USERNAME") or "",
         readonly_password=variable("READONLY_PASSWORD") or "",
+        chunk_max_length=_chunk_max_length(variable("CHUNK_MAX_LENGTH")),
     )
+
+
+def _chunk_max_length(value: str | None) -> int:
+    if not value:
+        return DEFAULT_CHUNK_MAX_LENGTH
+    size = int(value) if value.isascii() and value.isdigit() else 0
+    if size == 0 or size % CHUNK_STEP:
+        log("setting-ignored", setting="CHUNK_MAX_LENGTH", help=f"it is a number of bytes, a multiple of {CHUNK_STEP}")
+        return DEFAULT_CHUNK_MAX_LENGTH
+    return size

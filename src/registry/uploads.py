@@ -18,7 +18,6 @@ from registry.platform import Platform
 from registry.retries import tidying
 from registry.storage import (
     MAX_PARTS,
-    MAX_PUT_SIZE,
     Buffer,
     ChecksumMismatch,
     Digester,
@@ -33,24 +32,6 @@ from registry.upload_log import ALGORITHM, Entry, OutOfDate, State, UploadLog, g
 
 SMALL_PART = 8 * 1024 * 1024  # bytes; also the buffer that a chunk of unknown length is read into
 LARGE_PART = 32 * 1024 * 1024  # bytes; when the chunk that fills the first part says that it is at least this long
-
-
-async def put_whole(platform: Platform, name: RepositoryName, digest: Digest, body: Source) -> None:
-    """Store a blob that one request brings, of known size up to MAX_PUT_SIZE.
-
-    R2 verifies it; nothing of it stays when it differs (DIGEST_INVALID).
-    """
-    assert body.size is not None
-    assert body.size <= MAX_PUT_SIZE
-    try:
-        if body.size < blobs.LARGE_BLOB:
-            await blobs.store_small(platform, name, digest, body)
-        else:
-            data_id = blobs.new_id(platform)
-            await platform.storage.put(keys.data(data_id), body, checksum=digest)
-            await blobs.link(platform, name, digest, blobs.Data(data_id, body.size))
-    except ChecksumMismatch:
-        raise mismatch(digest) from None
 
 
 class Upload:
