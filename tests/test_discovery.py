@@ -95,3 +95,65 @@ async def test_any_tags_in_pages_of_any_size(names: set[str], size: int) -> None
         page, link = await tags(registry, link)
         found += page
     assert found == sorted(names)
+
+
+# ---------------------------------------------------------------------- the catalogue
+async def catalogue(registry: FakeRegistry, query: str = "") -> tuple[list[str], str | None]:
+    """A page of names, and where its Link leads."""
+    answer = await registry.call("GET", f"/v2/_catalog{query}")
+    assert answer.status == 200, answer
+    link = answer.headers.get("Link")
+    rest = None if link is None else link[1 : link.index(">")].partition("/_catalog")[2]
+    return json.loads(answer.body)["repositories"], rest
+
+
+async def whole_catalogue(registry: FakeRegistry, query: str = "") -> list[str]:
+    """All pages."""
+    found, link = await catalogue(registry, query)
+    while link is not None:
+        page, link = await catalogue(registry, link)
+        found += page
+    return found
+
+
+def seed_repositories(registry: FakeRegistry, names: list[str]) -> None:
+    """Repositories with a tag and a blob each."""
+    for name in names:
+        for key in (f"{name}/manifests/1", f"{name}/blobs/{digest_of(b'')}"):
+            registry.bucket.seed(key, b"", NO_ATTRIBUTES, None)
+
+
+async def test_the_catalogue(registry: FakeRegistry) -> None:
+    """Repositories in repositories, in the order of their keys; what is ours is none; n=0 is empty."""
+    await registry.push_blob("only/blobs", b"no manifest")
+    names = ["a", "a-b", "a/b", "a/b/c", "library/app", "z"]
+    seed_repositories(registry, names)
+    registry.bucket.seed("_data/x/manifests/1", b"", NO_ATTRIBUTES, None)
+    in_order = sorted(names, key=lambda name: name + "/")
+    assert await catalogue(registry) == (in_order, None)
+    for size in (1, 2, 5, 6, 7):
+        assert await whole_catalogue(registry, f"?n={size}") == in_order
+    assert await catalogue(registry, "?n=0") == ([], None)
+    assert (await catalogue(registry, "?n=1&last=a/b"))[0] == ["a/b/c"]
+
+
+async def test_a_large_catalogue(registry: FakeRegistry) -> None:
+    """Budget `catalog-100`: 105 Class A over all its pages, none above 50 calls; many folders without a repository."""
+    names = [f"r{number:03}" for number in range(100)]
+    seed_repositories(registry, names)
+    assert await whole_catalogue(registry) == names
+    assert registry.bucket.usage.class_a <= 105
+    for number in range(100):
+        registry.bucket.seed(f"a{number}/b/c/blobs/{digest_of(b'')}", b"", NO_ATTRIBUTES, None)
+    assert await whole_catalogue(registry) == names
+
+
+path = st.lists(st.sampled_from(["a", "b-c", "b", "b.c"]), min_size=1, max_size=4).map("/".join)
+
+
+@given(st.sets(path, min_size=1), st.integers(1, 4))
+async def test_any_repositories_in_pages_of_any_size(names: set[str], size: int) -> None:
+    """Every name once."""
+    registry = FakeRegistry()
+    seed_repositories(registry, sorted(names))
+    assert await whole_catalogue(registry, f"?n={size}") == sorted(names, key=lambda name: name + "/")

@@ -23,6 +23,7 @@ from registry.endpoints import (
     ListReferrers,
     ListRepositories,
     ListTags,
+    Migrate,
     MountBlob,
     PutManifest,
     StartUpload,
@@ -75,6 +76,7 @@ ROWS: list[tuple[str, str, Endpoint]] = [
     ("GET", f"/v2/team/app/referrers/{SHA256}", ListReferrers(NAME, SHA256, None)),
     ("GET", f"/v2/team/app/referrers/{SHA256}?artifactType=a/b%2Bc", ListReferrers(NAME, SHA256, "a/b+c")),
     ("GET", "/v2/_catalog?n=5", ListRepositories(5, None)),
+    ("POST", "/v2/_migrate", Migrate()),
     # Names that contain the words of the grammar.
     ("GET", f"/v2/a/blobs/blobs/{SHA256}", GetBlob(RepositoryName("a/blobs"), SHA256)),
     ("GET", "/v2/manifests/manifests/manifests", GetManifest(RepositoryName("manifests"), Tag("manifests"))),

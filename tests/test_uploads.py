@@ -45,8 +45,8 @@ async def check_blob(registry: FakeRegistry, data: bytes, name: str = NAME) -> N
 
 
 def assert_nothing_left(registry: FakeRegistry) -> None:
-    """Nothing but the key that signs sessions."""
-    assert registry.bucket.keys() == ["_registry/session-secret"]
+    """Nothing but the bucket's format and the key that signs sessions."""
+    assert registry.bucket.keys() == ["_registry/format", "_registry/session-secret"]
     assert registry.bucket.uploads == {}
 
 

@@ -66,7 +66,7 @@ def new_id(platform: Platform) -> str:
 async def find(platform: Platform, name: RepositoryName, digest: Digest) -> Blob | None:
     """Where the bytes of a blob are; None when the repository has none of that digest."""
     stored = await platform.storage.head(keys.blob(name, digest))
-    return None if stored is None else await _resolve(platform, stored, digest)
+    return None if stored is None else await resolve(platform, stored, digest)
 
 
 async def read(platform: Platform, name: RepositoryName, digest: Digest) -> StoredBody | None:
@@ -77,14 +77,14 @@ async def read(platform: Platform, name: RepositoryName, digest: Digest) -> Stor
     if not _is_link(stored.object):
         return stored
     await stored.body.cancel()
-    blob = await _resolve(platform, stored.object, digest)
+    blob = await resolve(platform, stored.object, digest)
     target = None if blob is None else await platform.storage.get(blob.key)
     if target is None:
         log("link-without-target", key=stored.object.key)
     return target
 
 
-async def _resolve(platform: Platform, stored: StoredObject, digest: Digest) -> Blob | None:
+async def resolve(platform: Platform, stored: StoredObject, digest: Digest) -> Blob | None:
     """Follow links from what lies at a blob's key to its bytes."""
     for _ in range(_MAX_SR_STEPS + 1):
         data = _link_target(stored)
@@ -102,8 +102,13 @@ async def _resolve(platform: Platform, stored: StoredObject, digest: Digest) -> 
     return None
 
 
+def is_sr_link(stored: StoredObject) -> bool:
+    """Whether SR left a link there."""
+    return any(key.lower() == _SR_LINK for key in stored.metadata)
+
+
 def _is_link(stored: StoredObject) -> bool:
-    return any(key == _TARGET or key.lower() == _SR_LINK for key in stored.metadata)
+    return _TARGET in stored.metadata or is_sr_link(stored)
 
 
 def _link_target(stored: StoredObject) -> Data | None:
@@ -145,35 +150,51 @@ async def store_small(
 async def link(platform: Platform, name: RepositoryName, digest: Digest, data: Data, *, ours: bool = True) -> None:
     """Make data that was verified a blob of `name`; when it has a sound one already, the data is dropped.
 
-    The ref comes first, and the link names its nonce: data that a link leads to never lacks a ref. `ours` is False
-    when another request made the data object and may be dropping it: then we look for its marker (DESIGN section 6:
-    either it sees our ref or we see its marker) and never drop it ourselves.
+    `ours` is False when another request made the data object and may be dropping it: then we look for its marker
+    (either it sees our ref or we see its marker) and never drop it ourselves.
     """
     storage = platform.storage
-    nonce = new_id(platform)
-    ref = keys.ref(data.id, nonce, name)
     key = keys.blob(name, digest)
-    attributes = Attributes(metadata={_TARGET: data.id, _REF: nonce, _SIZE: str(data.size), _DIGEST: str(digest)})
-    await storage.put(ref, b"")
-    if not ours and await storage.head(keys.condemned(data.id)) is not None:
-        await storage.delete([ref])
-        raise RegistryError(Problem.UPLOAD_UNKNOWN, "another request gave this upload up")
-    if await storage.put(key, data.id.encode(), attributes, only_if=ABSENT) is not None:
+    if await _put_link(platform, name, digest, data, only_if=ABSENT, look_for_marker=not ours):
         return
     found = await storage.head(key)
     if found is None:
-        await storage.delete([ref])
         raise StorageBusy("the blob was deleted while it was pushed")
-    if not await _is_sound(platform, found, digest, data.size):
-        # Nothing can be read through what is there: replace just that.
-        log("link-without-target", key=key)
-        if await storage.put(key, data.id.encode(), attributes, only_if=found.etag) is None:
-            raise StorageBusy("the blob was pushed twice at once")
+    if await _is_sound(platform, found, digest, data.size):
+        if ours and _link_target(found) != data:
+            await drop_data(platform, data)
         return
-    with tidying("a ref"):
-        await storage.delete([ref])
-    if ours and _link_target(found) != data:
-        await drop_data(platform, data)
+    # Nothing can be read through what is there: replace just that.
+    log("link-without-target", key=key)
+    if not await _put_link(platform, name, digest, data, only_if=found.etag, look_for_marker=not ours):
+        raise StorageBusy("the blob was pushed twice at once")
+
+
+async def replace(platform: Platform, name: RepositoryName, digest: Digest, data: Data, *, etag: str) -> bool:
+    """Put a link where an object with this etag lies; False when another one lies there now."""
+    return await _put_link(platform, name, digest, data, only_if=etag, look_for_marker=False)
+
+
+async def _put_link(
+    platform: Platform, name: RepositoryName, digest: Digest, data: Data, *, only_if: str, look_for_marker: bool
+) -> bool:
+    """Write a ref and then its link, which names the ref's nonce: data that a link leads to never lacks a ref."""
+    storage = platform.storage
+    nonce = new_id(platform)
+    ref = keys.ref(data.id, nonce, name)
+    metadata = {_TARGET: data.id, _REF: nonce, _SIZE: str(data.size), _DIGEST: str(digest)}
+    await storage.put(ref, b"")
+    if look_for_marker and await storage.head(keys.condemned(data.id)) is not None:
+        with tidying("a ref"):
+            await storage.delete([ref])
+        raise RegistryError(Problem.UPLOAD_UNKNOWN, "another request gave this upload up")
+    stored = await storage.put(
+        keys.blob(name, digest), data.id.encode(), Attributes(metadata=metadata), only_if=only_if
+    )
+    if stored is None:
+        with tidying("a ref"):
+            await storage.delete([ref])
+    return stored is not None
 
 
 async def mount(platform: Platform, name: RepositoryName, digest: Digest, source: RepositoryName) -> bool:
@@ -187,7 +208,7 @@ async def mount(platform: Platform, name: RepositoryName, digest: Digest, source
     if not _is_link(stored.object):
         return await _copy(platform, name, digest, stored)
     await stored.body.cancel()
-    blob = await _resolve(platform, stored.object, digest)
+    blob = await resolve(platform, stored.object, digest)
     if blob is None:
         return False
     if blob.data is not None:
@@ -245,7 +266,7 @@ async def drop_data(platform: Platform, data: Data) -> None:
 
 
 async def _is_sound(platform: Platform, stored: StoredObject, digest: Digest, size: int) -> bool:
-    blob = await _resolve(platform, stored, digest)
+    blob = await resolve(platform, stored, digest)
     if blob is None or blob.size != size:
         return False
     return blob.key == stored.key or await platform.storage.head(blob.key) is not None

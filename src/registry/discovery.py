@@ -1,4 +1,4 @@
-"""What a repository has: its tags."""
+"""What there is: the tags of a repository, and the repositories."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,7 +8,8 @@ from registry.names import RepositoryName, Tag
 from registry.platform import Platform
 from registry.storage import MAX_LIST_KEYS
 
-MAX_PAGE = 1_000  # tags of one answer; the rest is behind its Link
+MAX_PAGE = 1_000  # tags or names of one answer; the rest is behind its Link
+CATALOG_CALLS = 45  # R2 calls of one page: a request has 50 on the Free plan
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,3 +52,67 @@ async def list_tags(platform: Platform, name: RepositoryName, count: int, last: 
 async def _has_manifests(platform: Platform, prefix: str, last: str | None) -> bool:
     """Whether there is anything before what was listed."""
     return last is not None and bool((await platform.storage.list(prefix, limit=1)).objects)
+
+
+@dataclass(frozen=True, slots=True)
+class RepositoryPage:
+    """Names of repositories, and behind which folder more may follow."""
+
+    names: Sequence[RepositoryName]
+    last: str | None  # a name, or a folder of names; None on the last page
+
+
+async def list_repositories(platform: Platform, count: int, last: str | None) -> RepositoryPage:
+    """Up to `count` repositories behind `last`, fewer when the calls of one request are spent.
+
+    Walks the keys as a tree, a call for each folder, so that the calls grow with repositories and not with blobs. The
+    order is that of the keys: a name stands where `<name>/` sorts. Below a folder named as one of a repository's own
+    (`blobs`, `manifests`, ...) nothing is looked for: docs/adr/0007.
+    """
+    walk = _Walk(platform, count, f"{last}/" if last else "")
+    if count:
+        await walk.below("")
+    return RepositoryPage(walk.names, walk.visited if walk.more else None)
+
+
+class _Walk:
+    """Goes through the folders behind `after`."""
+
+    def __init__(self, platform: Platform, count: int, after: str) -> None:
+        self._platform = platform
+        self._count = count
+        self._after = after
+        self._calls = 0
+        self.names: list[RepositoryName] = []
+        self.visited = after[:-1]
+        self.more = False
+
+    async def below(self, folder: str) -> None:
+        """Visit what lies below `folder`, itself included; its name ends with "/", the root has none."""
+        cursor: str | None = ""
+        while cursor is not None:
+            if self._calls == CATALOG_CALLS:
+                self.more = True
+                return
+            self._calls += 1
+            page = await self._platform.storage.list(folder, delimiter="/", cursor=cursor or None)
+            cursor = page.cursor
+            if folder > self._after and f"{folder}manifests/" in page.prefixes:
+                if len(self.names) == self._count:
+                    self.more = True
+                    return
+                self.names.append(RepositoryName(folder[:-1]))
+            if folder > self._after:
+                self.visited = folder[:-1]
+            for child in page.prefixes:
+                if self._is_ahead(folder, child):
+                    await self.below(child)
+                if self.more:
+                    return
+
+    def _is_ahead(self, folder: str, child: str) -> bool:
+        """Whether `child` may hold repositories that were not listed yet."""
+        segment = child[len(folder) : -1]
+        if segment.startswith(keys.OURS) or (folder and segment in keys.REPOSITORY_FOLDERS):
+            return False
+        return child > self._after or self._after.startswith(child)

@@ -183,6 +183,13 @@ class ListRepositories(Endpoint):
     last: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class Migrate(Endpoint):
+    """POST /v2/_migrate: the next step of the migration from SR. Ours alone."""
+
+    row, method, access = "migrate", "POST", _DELETE
+
+
 class Query:
     """The query of a request: at most one value a key, except where the spec wants several."""
 
@@ -242,8 +249,8 @@ def _resource(segments: list[str]) -> tuple[str, str, str]:
     match segments:
         case [] | [""]:
             return "base", "", ""
-        case ["_catalog"]:
-            return "catalog", "", ""
+        case ["_catalog" | "_migrate" as kind]:
+            return kind, "", ""
         case [*name, "blobs", "uploads", ""] | [*name, "blobs", "uploads"]:
             return "uploads", "/".join(name), ""
         case [*name, "blobs", "uploads", session]:
@@ -295,7 +302,8 @@ _Parser = Callable[[str, str, Query], Endpoint]
 # Kind of path -> method -> how its value is made; the order of the methods is that of `Allow`.
 _ROWS: Mapping[str, Mapping[str, _Parser]] = {
     "base": {"GET": lambda n, x, q: CheckVersion()},
-    "catalog": {"GET": lambda n, x, q: ListRepositories(q.count("n"), q.one("last"))},
+    "_catalog": {"GET": lambda n, x, q: ListRepositories(q.count("n"), q.one("last"))},
+    "_migrate": {"POST": lambda n, x, q: Migrate()},
     "blobs": {
         "GET": lambda n, x, q: GetBlob(parse_name(n), parse_digest(x)),
         "HEAD": lambda n, x, q: HeadBlob(parse_name(n), parse_digest(x)),
@@ -324,6 +332,8 @@ def build(endpoint: Endpoint) -> str:
     match endpoint:
         case CheckVersion():
             return "/v2/"
+        case Migrate():
+            return "/v2/_migrate"
         case ListRepositories(count, last):
             return "/v2/_catalog" + _query(("n", count), ("last", last))
         case ListTags(name, count, last):

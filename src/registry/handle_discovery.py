@@ -1,7 +1,7 @@
-"""Answers to end-8: what a repository has."""
+"""Answers to end-8 and the catalogue: what there is."""
 
 from registry import discovery
-from registry.endpoints import Endpoint, ListTags, build
+from registry.endpoints import Endpoint, ListRepositories, ListTags, build
 from registry.errors import Problem, RegistryError
 from registry.http import Request, Response, json_response
 from registry.registry import Registry
@@ -17,6 +17,16 @@ async def list_tags(registry: Registry, endpoint: ListTags, request: Request) ->
     if page.more and page.tags:
         headers["Link"] = _next(ListTags(endpoint.name, count, page.tags[-1]))
     return json_response(200, {"name": endpoint.name, "tags": list(page.tags)}, headers)
+
+
+async def list_repositories(registry: Registry, endpoint: ListRepositories, request: Request) -> Response:
+    """The catalogue of Docker's registry API, a page at a time."""
+    count = discovery.MAX_PAGE if endpoint.count is None else min(endpoint.count, discovery.MAX_PAGE)
+    page = await discovery.list_repositories(registry.platform, count, endpoint.last)
+    headers = {}
+    if page.last is not None:
+        headers["Link"] = _next(ListRepositories(count, page.last))
+    return json_response(200, {"repositories": list(page.names)}, headers)
 
 
 def _next(endpoint: Endpoint) -> str:

@@ -17,14 +17,23 @@ Ours alone::
     _refs/<random id>/!condemned          "_data/<random id> is being deleted"
     <name>/uploads/<session>/<start>      an entry of an upload session's log (`registry.upload_log`)
     _registry/session-secret              the key that signs upload session ids
+    _registry/format                      the bucket is in our format: nothing of SR's is left to migrate
+    _registry/migration                   how far the migration is
 
 No repository name begins with "_", and names may contain "blobs", "manifests" and "uploads" as segments: a key is
 read as prefix and exactly one checked last part, never by splitting at a word.
 """
 
-from registry.names import Digest, Reference, RepositoryName
+from registry.errors import RegistryError
+from registry.names import Digest, Reference, RepositoryName, parse_digest, parse_name
 
 SIGNING_KEY = "_registry/session-secret"
+FORMAT = "_registry/format"
+MIGRATION = "_registry/migration"
+# Everything that belongs to no repository begins so, and no repository name does.
+OURS = "_"
+# The folders of a repository, SR's among them.
+REPOSITORY_FOLDERS = frozenset({"blobs", "gc", "insertion", "manifests", "uploads"})
 
 # Digits of a start offset in a key, so that keys sort as numbers do: 10^16 bytes are more than an R2 object can have.
 _OFFSET_DIGITS = 16
@@ -84,3 +93,23 @@ def log_entry_start(prefix: str, key: str) -> int | None:
     """The offset in a key below `log(...)`, or None when the key is not ours (SR keeps its state beside it)."""
     rest = key.removeprefix(prefix)
     return int(rest) if len(rest) == _OFFSET_DIGITS and rest.isascii() and rest.isdigit() else None
+
+
+def parse_blob(key: str) -> tuple[RepositoryName, Digest] | None:
+    """The repository and digest of a key that `blob` makes; None for any other key."""
+    return _parse(key, "/blobs")
+
+
+def parse_manifest_digest(key: str) -> tuple[RepositoryName, Digest] | None:
+    """The repository and digest of a key that `manifest` makes for a digest; None for any other key, tags too."""
+    return _parse(key, "/manifests")
+
+
+def _parse(key: str, kind: str) -> tuple[RepositoryName, Digest] | None:
+    prefix, _, last = key.rpartition("/")
+    if not prefix.endswith(kind):
+        return None
+    try:
+        return parse_name(prefix.removesuffix(kind)), parse_digest(last)
+    except RegistryError:
+        return None

@@ -55,13 +55,21 @@ async def put(platform: Platform, name: RepositoryName, received: Received, tags
     if stored is None or platform.now() - stored.uploaded > FRESH:
         await storage.put(key, received.data, attributes, checksum=received.digest)
     if received.manifest.subject is not None:
-        await storage.put(
-            keys.referrer(name, received.manifest.subject.digest, received.digest),
-            json.dumps(_referrer(received)).encode(),
-            Attributes(content_type=JSON),
-        )
+        await put_referrer(platform, name, received)
     for tag in tags:
         await storage.put(keys.manifest(name, tag), received.data, attributes, checksum=received.digest)
+
+
+async def put_referrer(platform: Platform, name: RepositoryName, received: Received) -> None:
+    """List a manifest with the referrers of its subject."""
+    assert received.manifest.subject is not None
+    key = keys.referrer(name, received.manifest.subject.digest, received.digest)
+    await platform.storage.put(key, json.dumps(_referrer(received)).encode(), Attributes(content_type=JSON))
+
+
+def knows_subject(stored: StoredObject) -> bool:
+    """Whether the stored manifest was looked at for a subject, by us or by an SR that did."""
+    return _HAS_SUBJECT in stored.metadata
 
 
 async def find(platform: Platform, name: RepositoryName, reference: Reference) -> StoredObject | None:

@@ -16,7 +16,9 @@ from registry.endpoints import (
     GetUpload,
     HeadBlob,
     HeadManifest,
+    ListRepositories,
     ListTags,
+    Migrate,
     MountBlob,
     PutManifest,
     StartUpload,
@@ -26,7 +28,8 @@ from registry.endpoints import (
 )
 from registry.errors import Problem, RegistryError
 from registry.handle_blobs import get_blob, head_blob
-from registry.handle_discovery import list_tags
+from registry.handle_discovery import list_repositories, list_tags
+from registry.handle_maintenance import migrate
 from registry.handle_manifests import get_manifest, head_manifest, put_manifest
 from registry.handle_uploads import (
     append_chunk,
@@ -66,6 +69,8 @@ _HANDLERS: dict[type[Endpoint], Handler] = {
     HeadManifest: head_manifest,
     PutManifest: put_manifest,
     ListTags: list_tags,
+    ListRepositories: list_repositories,
+    Migrate: migrate,
     StartUpload: start_upload,
     StartUploadFor: start_upload_for,
     MountBlob: mount_blob,

@@ -8,7 +8,7 @@ import hmac
 import re
 from uuid import UUID
 
-from registry import keys
+from registry import keys, migration
 from registry.errors import Problem, RegistryError
 from registry.names import RepositoryName
 from registry.platform import Platform
@@ -61,6 +61,7 @@ class Sessions:
         storage = self._platform.storage
         stored = await storage.get(keys.SIGNING_KEY)
         if stored is None:
+            await migration.note_if_empty(self._platform)
             fresh = self._platform.random_hex(_SECRET_BYTES).encode()
             nonce = Attributes(metadata={"nonce": self._platform.random_hex(8)})
             if await storage.put(keys.SIGNING_KEY, fresh, nonce, only_if=ABSENT) is not None:
