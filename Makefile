@@ -13,7 +13,7 @@ JS_READY := node_modules/.ready
 VENDORED := $(VENV)/.vendored
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test unit workerd clients lint types format install constraints clean
+.PHONY: help serve test unit workerd clients ops lint types format install constraints clean
 .DELETE_ON_ERROR:
 
 help: ## list the commands
@@ -32,6 +32,9 @@ workerd: $(JS_READY) $(VENDORED) ## the contract suite and API tests inside real
 
 clients: $(PY_READY) $(JS_READY) $(VENDORED) ## docker and skopeo against the local registry (tests/clients/install.sh installs them)
 	$(VENV)/bin/pytest -o addopts= tests/clients
+
+ops: $(PY_READY) ## the R2 calls that every flow costs, beside their budgets (JSON=1 for a machine)
+	@PYTHONPATH=src:. $(VENV)/bin/python -m tests.ops
 
 lint: $(PY_READY) ## ruff: rules and format
 	$(VENV)/bin/ruff check .

@@ -56,51 +56,47 @@ async def upload_blob(registry: Registry, endpoint: UploadBlob, request: Request
     if _fits_one_put(request.body.size):
         await _put_whole(registry, endpoint, request)
     else:
-        upload = Upload(registry.platform, endpoint.name, registry.sessions.new_uuid())
-        await _append_and_close(upload, State(), endpoint, request)
+        async with Upload(registry.platform, endpoint.name, registry.sessions.new_uuid()) as upload:
+            await _append_and_close(upload, State(), endpoint, request)
     return _created(endpoint.name, endpoint.digest)
 
 
 async def append_chunk(registry: Registry, endpoint: AppendChunk, request: Request) -> Response:
     """end-5: 202 with how far the session is, or 416 when the chunk is not the next one."""
-    upload = await _upload(registry, endpoint)
-    state = await _continue_from(upload, endpoint, request)
-    chunk_range = parse_chunk_range(request.header("content-range"))
-    try:
-        appended = await upload.append(state, request.body, chunk_range.size if chunk_range else None)
-    except OutOfDate:
-        raise await _out_of_order(upload, endpoint) from None
-    return _progress(202, endpoint, appended)
+    async with await _upload(registry, endpoint) as upload:
+        try:
+            state = await _append(upload, await _resume(upload, endpoint, request), request)
+        except OutOfDate:
+            raise await _out_of_order(upload, endpoint) from None
+    return _progress(202, endpoint, state)
 
 
 async def close_upload(registry: Registry, endpoint: CloseUpload, request: Request) -> Response:
     """end-6: 201 when the bytes are those of the digest. The request may carry all of them, the last ones, or none."""
-    upload = await _upload(registry, endpoint)
-    chunk_range = parse_chunk_range(request.header("content-range"))
-    is_first = endpoint.entry is None and (chunk_range is None or chunk_range.start == 0)
-    try:
-        if request.body.size == 0:
-            await _close(upload, endpoint.entry, endpoint)
-        elif is_first and chunk_range is None and _fits_one_put(request.body.size):
-            await _put_whole(registry, endpoint, request)
-        else:
-            state = await _continue_from(upload, endpoint, request)
-            await _append_and_close(upload, state, endpoint, request)
-    except OutOfDate:
-        raise await _out_of_order(upload, endpoint) from None
+    is_whole = endpoint.entry is None and request.header("content-range") is None
+    async with await _upload(registry, endpoint) as upload:
+        try:
+            if request.body.size == 0:
+                await _close(upload, endpoint.entry, endpoint)
+            elif is_whole and _fits_one_put(request.body.size):
+                await _put_whole(registry, endpoint, request)
+            else:
+                await _append_and_close(upload, await _resume(upload, endpoint, request), endpoint, request)
+        except OutOfDate:
+            raise await _out_of_order(upload, endpoint) from None
     return _created(endpoint.name, endpoint.digest)
 
 
 async def get_upload(registry: Registry, endpoint: GetUpload, request: Request) -> Response:
     """end-13: 204 with how far the session is."""
-    upload = await _upload(registry, endpoint)
-    return _progress(204, endpoint, await upload.log.latest_state())
+    async with await _upload(registry, endpoint) as upload:
+        return _progress(204, endpoint, await upload.resume_latest())
 
 
 async def cancel_upload(registry: Registry, endpoint: CancelUpload, request: Request) -> Response:
     """end-14: 204, and what was uploaded is gone."""
-    upload = await _upload(registry, endpoint)
-    await upload.cancel(await upload.log.latest_state())
+    async with await _upload(registry, endpoint) as upload:
+        await upload.cancel(await upload.resume_latest())
     return Response(204)
 
 
@@ -121,38 +117,45 @@ async def _put_whole(registry: Registry, endpoint: CloseUpload | UploadBlob, req
         raise mismatch(endpoint.digest) from None
 
 
-async def _continue_from(upload: Upload, endpoint: InSession, request: Request) -> State:
-    """The state that the request's bytes follow; 416 when Content-Range says that they do not."""
+async def _resume(upload: Upload, endpoint: InSession, request: Request) -> State:
+    """The state that the request's bytes follow; OutOfDate when Content-Range says that they do not."""
     chunk_range = parse_chunk_range(request.header("content-range"))
     if endpoint.entry is None and chunk_range is not None and chunk_range.start > 0:
-        state = await upload.log.latest_state()  # a location without our parameter: only the log knows
+        state: State | None = await upload.resume_latest()  # a location without our parameter: only the log knows
     else:
-        state = await upload.log.state(endpoint.entry)
+        state = await upload.resume(endpoint.entry)
+    if state is None:
+        raise gone()
     if chunk_range is not None and chunk_range.start != state.offset:
-        raise await _out_of_order(upload, endpoint)
+        raise OutOfDate
     return state
 
 
-async def _append_and_close(upload: Upload, state: State, endpoint: CloseUpload | UploadBlob, request: Request) -> None:
+async def _append(upload: Upload, state: State, request: Request) -> State:
     chunk_range = parse_chunk_range(request.header("content-range"))
-    appended = await upload.append(state, request.body, chunk_range.size if chunk_range else None)
+    return await upload.append(state, request.body, chunk_range.size if chunk_range else None)
+
+
+async def _append_and_close(upload: Upload, state: State, endpoint: CloseUpload | UploadBlob, request: Request) -> None:
+    appended = await _append(upload, state, request)
     await _close(upload, appended.entry, endpoint)
 
 
-async def _close(upload: Upload, entry_start: int | None, endpoint: CloseUpload | UploadBlob) -> None:
-    """Close a session with what its chunks brought; without `entry_start` only the log knows whether there were any."""
-    entry = await (upload.log.latest() if entry_start is None else upload.log.read(entry_start))
-    if entry is not None:
-        await upload.close(entry, endpoint.digest)
-    elif entry_start is None:
+async def _close(upload: Upload, entry: int | None, endpoint: CloseUpload | UploadBlob) -> None:
+    """Close a session with what its chunks brought; without `entry` only the log knows whether there were any."""
+    state = await (upload.resume_latest() if entry is None else upload.resume(entry))
+    if state is None:
+        if not await upload.is_done(endpoint.digest):
+            raise gone()
+    elif state.entry is None:
         await upload.close_without_chunks(endpoint.digest)
-    elif not await upload.is_done(endpoint.digest):
-        raise gone()
+    else:
+        await upload.close(endpoint.digest)
 
 
 async def _out_of_order(upload: Upload, endpoint: InSession) -> RegistryError:
     """416 with where the session really is, so that the client can go on from there."""
-    state = await upload.log.latest_state()
+    state = await upload.resume_latest()
     headers = _progress(416, endpoint, state).headers
     return RegistryError(
         Problem.UPLOAD_OUT_OF_ORDER, f"the next chunk begins at offset {state.offset}", headers=headers

@@ -39,9 +39,19 @@ REPOSITORY_FOLDERS = frozenset({"blobs", "gc", "insertion", "manifests", "upload
 _OFFSET_DIGITS = 16
 
 
+def blobs(name: RepositoryName) -> str:
+    """The prefix of a repository's blobs."""
+    return f"{name}/blobs/"
+
+
+def just_before(key: str) -> str:
+    """Where a listing starts that is to include `key`, which ends in a hex digit: no other key lies between."""
+    return key[:-1] + chr(ord(key[-1]) - 1) + "~"
+
+
 def blob(name: RepositoryName, digest: Digest) -> str:
     """A repository's own blob: its bytes, or a link to them."""
-    return f"{name}/blobs/{digest}"
+    return f"{blobs(name)}{digest}"
 
 
 def manifest(name: RepositoryName, reference: Reference) -> str:

@@ -3,22 +3,19 @@
 import asyncio
 import hashlib
 import json
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from registry import blobs, keys
 from registry.errors import Problem, RegistryError
 from registry.http import JSON
-from registry.manifest_format import Descriptor, Manifest, parse_manifest
+from registry.manifest_format import Manifest, parse_manifest
 from registry.names import Digest, Reference, RepositoryName, Tag
 from registry.platform import Platform
 from registry.storage import Attributes, StoredBody, StoredObject
 
 # Seconds. A manifest put this recently is not put again: two tags pushed in one second would make its key hot.
 FRESH = 300
-# R2 lets a request have 6 connections open (DESIGN section 2); one is left for what runs beside.
-_IN_FLIGHT = 5
-
 # Metadata, as SR writes it.
 _HAS_SUBJECT, _SUBJECT = "hasSubject", "subjectDigest"
 # Metadata of ours: what a tag points to, where the checksum does not say (sha512).
@@ -109,41 +106,24 @@ def _referrer(received: Received) -> dict[str, object]:
 
 async def _check_references(platform: Platform, name: RepositoryName, manifest: Manifest) -> None:
     """Everything the manifest refers to is in the repository, with the size its descriptor says."""
-
-    async def blob_size(descriptor: Descriptor) -> int | None:
-        found = await blobs.find(platform, name, descriptor.digest)
-        return None if found is None else found.size
-
-    async def child_size(descriptor: Descriptor) -> int | None:
-        found = await find(platform, name, descriptor.digest)
-        return None if found is None else found.size
-
-    missing = [
-        *await _check_sizes(manifest.blobs, blob_size),
-        *await _check_sizes(manifest.children, child_size),
-    ]
+    sizes = await blobs.sizes(platform, name, [descriptor.digest for descriptor in manifest.blobs])
+    children = list({descriptor.digest for descriptor in manifest.children})
+    for at in range(0, len(children), blobs.IN_FLIGHT):
+        batch = children[at : at + blobs.IN_FLIGHT]
+        answers = await asyncio.gather(*(find(platform, name, digest) for digest in batch))
+        sizes.update({digest: stored.size for digest, stored in zip(batch, answers, strict=True) if stored is not None})
+    missing = []
+    for descriptor in (*manifest.blobs, *manifest.children):
+        stored_size = sizes.get(descriptor.digest)
+        if stored_size is None:
+            missing.append(descriptor.digest)
+        elif descriptor.size not in (None, stored_size):
+            raise RegistryError(
+                Problem.MANIFEST_INVALID,
+                f"{descriptor.path}.size is {descriptor.size}, but {descriptor.digest} has {stored_size} bytes",
+                details=[{"path": f"{descriptor.path}.size", "digest": str(descriptor.digest)}],
+            )
     if missing:
         raise RegistryError(
             Problem.MANIFEST_BLOB_UNKNOWN, details=[{"digest": str(digest)} for digest in dict.fromkeys(missing)]
         )
-
-
-async def _check_sizes(
-    descriptors: Sequence[Descriptor], size_of: Callable[[Descriptor], Awaitable[int | None]]
-) -> list[Digest]:
-    """The digests that are missing; raises MANIFEST_INVALID for a size that is not the stored one."""
-    unique = list({descriptor.digest: descriptor for descriptor in descriptors}.values())
-    sizes: dict[Digest, int | None] = {}
-    for at in range(0, len(unique), _IN_FLIGHT):
-        batch = unique[at : at + _IN_FLIGHT]
-        found = await asyncio.gather(*(size_of(descriptor) for descriptor in batch))
-        sizes.update((descriptor.digest, size) for descriptor, size in zip(batch, found, strict=True))
-    for descriptor in descriptors:
-        stored = sizes[descriptor.digest]
-        if stored is not None and descriptor.size not in (None, stored):
-            raise RegistryError(
-                Problem.MANIFEST_INVALID,
-                f"{descriptor.path}.size is {descriptor.size}, but {descriptor.digest} has {stored} bytes",
-                details=[{"path": f"{descriptor.path}.size", "digest": str(descriptor.digest)}],
-            )
-    return [digest for digest, size in sizes.items() if size is None]

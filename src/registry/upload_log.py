@@ -111,7 +111,7 @@ def _decode(header: bytes) -> State:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """An entry that was read: the state with its piece, and a source that stands at the beginning of that piece."""
+    """An entry that is open: the state with its piece, and a source that stands at the beginning of that piece."""
 
     state: State
     body: Source
@@ -160,24 +160,6 @@ class UploadLog:
             for found in page.objects:
                 start = keys.log_entry_start(prefix, found.key)
         return None if start is None else await self.read(start)
-
-    async def state(self, start: int | None) -> State:
-        """Where the session stood at an entry, or at its beginning; BLOB_UPLOAD_UNKNOWN when the entry is gone."""
-        if start is None:
-            return State()
-        entry = await self.read(start)
-        if entry is None:
-            raise gone()
-        await entry.body.cancel()
-        return entry.state
-
-    async def latest_state(self) -> State:
-        """Where the session stands."""
-        entry = await self.latest()
-        if entry is None:
-            return State()
-        await entry.body.cancel()
-        return entry.state
 
     async def is_newest(self, state: State) -> bool:
         """Whether no entry follows `state`: the next one would start at its offset."""

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from typing import Self
 
 from registry import blobs, keys
 from registry.buffers import Lease
@@ -35,14 +36,37 @@ LARGE_PART = 32 * 1024 * 1024  # bytes; when the chunk that fills the first part
 
 
 class Upload:
-    """One request to one upload session: appends a chunk, closes, cancels."""
+    """One request to one upload session: resumes it, appends a chunk, closes, cancels. Used in an `async with`."""
 
     def __init__(self, platform: Platform, name: RepositoryName, session: str) -> None:
         self._platform = platform
         self._storage = platform.storage
         self._name = name
+        self._log = UploadLog(platform, name, session)
+        self._open: Entry | None = None  # the entry that was resumed from: its piece needs no second read
         self._created: MultipartUpload | None = None  # by this request, and in no entry of the log yet
-        self.log = UploadLog(platform, name, session)
+
+    async def __aenter__(self) -> Self:
+        """Begin."""
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Free the connection of the entry that is open."""
+        if self._open is not None:
+            await self._open.body.cancel()
+
+    async def resume(self, start: int | None) -> State | None:
+        """Where the session stood at the entry that starts there, or at its beginning; None when the entry is gone."""
+        return State() if start is None else await self._resume(await self._log.read(start))
+
+    async def resume_latest(self) -> State:
+        """Where the session stands, found by listing."""
+        return await self._resume(await self._log.latest()) or State()
+
+    async def _resume(self, entry: Entry | None) -> State | None:
+        await self.__aexit__()
+        self._open = entry
+        return None if entry is None else entry.state
 
     # ------------------------------------------------------------------ append
     async def append(self, state: State, body: Source, expected: int | None) -> State:
@@ -77,7 +101,7 @@ class Upload:
             span = Span(body, part_size - state.tail_size)
             left -= span.size
             state = await self._stream_part(state, span, digester)
-        return await self.log.append(state.with_entry(start), Span(body, left), digester)
+        return await self._log.append(state.with_entry(start), Span(body, left), digester)
 
     async def _append_unknown(
         self, state: State, body: Source, expected: int | None, digester: Digester | None
@@ -96,7 +120,7 @@ class Upload:
             if size == 0:
                 return state
             content = buffers[0].buffer.slice(0, rest)
-            return await self.log.append_buffer(state.with_entry(start), content, rest, digester)
+            return await self._log.append_buffer(state.with_entry(start), content, rest, digester)
 
     async def _fill_parts(
         self, state: State, body: Source, digester: Digester | None, buffers: list[Lease]
@@ -125,7 +149,7 @@ class Upload:
                 else:
                     # A part larger than the buffer, in a session that began with a known size: keep what is here.
                     content = buffers[0].buffer.slice(0, count)
-                    state = await self.log.append_buffer(state.with_entry(start), content, count)
+                    state = await self._log.append_buffer(state.with_entry(start), content, count)
                     start, tail = state.offset, state.tail_size
                 buffers.reverse()
         finally:
@@ -177,34 +201,33 @@ class Upload:
 
         return state.with_part(await through_pipe(self._platform, state.part_size, write, store))
 
-    async def _write_tail(self, state: State, pipe: Pipe, entry: Entry | None = None) -> None:
-        """Pass the pieces of the tail on; `entry`, when given, is open at the last one."""
+    async def _write_tail(self, state: State, pipe: Pipe) -> None:
+        """Pass the pieces of the tail on, that of the open entry from where it is open."""
         for piece in state.tail:
-            if entry is not None and piece.entry == state.entry:
-                await copy(self._platform, Span(entry.body, piece.size), pipe)
+            if self._open is not None and piece.entry == self._open.state.entry:
+                await copy(self._platform, Span(self._open.body, piece.size), pipe)
             else:
-                await copy(self._platform, await self.log.piece(piece), pipe)
+                await copy(self._platform, await self._log.piece(piece), pipe)
 
     # ------------------------------------------------------------------ close
-    async def close(self, entry: Entry, digest: Digest) -> None:
-        """Make what the session has at `entry` the blob `digest`.
+    async def close(self, digest: Digest) -> None:
+        """Make what the session has, as it was resumed, the blob `digest`.
 
         Raises DIGEST_INVALID, after which nothing of the upload remains; OutOfDate when a newer entry follows; and
         BLOB_UPLOAD_UNKNOWN when the upload was cancelled or dropped meanwhile.
         """
-        try:
-            if entry.state.etags:
-                await self._close_parts(entry, digest)
-            else:
-                await self._close_pieces(entry, digest)
-        finally:
-            await entry.body.cancel()
-        await self._forget(entry.state)
+        assert self._open is not None
+        state = self._open.state
+        if state.etags:
+            await self._close_parts(self._open, digest)
+        else:
+            await self._close_pieces(state, digest)
+        await self._forget(state)
 
     async def _forget(self, state: State) -> None:
         """The session is over, well or not."""
         with tidying("the log of an upload"):
-            await self.log.forget(state)
+            await self._log.forget(state)
 
     async def close_without_chunks(self, digest: Digest) -> None:
         """A session without a byte can only be the empty blob."""
@@ -217,13 +240,12 @@ class Upload:
         """When the log is gone: whether it is because the blob is there, and only the reply was lost."""
         return await blobs.find(self._platform, self._name, digest) is not None
 
-    async def _close_pieces(self, entry: Entry, digest: Digest) -> None:
+    async def _close_pieces(self, state: State, digest: Digest) -> None:
         """No part was filled: the pieces together are one put, which R2 verifies."""
-        state = entry.state
         data_id = blobs.new_id(self._platform)
 
         async def write(pipe: Pipe) -> None:
-            await self._write_tail(state, pipe, entry)
+            await self._write_tail(state, pipe)
 
         async def store(content: Source) -> None:
             if state.offset < blobs.LARGE_BLOB:
@@ -246,7 +268,7 @@ class Upload:
         known: Digest | None = None
         completed = True
         try:
-            etags = [*state.etags, *await self._last_part(entry)]
+            etags = [*state.etags, *await self._last_part(state)]
             known = await entry.digest_behind_piece()
             if known is None or known != digest:
                 await self._check_newest(state)
@@ -276,14 +298,13 @@ class Upload:
             raise mismatch(digest)
         await blobs.link(self._platform, self._name, digest, data, ours=completed)
 
-    async def _last_part(self, entry: Entry) -> list[str]:
+    async def _last_part(self, state: State) -> list[str]:
         """Store the tail as the last part; its etag, if there is a tail."""
-        state = entry.state
         if not state.tail:
             return []
 
         async def write(pipe: Pipe) -> None:
-            await self._write_tail(state, pipe, entry)
+            await self._write_tail(state, pipe)
 
         async def store(content: Source) -> str:
             return await self._storage.upload_part(_multipart(state), len(state.etags) + 1, content)
@@ -296,7 +317,7 @@ class Upload:
 
     async def _check_newest(self, state: State) -> None:
         """Before an upload is given up or joined: the client may have named an old location."""
-        if not await self.log.is_newest(state):
+        if not await self._log.is_newest(state):
             raise OutOfDate
 
     # ------------------------------------------------------------------ cancel
@@ -304,7 +325,7 @@ class Upload:
         """Give everything back."""
         if state.upload_id:
             await self._storage.abort_upload(_multipart(state))
-        await self.log.forget(state)
+        await self._log.forget(state)
 
 
 def mismatch(digest: Digest) -> RegistryError:

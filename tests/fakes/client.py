@@ -34,18 +34,28 @@ def basic(name: str, secret: str) -> str:
 
 
 class Clock:
-    """Time that only tests move."""
+    """Time that stands still while anything can run: sleeping moves it only when everybody sleeps."""
 
     def __init__(self) -> None:
         self.now = START
+        self._deadlines: list[float] = []
 
     def __call__(self) -> float:
         return self.now
 
     async def sleep(self, seconds: float) -> None:
-        """Let time pass, and others run."""
-        self.now += seconds
-        await asyncio.sleep(0)
+        """Sleep in this time."""
+        deadline = self.now + seconds
+        self._deadlines.append(deadline)
+        try:
+            while self.now < deadline:
+                # Each sleeper is ready in every turn of the loop. Nobody else is: time passes.
+                ready = len(asyncio.get_running_loop()._ready)  # type: ignore[attr-defined] # noqa: SLF001
+                if ready < len(self._deadlines):
+                    self.now = max(self.now, min(self._deadlines))
+                await asyncio.sleep(0)
+        finally:
+            self._deadlines.remove(deadline)
 
 
 @dataclass(frozen=True, slots=True)

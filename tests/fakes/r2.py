@@ -93,6 +93,10 @@ class FakeR2:
         """Put an object there as if it had been there before."""
         self.objects[key] = _Object(data, hashlib.md5(data).hexdigest(), self._now(), attributes, checksum)
 
+    def reset(self) -> None:
+        """Count from here."""
+        self.usage = Usage()
+
     # ---------------------------------------------------------------- the port
     async def head(self, key: str) -> StoredObject | None:
         await self._call("head", key)

@@ -1,0 +1,199 @@
+"""What clients do, as flows over the fake: for budgets (`make ops`) and for breaking things at every call."""
+
+import json
+import random
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from registry.storage import NO_ATTRIBUTES
+from tests.fakes.client import FakeRegistry, digest_of, with_query
+from tests.images import image, put_manifest
+
+KIB, MIB = 1024, 1024 * 1024
+NAME = "team/app"
+LAYERS = (KIB, MIB, 6 * MIB, 24 * MIB, 64 * MIB)  # bytes
+
+
+def bytes_of(size: int) -> bytes:
+    """Random bytes, the same for the same size."""
+    return random.Random(size).randbytes(size)
+
+
+def in_pieces(data: bytes) -> list[bytes]:
+    """A body without a Content-Length, as dockerd sends it."""
+    return [data[at : at + 512 * KIB] for at in range(0, len(data), 512 * KIB)]
+
+
+async def nothing(registry: FakeRegistry) -> None:
+    """A bucket in use: the isolate knows its key."""
+    await registry.call("POST", f"/v2/{NAME}/blobs/uploads/")
+
+
+async def start(registry: FakeRegistry, name: str = NAME) -> str:
+    """A session."""
+    started = await registry.call("POST", f"/v2/{name}/blobs/uploads/")
+    assert started.status == 202, started
+    return started.location
+
+
+async def push_chunks(registry: FakeRegistry, data: bytes, chunks: int = 1, *, known: bool = False) -> None:
+    """POST, PATCHes, PUT."""
+    location = await start(registry)
+    size = -(-len(data) // chunks)
+    for at in range(0, len(data), size):
+        chunk = data[at : at + size]
+        answer = await registry.call("PATCH", location, chunk if known else in_pieces(chunk))
+        assert answer.status == 202, answer
+        location = answer.location
+    closed = await registry.call("PUT", with_query(location, digest=digest_of(data)))
+    assert closed.status == 201, closed
+
+
+async def docker_push(registry: FakeRegistry, name: str = NAME, mount_from: str | None = None) -> None:
+    """An image of five layers as dockerd pushes it: HEAD, POST (a mount, when it knows a source), PATCH, PUT, HEAD."""
+    config = b'{"architecture": "amd64"}'
+    layers = [bytes_of(size) for size in LAYERS]
+    for data in (*layers, config):
+        url = f"/v2/{name}/blobs/{digest_of(data)}"
+        if (await registry.call("HEAD", url)).status == 200:
+            continue
+        query = f"?mount={digest_of(data)}&from={mount_from}" if mount_from and data != config else ""
+        started = await registry.call("POST", f"/v2/{name}/blobs/uploads/{query}")
+        if started.status == 202:
+            chunk = await registry.call("PATCH", started.location, in_pieces(data))
+            assert (await registry.call("PUT", with_query(chunk.location, digest=digest_of(data)))).status == 201
+        assert (await registry.call("HEAD", url)).status == 200
+    assert (await put_manifest(registry, name, "1.0", image(config, layers))).status == 201
+
+
+async def pull(registry: FakeRegistry) -> None:
+    """The image, as a client pulls it: the manifest by tag, then its blobs."""
+    manifest = await registry.call("GET", f"/v2/{NAME}/manifests/1.0")
+    document = json.loads(manifest.body)
+    for descriptor in (document["config"], *document["layers"]):
+        blob = await registry.call("GET", f"/v2/{NAME}/blobs/{descriptor['digest']}")
+        assert digest_of(blob.body) == descriptor["digest"]
+
+
+async def mount(registry: FakeRegistry, size: int) -> None:
+    """From one repository to another."""
+    answer = await registry.call("POST", f"/v2/other/blobs/uploads/?mount={digest_of(bytes_of(size))}&from={NAME}")
+    assert answer.status == 201
+
+
+def pushed(*sizes: int) -> Callable[[FakeRegistry], Awaitable[None]]:
+    """A bucket in use that has blobs of these sizes."""
+
+    async def prepare(registry: FakeRegistry) -> None:
+        for size in sizes:
+            await registry.push_blob(NAME, bytes_of(size))
+
+    return prepare
+
+
+async def put_layers(registry: FakeRegistry, count: int) -> None:
+    """The manifest of an image with `count` layers that are there."""
+    layers = [bytes_of(size) for size in range(1, count + 1)]
+    assert (await put_manifest(registry, NAME, "1.0", image(b"", layers))).status == 201
+
+
+async def ten_thousand_digests(registry: FakeRegistry) -> None:
+    """A repository with one tag among them."""
+    for number in range(10_000):
+        registry.bucket.seed(f"{NAME}/manifests/{digest_of(str(number).encode())}", b"", NO_ATTRIBUTES, None)
+    registry.bucket.seed(f"{NAME}/manifests/latest", b"", NO_ATTRIBUTES, None)
+
+
+async def a_hundred_repositories(registry: FakeRegistry) -> None:
+    """Each with a hundred blobs."""
+    for number in range(100):
+        name = f"r{number:03}"
+        registry.bucket.seed(f"{name}/manifests/latest", b"", NO_ATTRIBUTES, None)
+        for blob in range(100):
+            registry.bucket.seed(f"{name}/blobs/{digest_of(str(blob).encode())}", b"", NO_ATTRIBUTES, None)
+
+
+async def whole_catalogue(registry: FakeRegistry) -> None:
+    """All pages."""
+    url, count = "/v2/_catalog", 0
+    while url:
+        answer = await registry.call("GET", url)
+        count += len(json.loads(answer.body)["repositories"])
+        url = answer.headers.get("Link", "").partition(">")[0][1:]
+    assert count == 100
+
+
+async def a_pushed_image(registry: FakeRegistry) -> None:
+    """The image of five layers is there."""
+    await docker_push(registry)
+
+
+async def get(registry: FakeRegistry, method: str, size: int) -> None:
+    """One blob."""
+    assert (await registry.call(method, f"/v2/{NAME}/blobs/{digest_of(bytes_of(size))}")).status == 200
+
+
+async def list_tags(registry: FakeRegistry) -> None:
+    """Every tag."""
+    answer = await registry.call("GET", f"/v2/{NAME}/tags/list")
+    assert json.loads(answer.body)["tags"] == ["latest"]
+
+
+@dataclass(frozen=True, slots=True)
+class Flow:
+    """What is there before, what is measured, and its budget: Class A, Class B, and bytes written per byte pushed."""
+
+    prepare: Callable[[FakeRegistry], Awaitable[None]]
+    run: Callable[[FakeRegistry], Awaitable[object]]
+    class_a: int
+    class_b: int
+    size: int = 0  # bytes pushed
+    written: float = 0.0  # times `size`
+
+
+FLOWS: dict[str, Flow] = {
+    "post": Flow(nothing, start, 0, 0),
+    "put-monolithic-1MiB": Flow(nothing, lambda r: r.push_blob(NAME, bytes_of(MIB)), 1, 0, MIB, 1.0),
+    "put-monolithic-64MiB": Flow(nothing, lambda r: r.push_blob(NAME, bytes_of(64 * MIB)), 3, 0, 64 * MIB, 1.0),
+    "docker-1KiB": Flow(nothing, lambda r: push_chunks(r, bytes_of(KIB)), 2, 1, KIB, 2.0),
+    "docker-6MiB": Flow(nothing, lambda r: push_chunks(r, bytes_of(6 * MIB)), 2, 1, 6 * MIB, 2.0),
+    "docker-64MiB": Flow(nothing, lambda r: push_chunks(r, bytes_of(64 * MIB)), 13, 1, 64 * MIB, 1.0),
+    "docker-64MiB-known-length": Flow(
+        nothing, lambda r: push_chunks(r, bytes_of(64 * MIB), known=True), 7, 1, 64 * MIB, 1.0
+    ),
+    "docker-64MiB-in-5": Flow(nothing, lambda r: push_chunks(r, bytes_of(64 * MIB), 5), 17, 7, 64 * MIB, 1.3),
+    "mount-1MiB": Flow(pushed(MIB), lambda r: mount(r, MIB), 1, 1, MIB, 1.0),
+    "mount-64MiB": Flow(pushed(64 * MIB), lambda r: mount(r, 64 * MIB), 2, 2, 64 * MIB, 0.0),
+    "head-blob": Flow(pushed(64 * MIB), lambda r: get(r, "HEAD", 64 * MIB), 0, 1),
+    "get-blob": Flow(pushed(MIB), lambda r: get(r, "GET", MIB), 0, 1),
+    "get-linked-blob": Flow(pushed(64 * MIB), lambda r: get(r, "GET", 64 * MIB), 0, 2),
+    "put-manifest-5": Flow(pushed(*range(6)), lambda r: put_layers(r, 5), 2, 11),
+    "put-manifest-127": Flow(pushed(*range(128)), lambda r: put_layers(r, 127), 12, 48),
+    "tags-1-of-10000": Flow(ten_thousand_digests, list_tags, 3, 0),
+    "catalog-100": Flow(a_hundred_repositories, whole_catalogue, 105, 0),
+    "push-5-layers": Flow(nothing, docker_push, 33, 30, sum(LAYERS), 1.08),
+    "repush-5-layers": Flow(a_pushed_image, docker_push, 3, 20),
+    "second-repo-5-layers": Flow(
+        a_pushed_image, lambda r: docker_push(r, "other", mount_from=NAME), 16, 32, sum(LAYERS), 0.08
+    ),
+    "pull-5-layers": Flow(a_pushed_image, pull, 0, 10),
+}
+# Bytes that are written beside the content: headers of log entries, links, manifests.
+OVERHEAD = 8 * KIB
+
+
+async def measure(name: str) -> FakeRegistry:
+    """Run a flow on a bucket of its own; the registry's `bucket.usage` has what it took.
+
+    Time stands still while it runs, so that a key written twice is refused.
+    """
+    flow, registry = FLOWS[name], FakeRegistry()
+    await nothing(registry)
+    await flow.prepare(registry)
+    registry.clock.now += 1
+    registry.bucket.reset()
+    registry.pause = 0.0
+    before = registry.clock.now
+    await flow.run(registry)
+    assert registry.clock.now == before, "R2 was too busy: a key was written twice within a second"
+    return registry

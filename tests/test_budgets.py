@@ -1,0 +1,15 @@
+"""R2 calls and bytes of every flow stay within the budgets of DESIGN section 4."""
+
+import pytest
+
+from tests.flows import FLOWS, OVERHEAD, measure
+
+
+@pytest.mark.parametrize("name", FLOWS)
+async def test_budget(name: str) -> None:
+    """Class A, Class B, bytes written; and no key is written twice within a second."""
+    flow, usage = FLOWS[name], (await measure(name)).bucket.usage
+    assert usage.class_a <= flow.class_a
+    assert usage.class_b <= flow.class_b
+    if flow.size:
+        assert usage.written <= flow.size * flow.written + OVERHEAD
