@@ -2,6 +2,7 @@
 
 import pytest
 
+from tests import test_faults
 from tests.fakes.client import FakeRegistry
 
 
@@ -9,3 +10,11 @@ from tests.fakes.client import FakeRegistry
 def registry() -> FakeRegistry:
     """A registry on an empty bucket."""
     return FakeRegistry()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say how much was broken on purpose."""
+    if test_faults.injected["runs"]:
+        terminalreporter.write_line(
+            f"faults injected: {test_faults.injected['faults']} calls failed, in {test_faults.injected['runs']} runs"
+        )

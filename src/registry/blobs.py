@@ -269,6 +269,8 @@ async def _copy(platform: Platform, name: RepositoryName, digest: Digest, stored
     except ChecksumMismatch:
         log("damaged-blob", key=stored.object.key)
         return False
+    finally:
+        await stored.body.cancel()
     return True
 
 

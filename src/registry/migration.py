@@ -136,6 +136,9 @@ async def _migrate_link(
     except ChecksumMismatch:
         _problem(migration, found.key, f"leads to {blob.key}, whose bytes are not those of its digest")
         return
+    finally:
+        if stored is not None:
+            await stored.body.cancel()
     if data is not None:
         await blobs.replace(platform, name, digest, data, etag=found.etag)
     migration.links += 1

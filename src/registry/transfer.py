@@ -29,8 +29,7 @@ async def through_pipe(
 ) -> T:
     """Run `write`, which passes exactly `size` bytes on, beside `store`, which takes them.
 
-    When one of them fails the other is stopped and nothing is stored; the writer's error is the one that is raised,
-    unless it only says that the storage stopped listening.
+    When one of them fails the other is stopped, nothing is stored, and the error of the first is raised.
     """
     pipe = platform.streams.pipe(size)
     storing = asyncio.ensure_future(store(pipe.content))
@@ -41,15 +40,18 @@ async def through_pipe(
 
     writing = asyncio.ensure_future(written())
     await asyncio.wait((storing, writing), return_when=asyncio.FIRST_EXCEPTION)
-    if not storing.done():
-        await pipe.abort()
-        await asyncio.wait((storing,))
-    failure = storing.exception()
-    if not writing.done():
+    if storing.done() and storing.exception() is not None:
+        # It stopped listening: what the writer says of that does not matter.
         writing.cancel()
         await asyncio.wait((writing,))
-    elif (cause := writing.exception()) is not None and (failure is None or isinstance(cause, ClientGone)):
-        raise cause
+        if not writing.cancelled():
+            writing.exception()
+        return storing.result()
+    if writing.exception() is not None:
+        await pipe.abort()
+        await asyncio.wait((storing,))
+        storing.exception()
+    writing.result()
     return storing.result()
 
 

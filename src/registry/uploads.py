@@ -207,7 +207,11 @@ class Upload:
             if self._open is not None and piece.entry == self._open.state.entry:
                 await copy(self._platform, Span(self._open.body, piece.size), pipe)
             else:
-                await copy(self._platform, await self._log.piece(piece), pipe)
+                span = await self._log.piece(piece)
+                try:
+                    await copy(self._platform, span, pipe)
+                finally:
+                    await span.source.cancel()
 
     # ------------------------------------------------------------------ close
     async def close(self, digest: Digest) -> None:

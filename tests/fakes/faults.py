@@ -1,0 +1,172 @@
+"""A storage that fails on purpose, and a client that retries by the specification."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, TypeVar
+
+from registry.names import Digest
+from registry.storage import (
+    MAX_LIST_KEYS,
+    NO_ATTRIBUTES,
+    Attributes,
+    ByteRange,
+    Content,
+    Listing,
+    MultipartUpload,
+    Source,
+    StorageBusy,
+    StorageError,
+    StoredBody,
+    StoredObject,
+)
+from tests.fakes.client import Answer, FakeRegistry, digest_of, with_query
+from tests.fakes.r2 import FakeR2
+
+T = TypeVar("T")
+
+
+class Fault(Enum):
+    """How a call fails."""
+
+    BEFORE = "before it took effect"
+    AFTER = "after it took effect: the reply is lost"
+    BUSY = "with 429"
+
+
+@dataclass(slots=True)
+class FaultyStorage:
+    """Passes calls on to the bucket, except number `at` (and, with `for_good`, all that follow)."""
+
+    bucket: FakeR2
+    at: int = -1
+    fault: Fault = Fault.BEFORE
+    for_good: bool = False
+    calls: int = 0
+    injected: int = field(default=0)
+
+    async def _call(self, call: Callable[[], Awaitable[T]]) -> T:
+        number, self.calls = self.calls, self.calls + 1
+        if self.at < 0 or number < self.at or (number > self.at and not self.for_good):
+            return await call()
+        self.injected += 1
+        if self.fault is Fault.BUSY:
+            raise StorageBusy("on purpose (10058)")
+        if self.fault is Fault.AFTER:
+            result = await call()
+            if isinstance(result, StoredBody):
+                await result.body.cancel()
+        raise StorageError(f"on purpose, {self.fault.value}")
+
+    def heal(self) -> None:
+        """From here on nothing fails."""
+        self.at = -1
+
+    async def head(self, key: str) -> StoredObject | None:
+        return await self._call(lambda: self.bucket.head(key))
+
+    async def get(self, key: str, byte_range: ByteRange | None = None) -> StoredBody | None:
+        return await self._call(lambda: self.bucket.get(key, byte_range))
+
+    async def put(
+        self,
+        key: str,
+        content: bytes | Source | Content,
+        attributes: Attributes = NO_ATTRIBUTES,
+        *,
+        checksum: Digest | None = None,
+        only_if: str | None = None,
+    ) -> StoredObject | None:
+        return await self._call(lambda: self.bucket.put(key, content, attributes, checksum=checksum, only_if=only_if))
+
+    async def delete(self, keys: Sequence[str]) -> None:
+        await self._call(lambda: self.bucket.delete(keys))
+
+    async def list(
+        self,
+        prefix: str,
+        *,
+        start_after: str | None = None,
+        delimiter: str | None = None,
+        cursor: str | None = None,
+        limit: int = MAX_LIST_KEYS,
+        with_metadata: bool = False,
+    ) -> Listing:
+        return await self._call(
+            lambda: self.bucket.list(
+                prefix,
+                start_after=start_after,
+                delimiter=delimiter,
+                cursor=cursor,
+                limit=limit,
+                with_metadata=with_metadata,
+            )
+        )
+
+    async def create_upload(self, key: str, attributes: Attributes = NO_ATTRIBUTES) -> MultipartUpload:
+        return await self._call(lambda: self.bucket.create_upload(key, attributes))
+
+    async def upload_part(self, upload: MultipartUpload, number: int, content: Content | Source) -> str:
+        return await self._call(lambda: self.bucket.upload_part(upload, number, content))
+
+    async def complete_upload(self, upload: MultipartUpload, etags: Sequence[str]) -> StoredObject:
+        return await self._call(lambda: self.bucket.complete_upload(upload, etags))
+
+    async def abort_upload(self, upload: MultipartUpload) -> None:
+        await self._call(lambda: self.bucket.abort_upload(upload))
+
+
+# What may be answered while the bucket fails: come back later, or where the session really is.
+_HONEST = {200, 201, 202, 204, 404, 416, 429, 503}
+
+
+class PatientClient:
+    """Pushes by the specification: after an error it asks where the session stands and goes on, or starts again.
+
+    `push` returns whether it was acknowledged within so many attempts.
+    """
+
+    def __init__(self, registry: FakeRegistry, name: str, attempts: int = 12) -> None:
+        self._registry = registry
+        self._name = name
+        self._attempts = attempts
+
+    async def call(self, method: str, url: str, body: Any = b"") -> Answer:
+        """A request; a 500, or a refusal of what is right, is a failure of the test."""
+        answer = await self._registry.call(method, url, body, budget=200)
+        assert answer.status in _HONEST, (method, url, answer)
+        assert answer.status not in (429, 503) or "Retry-After" in answer.headers
+        return answer
+
+    async def push(self, data: bytes, chunks: Sequence[int]) -> bool:
+        """Chunk sizes in bytes, negative without a Content-Length; none: all in the PUT."""
+        for _ in range(self._attempts):
+            started = await self.call("POST", f"/v2/{self._name}/blobs/uploads/")
+            if started.status == 202 and await self._session(started.location, data, chunks):
+                return True
+            if (await self.call("HEAD", f"/v2/{self._name}/blobs/{digest_of(data)}")).status == 200:
+                return True
+        return False
+
+    async def _session(self, location: str, data: bytes, chunks: Sequence[int]) -> bool:
+        offset, sizes = 0, list(chunks)
+        while chunks and offset < len(data):
+            size = sizes.pop(0) if sizes else len(data) - offset
+            chunk = data[offset : offset + abs(size)]
+            answer = await self.call("PATCH", location, [chunk] if size < 0 else chunk)
+            for _ in range(self._attempts):
+                if answer.status not in (429, 503):
+                    break
+                answer = await self.call("GET", location)
+            if answer.status not in (202, 204, 416):
+                return False
+            location, last = answer.location, int(answer.headers["Range"].partition("-")[2])
+            offset = last + 1 if last else 0
+        for _ in range(self._attempts):
+            url = with_query(location, digest=digest_of(data))
+            closed = await self.call("PUT", url, b"" if chunks else data)
+            if closed.status == 201:
+                return True
+            if closed.status not in (429, 503):
+                return False
+        return False
