@@ -8,45 +8,16 @@ from collections.abc import Awaitable, Callable, Iterator
 
 import pytest
 
-from registry import blobs, uploads
-from tests.fakes import r2
 from tests.fakes.client import FakeRegistry, digest_of
 from tests.fakes.faults import Fault, FaultyStorage, PatientClient
 from tests.images import image
+from tests.invariants import PART, check_blob
 from tests.test_uploads import bytes_of
 
-PART = 4096  # bytes
+pytestmark = pytest.mark.usefixtures("small_parts")
 NAME = "team/app"
 # What one run of the tests injected; `tests.conftest` prints it.
 injected = {"faults": 0, "runs": 0}
-
-
-@pytest.fixture(autouse=True)
-def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Everything that counts in parts, scaled down."""
-    monkeypatch.setattr(uploads, "SMALL_PART", PART)
-    monkeypatch.setattr(uploads, "LARGE_PART", 4 * PART)
-    monkeypatch.setattr(blobs, "LARGE_BLOB", PART)
-    monkeypatch.setattr(r2, "MIN_PART_SIZE", PART // 2)
-
-
-def check_links(registry: FakeRegistry) -> None:
-    """Every link has its ref and its data; refs are never fewer than links."""
-    for key, found in registry.bucket.objects.items():
-        metadata = found.attributes.metadata
-        if "/blobs/" in key and "target" in metadata:
-            name = key.partition("/blobs/")[0]
-            assert f"_refs/{metadata['target']}/{metadata['ref']}/{name}" in registry.bucket.objects
-            assert f"_data/{metadata['target']}" in registry.bucket.objects
-
-
-async def check_blob(registry: FakeRegistry, name: str, data: bytes, *, acknowledged: bool) -> None:
-    """An acknowledged blob reads back byte for byte; any other is absent or right."""
-    check_links(registry)
-    answer = await registry.call("GET", f"/v2/{name}/blobs/{digest_of(data)}", budget=200)
-    assert answer.status == 200 or (answer.status == 404 and not acknowledged), answer
-    if answer.status == 200:
-        assert answer.body == data
 
 
 Push = Callable[[FakeRegistry, int], Awaitable[bool]]

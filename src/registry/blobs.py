@@ -4,6 +4,7 @@ import asyncio
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import Enum
 
 from registry import keys
 from registry.errors import Problem, RegistryError
@@ -184,36 +185,42 @@ async def store_small(
             raise
 
 
-async def link(platform: Platform, name: RepositoryName, digest: Digest, data: Data, *, ours: bool = True) -> None:
-    """Make data that was verified a blob of `name`; when it has a sound one already, the data is dropped.
+class Standing(Enum):
+    """Why data that is about to be linked cannot vanish meanwhile."""
 
-    `ours` is False when another request made the data object and may be dropping it: then we look for its marker
-    (either it sees our ref or we see its marker) and never drop it ourselves.
-    """
+    OURS = "this request made it: nobody else drops it"
+    LINKED = "a link keeps it; that link may be going"
+    TWIN = "a twin of this request made it, and may be dropping it"
+
+
+async def link(
+    platform: Platform, name: RepositoryName, digest: Digest, data: Data, standing: Standing = Standing.OURS
+) -> None:
+    """Make data that was verified a blob of `name`; when it has a sound one already, data of ours is dropped."""
     storage = platform.storage
     key = keys.blob(name, digest)
-    if await _put_link(platform, name, digest, data, only_if=ABSENT, look_for_marker=not ours):
+    if await _put_link(platform, name, digest, data, standing, only_if=ABSENT):
         return
     found = await storage.head(key)
     if found is None:
         raise StorageBusy("the blob was deleted while it was pushed")
     if await _is_sound(platform, found, digest, data.size):
-        if ours and _link_target(found) != data:
+        if standing is Standing.OURS and _link_target(found) != data:
             await drop_data(platform, data)
         return
     # Nothing can be read through what is there: replace just that.
     log("link-without-target", key=key)
-    if not await _put_link(platform, name, digest, data, only_if=found.etag, look_for_marker=not ours):
+    if not await _put_link(platform, name, digest, data, standing, only_if=found.etag):
         raise StorageBusy("the blob was pushed twice at once")
 
 
 async def replace(platform: Platform, name: RepositoryName, digest: Digest, data: Data, *, etag: str) -> bool:
     """Put a link where an object with this etag lies; False when another one lies there now."""
-    return await _put_link(platform, name, digest, data, only_if=etag, look_for_marker=False)
+    return await _put_link(platform, name, digest, data, Standing.OURS, only_if=etag)
 
 
 async def _put_link(
-    platform: Platform, name: RepositoryName, digest: Digest, data: Data, *, only_if: str, look_for_marker: bool
+    platform: Platform, name: RepositoryName, digest: Digest, data: Data, standing: Standing, *, only_if: str
 ) -> bool:
     """Write a ref and then its link, which names the ref's nonce: data that a link leads to never lacks a ref."""
     storage = platform.storage
@@ -221,17 +228,30 @@ async def _put_link(
     ref = keys.ref(data.id, nonce, name)
     metadata = {_TARGET: data.id, _REF: nonce, _SIZE: str(data.size), _DIGEST: str(digest)}
     await storage.put(ref, b"")
-    if look_for_marker and await storage.head(keys.condemned(data.id)) is not None:
-        with tidying("a ref"):
-            await storage.delete([ref])
-        raise RegistryError(Problem.UPLOAD_UNKNOWN, "another request gave this upload up")
-    stored = await storage.put(
-        keys.blob(name, digest), data.id.encode(), Attributes(metadata=metadata), only_if=only_if
-    )
+    is_there = await _still_there(platform, data, standing)
+    stored = None
+    if is_there:
+        attributes = Attributes(metadata=metadata)
+        stored = await storage.put(keys.blob(name, digest), data.id.encode(), attributes, only_if=only_if)
     if stored is None:
         with tidying("a ref"):
             await storage.delete([ref])
+    if not is_there:
+        raise RegistryError(Problem.UPLOAD_UNKNOWN, "another request gave this upload up")
     return stored is not None
+
+
+async def _still_there(platform: Platform, data: Data, standing: Standing) -> bool:
+    """Whether data whose ref was just written stays.
+
+    Who deletes it writes the marker, looks for refs, deletes the data and then the marker. No marker: either our ref
+    will be seen, or all that is over; then, for data that nothing kept, the data is gone, and so it is looked at last.
+    """
+    if standing is Standing.OURS:
+        return True
+    if await platform.storage.head(keys.condemned(data.id)) is not None:
+        return False
+    return standing is Standing.LINKED or await platform.storage.head(data.key) is not None
 
 
 async def mount(platform: Platform, name: RepositoryName, digest: Digest, source: RepositoryName) -> bool:
@@ -250,7 +270,7 @@ async def mount(platform: Platform, name: RepositoryName, digest: Digest, source
         return False
     if blob.data is not None:
         try:
-            await link(platform, name, digest, blob.data, ours=False)
+            await link(platform, name, digest, blob.data, Standing.LINKED)
         except (RegistryError, StorageBusy):
             return False  # it is being deleted
         return True

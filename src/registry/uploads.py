@@ -32,6 +32,7 @@ from registry.transfer import Span, copy, digest_of, through_pipe
 from registry.upload_log import ALGORITHM, Entry, OutOfDate, State, UploadLog, gone
 
 SMALL_PART = 8 * 1024 * 1024  # bytes; also the buffer that a chunk of unknown length is read into
+_CLOSE_ATTEMPTS = 4  # of twins that close the same session at once
 LARGE_PART = 32 * 1024 * 1024  # bytes; when the chunk that fills the first part says that it is at least this long
 
 
@@ -84,12 +85,14 @@ class Upload:
             if body.size is None:
                 return await self._append_unknown(state, body, expected, digester)
             return await self._append_known(state, body, body.size, digester)
-        except BaseException:
+        except BaseException as error:
             if digester is not None:
                 await digester.abort()
             if self._created is not None:
                 with tidying("a multipart upload"):
                     await self._storage.abort_upload(self._created)
+            if isinstance(error, UploadGone):
+                raise gone() from None
             raise
 
     async def _append_known(self, state: State, body: Source, size: int, digester: Digester | None) -> State:
@@ -272,35 +275,51 @@ class Upload:
         known: Digest | None = None
         completed = True
         try:
-            etags = [*state.etags, *await self._last_part(state)]
+            last = await self._last_part(state)
             known = await entry.digest_behind_piece()
-            if known is None or known != digest:
+            if known != digest:
+                # Before an upload is given up or joined: the client may have named an old location.
                 await self._check_newest(state)
             if known is not None and known.algorithm == digest.algorithm and known != digest:
-                with tidying("a multipart upload"):
-                    await self._storage.abort_upload(upload)
-                await self._forget(state)
+                await self._give_up(state)
                 raise mismatch(digest)
-            await self._storage.complete_upload(upload, etags)
+            await self._complete(state, last)
         except UploadGone:
             # Asked again after a lost reply, or beside a twin: then the object is there. Else it was cancelled.
             stored = await self._storage.head(upload.key)
             if stored is None or stored.size != state.offset:
                 raise gone() from None
             completed = False
-        except PartChanged:
-            # A late part of a chunk that lost replaced one of ours: the bytes are not what was acknowledged.
-            with tidying("a multipart upload"):
-                await self._storage.abort_upload(upload)
-            await self._forget(state)
-            raise OutOfDate from None
         data = blobs.Data(state.data_id, state.offset)
         if known != digest and await self._digest_of(data, digest.algorithm) != digest:
             if completed:
                 await blobs.drop_data(self._platform, data)
             await self._forget(state)
             raise mismatch(digest)
-        await blobs.link(self._platform, self._name, digest, data, ours=completed)
+        standing = blobs.Standing.OURS if completed else blobs.Standing.TWIN
+        await blobs.link(self._platform, self._name, digest, data, standing)
+
+    async def _complete(self, state: State, last: list[str]) -> None:
+        """Join the parts. Raises OutOfDate, and ends the session, when they are not what was acknowledged."""
+        for attempt in range(_CLOSE_ATTEMPTS):
+            try:
+                await self._storage.complete_upload(_multipart(state), [*state.etags, *last])
+            except PartChanged:
+                # A twin that closes too replaced the last part: ours again. Without one, or again and again: a late
+                # part of a chunk that lost replaced one of ours, and its bytes are not what was acknowledged.
+                if not last or attempt == _CLOSE_ATTEMPTS - 1:
+                    await self._give_up(state)
+                    raise OutOfDate from None
+                self._open = None  # it was read
+                last = await self._last_part(state)
+            else:
+                return
+
+    async def _give_up(self, state: State) -> None:
+        """Drop the session and its parts."""
+        with tidying("a multipart upload"):
+            await self._storage.abort_upload(_multipart(state))
+        await self._forget(state)
 
     async def _last_part(self, state: State) -> list[str]:
         """Store the tail as the last part; its etag, if there is a tail."""
@@ -320,7 +339,7 @@ class Upload:
         return None if stored is None else await digest_of(self._platform, stored.body, algorithm)
 
     async def _check_newest(self, state: State) -> None:
-        """Before an upload is given up or joined: the client may have named an old location."""
+        """Raise OutOfDate when a newer entry follows."""
         if not await self._log.is_newest(state):
             raise OutOfDate
 

@@ -90,6 +90,8 @@ class FakeRegistry:
     pause: float = 1.0
     # What stands between the registry and the bucket, to break things.
     storage: Storage | None = None
+    # Requests run at once: what one of them takes cannot be told.
+    side_by_side: bool = False
 
     def __post_init__(self) -> None:
         """An empty bucket."""
@@ -126,9 +128,11 @@ class FakeRegistry:
         else:
             source = FakeSource(body)
         path, _, query = url.partition("?")
+        request = Request(method, path, query, sent.get, source)
+        if self.side_by_side:
+            return await self._read(await handle(self.registry, request))
         before, self.bucket.usage = self.bucket.usage, Usage()
-        response = await handle(self.registry, Request(method, path, query, sent.get, source))
-        answer = await self._read(response)
+        answer = await self._read(await handle(self.registry, request))
         used = self.bucket.usage
         assert used.class_a + used.class_b + used.free <= budget, "more R2 calls than one request has on the Free plan"
         assert self.bucket.open_bodies == 0, "a body was neither read nor cancelled"

@@ -77,6 +77,7 @@ class FakeR2:
         self.usage = Usage()
         self.open_bodies = 0
         self.fail: Callable[[str, str], None] = lambda call, key: None
+        self.delay: Callable[[], int] = lambda: 1  # turns of the loop that a call takes
         self._writes: dict[str, float] = {}
         self._serial = 0
 
@@ -248,7 +249,8 @@ class FakeR2:
 
     # ---------------------------------------------------------------- rules
     async def _call(self, call: str, key: str) -> None:
-        await asyncio.sleep(0)  # every call lets others run, as over a network
+        for _ in range(self.delay()):
+            await asyncio.sleep(0)  # every call lets others run, as over a network
         if len(key.encode()) > MAX_KEY_BYTES:
             raise StorageError(f"{call}: Your key is too long (10020)")
         self.fail(call, key)

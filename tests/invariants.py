@@ -1,0 +1,25 @@
+"""What holds whatever happens."""
+
+from tests.fakes.client import FakeRegistry, digest_of
+
+# Bytes of a part in tests that push thousands of times (the fixture `small_parts`).
+PART = 4096
+
+
+def check_links(registry: FakeRegistry) -> None:
+    """Every link has its ref and its data; refs are never fewer than links."""
+    for key, found in registry.bucket.objects.items():
+        metadata = found.attributes.metadata
+        if "/blobs/" in key and "target" in metadata:
+            name = key.partition("/blobs/")[0]
+            assert f"_refs/{metadata['target']}/{metadata['ref']}/{name}" in registry.bucket.objects
+            assert f"_data/{metadata['target']}" in registry.bucket.objects
+
+
+async def check_blob(registry: FakeRegistry, name: str, data: bytes, *, acknowledged: bool) -> None:
+    """An acknowledged blob reads back byte for byte; any other is absent or right."""
+    check_links(registry)
+    answer = await registry.call("GET", f"/v2/{name}/blobs/{digest_of(data)}", budget=200)
+    assert answer.status == 200 or (answer.status == 404 and not acknowledged), answer
+    if answer.status == 200:
+        assert answer.body == data
