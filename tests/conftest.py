@@ -1,12 +1,11 @@
 """Fixtures of the tests on fake bindings."""
 
+from collections.abc import Iterator
+
 import pytest
 
-from registry import blobs, uploads
-from tests import test_faults
-from tests.fakes import r2
+from tests import invariants, test_faults
 from tests.fakes.client import FakeRegistry
-from tests.invariants import PART
 
 
 @pytest.fixture
@@ -16,12 +15,10 @@ def registry() -> FakeRegistry:
 
 
 @pytest.fixture
-def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Everything that counts in parts, scaled down; R2's own rule with it."""
-    monkeypatch.setattr(uploads, "SMALL_PART", PART)
-    monkeypatch.setattr(uploads, "LARGE_PART", 4 * PART)
-    monkeypatch.setattr(blobs, "LARGE_BLOB", PART)
-    monkeypatch.setattr(r2, "MIN_PART_SIZE", PART // 2)
+def small_parts() -> Iterator[None]:
+    """Parts of a few KiB."""
+    with invariants.small_parts():
+        yield
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

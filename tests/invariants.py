@@ -1,9 +1,27 @@
 """What holds whatever happens."""
 
+from contextlib import ExitStack
+from unittest import mock
+
+from registry import blobs, uploads
+from tests.fakes import r2
 from tests.fakes.client import FakeRegistry, digest_of
 
-# Bytes of a part in tests that push thousands of times (the fixture `small_parts`).
+# Bytes of a part in tests that push thousands of times.
 PART = 4096
+
+
+def small_parts() -> ExitStack:
+    """Everything that counts in parts, scaled down, and R2's own rule with it; undone when it is closed."""
+    patches = ExitStack()
+    for module, name, value in (
+        (uploads, "SMALL_PART", PART),
+        (uploads, "LARGE_PART", 4 * PART),
+        (blobs, "LARGE_BLOB", PART),
+        (r2, "MIN_PART_SIZE", PART // 2),
+    ):
+        patches.enter_context(mock.patch.object(module, name, value))
+    return patches
 
 
 def check_links(registry: FakeRegistry) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from tests.fakes.client import Answer, FakeRegistry, digest_of, with_query
+from tests.fakes.r2 import MAX_OPEN_BODIES
 from tests.invariants import PART, check_blob, check_links
 from tests.test_uploads import bytes_of
 
@@ -49,6 +50,7 @@ async def race(registry: FakeRegistry, seed: int, *requests: Awaitable[Answer]) 
     turns = random.Random(seed)
     registry.bucket.delay = lambda: turns.randrange(_MAX_TURNS)
     registry.side_by_side = True
+    registry.bucket.open_limit = MAX_OPEN_BODIES * len(requests)
     answers = await asyncio.gather(*requests)
     registry.side_by_side = False
     registry.bucket.delay = lambda: 1

@@ -120,8 +120,8 @@ class Upload:
             size = state.offset + rest - before
             if expected is not None and size != expected:
                 raise _wrong_size()
-            if size == 0:
-                return state
+            if state.offset + rest == start:
+                return state  # nothing behind the last entry: it has the state already
             content = buffers[0].buffer.slice(0, rest)
             return await self._log.append_buffer(state.with_entry(start), content, rest, digester)
 

@@ -76,6 +76,7 @@ class FakeR2:
         self.uploads: dict[str, _Upload] = {}
         self.usage = Usage()
         self.open_bodies = 0
+        self.open_limit = MAX_OPEN_BODIES  # of all requests that run at once
         self.fail: Callable[[str, str], None] = lambda call, key: None
         self.delay: Callable[[], int] = lambda: 1  # turns of the loop that a call takes
         self._writes: dict[str, float] = {}
@@ -119,7 +120,7 @@ class FakeR2:
             data = data[byte_range.offset : stop]
         self.usage.read += len(data)
         self.open_bodies += 1
-        assert self.open_bodies <= MAX_OPEN_BODIES, "more open bodies than a request has connections"
+        assert self.open_bodies <= self.open_limit, "more open bodies than a request has connections"
         chunks = [data[at : at + CHUNK] for at in range(0, len(data), CHUNK)]
         return StoredBody(self._describe(key, found), FakeSource(chunks, len(data), self._body_closed))
 
