@@ -109,7 +109,10 @@ CHUNKS = [
     [SMALL_PART - 1, 1, 1],
     [-(SMALL_PART - 1), -1, -1],
     [3 * SMALL_PART, -SMALL_PART, SMALL_PART],
-    [64 * 1024] * 30,
+    [64 * 1024] * 200,
+    [-1000] * 100,
+    [99 * MIB, -10 * MIB],
+    [1, 100 * MIB],
 ]
 
 

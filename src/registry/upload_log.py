@@ -23,7 +23,6 @@ from registry.storage import (
     MAX_DELETE_KEYS,
     Attributes,
     ByteRange,
-    Content,
     Digester,
     Listing,
     Pipe,
@@ -31,7 +30,7 @@ from registry.storage import (
     StorageError,
     StoredObject,
 )
-from registry.transfer import Span, copy, through_pipe
+from registry.transfer import Span, through_pipe
 
 _HEADER_LENGTH = "header"  # metadata: bytes of the header
 _NONCE = "nonce"  # metadata: equal entries get different objects
@@ -79,6 +78,10 @@ class State:
     def with_entry(self, start: int) -> "State":
         """As the header of a new entry, for a chunk that began at `start`."""
         return replace(self, entries=(*self.entries, start))
+
+    def without_tail(self) -> "State":
+        """Before the tail: for an entry whose piece begins with it."""
+        return replace(self, offset=self.offset - self.tail_size, tail=())
 
     def with_piece(self, position: int, size: int) -> "State":
         """With `size` more bytes, which lie at `position` of this state's own entry."""
@@ -165,32 +168,15 @@ class UploadLog:
         """Whether no entry follows `state`: the next one would start at its offset."""
         return await self._platform.storage.head(self._key(state.offset)) is None
 
-    async def append(self, state: State, piece: Span, digester: Digester | None = None) -> State:
-        """Write the entry named last in `state.entries`: `state` is what precedes the piece.
-
-        `digester` has seen everything before the piece; it goes with the entry that starts at 0, and with no other.
-        Returns the state with the piece; raises OutOfDate when another chunk was written first.
-        """
-
-        async def write(pipe: Pipe) -> None:
-            await copy(self._platform, piece, pipe, digester)
-
-        return await self._append(state, piece.size, write, digester)
-
-    async def append_buffer(self, state: State, piece: Content, size: int, digester: Digester | None = None) -> State:
-        """The same for a piece that a buffer holds."""
-
-        async def write(pipe: Pipe) -> None:
-            if size:
-                await pipe.write(piece)
-                if digester is not None:
-                    await digester.update(piece)
-
-        return await self._append(state, size, write, digester)
-
-    async def _append(
-        self, state: State, piece_size: int, write_piece: Callable[[Pipe], Awaitable[None]], digester: Digester | None
+    async def append(
+        self, state: State, size: int, write_piece: Callable[[Pipe], Awaitable[None]], digester: Digester | None = None
     ) -> State:
+        """Write the entry named last in `state.entries`: `state` is what precedes its piece of `size` bytes.
+
+        `digester` has seen everything before the piece, and sees the piece while it is written; it goes with the entry
+        that starts at 0, and with no other. Returns the state with the piece; raises OutOfDate when another chunk was
+        written first.
+        """
         content_of = self._platform.streams.content
         header = _encode(state)
         attributes = Attributes(metadata={_HEADER_LENGTH: str(len(header)), _NONCE: self._platform.random_hex(8)})
@@ -205,11 +191,11 @@ class UploadLog:
         async def store(content: Source) -> StoredObject | None:
             return await self._platform.storage.put(key, content, attributes, only_if=ABSENT)
 
-        size = len(header) + piece_size + (_DIGEST_LENGTH if digester else 0)
-        stored = await through_pipe(self._platform, size, write, store)
+        length = len(header) + size + (_DIGEST_LENGTH if digester else 0)
+        stored = await through_pipe(self._platform, length, write, store)
         if stored is None:
             raise OutOfDate
-        return state.with_piece(len(header), piece_size)
+        return state.with_piece(len(header), size)
 
     async def piece(self, piece: Piece) -> Span:
         """The bytes of a piece, read again."""

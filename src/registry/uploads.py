@@ -32,6 +32,8 @@ from registry.transfer import Span, copy, digest_of, through_pipe
 from registry.upload_log import ALGORITHM, Entry, OutOfDate, State, UploadLog, gone
 
 SMALL_PART = 8 * 1024 * 1024  # bytes; also the buffer that a chunk of unknown length is read into
+# Pieces of a tail: more are joined into one, for each is a call when a part fills, and a request has 50 of them.
+MAX_PIECES = 32
 _CLOSE_ATTEMPTS = 4  # of twins that close the same session at once
 LARGE_PART = 32 * 1024 * 1024  # bytes; when the chunk that fills the first part says that it is at least this long
 
@@ -104,7 +106,11 @@ class Upload:
             span = Span(body, part_size - state.tail_size)
             left -= span.size
             state = await self._stream_part(state, span, digester)
-        return await self._log.append(state.with_entry(start), Span(body, left), digester)
+
+        async def write(pipe: Pipe) -> None:
+            await copy(self._platform, Span(body, left), pipe, digester)
+
+        return await self._append_entry(state, start, left, write, digester)
 
     async def _append_unknown(
         self, state: State, body: Source, expected: int | None, digester: Digester | None
@@ -122,8 +128,7 @@ class Upload:
                 raise _wrong_size()
             if state.offset + rest == start:
                 return state  # nothing behind the last entry: it has the state already
-            content = buffers[0].buffer.slice(0, rest)
-            return await self._log.append_buffer(state.with_entry(start), content, rest, digester)
+            return await self._append_buffer(state, start, buffers[0].buffer, rest, digester)
 
     async def _fill_parts(
         self, state: State, body: Source, digester: Digester | None, buffers: list[Lease]
@@ -151,13 +156,40 @@ class Upload:
                     tail = 0
                 else:
                     # A part larger than the buffer, in a session that began with a known size: keep what is here.
-                    content = buffers[0].buffer.slice(0, count)
-                    state = await self._log.append_buffer(state.with_entry(start), content, count)
+                    state = await self._append_buffer(state, start, buffers[0].buffer, count, None)
                     start, tail = state.offset, state.tail_size
                 buffers.reverse()
         finally:
             if storing is not None:
                 await asyncio.wait((storing,))
+
+    async def _append_buffer(
+        self, state: State, start: int, buffer: Buffer, count: int, digester: Digester | None
+    ) -> State:
+        """Keep what is in a buffer as a piece."""
+
+        async def write(pipe: Pipe) -> None:
+            if count:
+                content = buffer.slice(0, count)
+                await pipe.write(content)
+                if digester is not None:
+                    await digester.update(content)
+
+        return await self._append_entry(state, start, count, write, digester)
+
+    async def _append_entry(
+        self, state: State, start: int, size: int, write: Callable[[Pipe], Awaitable[None]], digester: Digester | None
+    ) -> State:
+        """Write the log's next entry, for a chunk that began at `start`, with `size` bytes that filled no part."""
+        if len(state.tail) < MAX_PIECES:
+            return await self._log.append(state.with_entry(start), size, write, digester)
+
+        async def write_joined(pipe: Pipe) -> None:
+            await self._write_tail(state, pipe)
+            await write(pipe)
+
+        joined = state.without_tail().with_entry(start)
+        return await self._log.append(joined, state.tail_size + size, write_joined, digester)
 
     async def _with_parts(self, state: State, part_size: int) -> State:
         """The state with a multipart upload that has room for one more part."""
