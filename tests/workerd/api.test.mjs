@@ -116,6 +116,68 @@ describe("blobs", () => {
     });
   }
 
+  // Chunk sizes in bytes; a negative one comes without a Content-Length. Each blob's last bytes once by PATCH, once by PUT.
+  for (const sizes of [
+    [20 * MIB, -30 * MIB],
+    [20, 100, MIB],
+    [33 * MIB, -10 * MIB, 5],
+    [1, -20 * MIB],
+    Array(40).fill(64 * 1024),
+    [0, -10, 0],
+    [8 * MIB - 1, 1, -1],
+  ]) {
+    for (const lastInPut of [false, true]) {
+      test(`chunks of ${sizes.length > 10 ? `${sizes.length} × ${sizes[0]}` : sizes}${lastInPut ? ", the last in the PUT" : ""}`, async () => {
+        const data = randomBytes(sizes.reduce((sum, size) => sum + Math.abs(size), 0));
+        const bodies = [];
+        let at = 0;
+        for (const size of sizes) {
+          const chunk = data.subarray(at, (at += Math.abs(size)));
+          bodies.push(size < 0 ? inPieces(chunk) : chunk);
+        }
+        const last = lastInPut ? bodies.pop() : undefined;
+        let location = await startUpload("chunks");
+        for (const body of bodies) {
+          const chunk = await call("PATCH", location, { body });
+          assert.equal(chunk.status, 202, await chunk.text());
+          location = chunk.headers.get("location");
+        }
+        const done = await call("PUT", withDigest(location, digestOf(data)), { body: last });
+        assert.equal(done.status, 201, await done.text());
+        await checkBlob("chunks", data);
+      });
+    }
+  }
+
+  test("sha512, closed with a digest that has to be read", async () => {
+    const data = randomBytes(9 * MIB);
+    const digest = `sha512:${createHash("sha512").update(data).digest("hex")}`;
+    const chunk = await call("PATCH", await startUpload("sha512"), { body: inPieces(data) });
+    const done = await call("PUT", withDigest(chunk.headers.get("location"), digest));
+    assert.equal(done.status, 201, await done.text());
+    const got = await call("GET", `/v2/sha512/blobs/${digest}`);
+    assert.ok(Buffer.from(await got.arrayBuffer()).equals(data));
+  });
+
+  test("a mounted blob has its true size, small and large", async () => {
+    for (const size of [100, 9 * MIB]) {
+      const data = randomBytes(size);
+      await pushBlob("mount/source", data);
+      const mounted = await call("POST", `/v2/mount/target/blobs/uploads/?mount=${digestOf(data)}&from=mount%2Fsource`);
+      assert.equal(mounted.status, 201, await mounted.text());
+      await checkBlob("mount/target", data);
+    }
+  });
+
+  test("a chunk sent twice is refused with the truth", async () => {
+    const location = await startUpload("twice");
+    const first = await call("PATCH", location, { body: inPieces(randomBytes(9 * MIB)) });
+    const again = await call("PATCH", location, { body: inPieces(randomBytes(9 * MIB)) });
+    assert.equal(again.status, 416);
+    assert.equal(again.headers.get("range"), `0-${9 * MIB - 1}`);
+    assert.equal(again.headers.get("location"), first.headers.get("location"));
+  });
+
   test("a wrong digest leaves nothing behind", async () => {
     const wrong = digestOf(Buffer.from("other"));
     for (const size of [5, 9 * MIB]) {
@@ -230,6 +292,24 @@ test("a bucket that SR wrote is served", async () => {
     if (Object.keys(found.custom_metadata).includes("X-Serverless-Registry-Symlink")) links += 1;
   }
   assert.ok(manifests >= 14 && links >= 3, `${manifests} manifests, ${links} links`);
+});
+
+test("a bucket that SR wrote is migrated", async () => {
+  await (await local.bucket()).delete("_registry/format"); // it was empty when this file began
+  let answer;
+  do {
+    answer = await (await call("POST", "/v2/_migrate")).json();
+  } while (!answer.done);
+  assert.ok(answer.links >= 3, JSON.stringify(answer));
+  assert.deepEqual(answer.problems, []);
+  const head = await call("HEAD", "/v2/mirror2/app/blobs/sha256:cb5263cecd87c7cc3270025841846deada49cd6c33b4e272ef1beaab2cdf53ea");
+  assert.equal(head.headers.get("content-length"), "542");
+});
+
+test("tags and the catalogue", async () => {
+  await pushImage("listed/app", "1.0", [Buffer.from("layer")]);
+  assert.deepEqual(await (await call("GET", "/v2/listed/app/tags/list")).json(), { name: "listed/app", tags: ["1.0"] });
+  assert.ok((await (await call("GET", "/v2/_catalog")).json()).repositories.includes("listed/app"));
 });
 
 test("no request makes a 5xx", async () => {
