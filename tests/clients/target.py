@@ -57,6 +57,19 @@ class Registry:
         uploads = [name for name in self._ask("GET", "/stats") if "/blobs/uploads/" in name]
         assert not uploads, f"blobs were uploaded again: {uploads}"
 
+    @contextmanager
+    def counted(self) -> Iterator[dict[str, int]]:
+        """Count R2 calls and bytes while the block runs; filled in at its end, empty without a count."""
+        counts: dict[str, int] = {}
+        if self.stats_url is None:
+            yield counts
+            return
+        self._ask("POST", "/reset")
+        yield counts
+        for endpoint in self._ask("GET", "/stats").values():
+            for name, count in endpoint.items():
+                counts[name] = counts.get(name, 0) + int(count)
+
     def _ask(self, method: str, path: str) -> dict[str, Any]:
         request = urllib.request.Request(f"{self.stats_url}{path}", method=method)
         with urllib.request.urlopen(request, timeout=10) as answer:

@@ -212,6 +212,28 @@ def test_read_only_user_cannot_write(reading_skopeo: Client, layout: OciLayout, 
     assert "denied" in result.stderr
 
 
+# Layers in bytes, and what a push of them may cost: Class A, Class B, bytes written per byte (DESIGN section 4).
+FIVE_LAYERS = (KIB, MIB, 6 * MIB, 24 * MIB, 64 * MIB)
+MAX_CLASS_A, MAX_CLASS_B, MAX_WRITTEN = 26, 30, 1.08
+
+
+def test_five_layers_stay_within_the_budget(
+    skopeo: Client, registry: Registry, layout: OciLayout, repository: str
+) -> None:
+    """Counted on the wire: the push of five layers costs what the design says (SR: 41 A, 38 B, 2.0x)."""
+    contents = [noise(f"{repository} {size}", size) for size in FIVE_LAYERS]
+    # The first push ever also makes the key that signs sessions.
+    push(skopeo, layout.tag("0", layout.add_image(small_layers(repository))), f"{repository}/first:0")
+    with registry.counted() as counts:
+        push(skopeo, layout.tag("1", layout.add_image(contents)), f"{repository}:1")
+    if not counts:
+        return  # somebody else's registry (REGISTRY=): it does not count
+    print(counts)
+    assert counts["A"] <= MAX_CLASS_A
+    assert counts["B"] <= MAX_CLASS_B
+    assert counts["written"] <= MAX_WRITTEN * sum(FIVE_LAYERS)
+
+
 def test_commands_are_quick(skopeo: Client, layout: OciLayout, repository: str) -> None:
     """The registry refuses TLS, which skopeo tries first, at once, and an inspect is quick."""
     push(skopeo, layout.tag("1", layout.add_image(small_layers(repository))), f"{repository}:1")
