@@ -8,7 +8,7 @@ from registry.buffers import LEASE_SECONDS, PATIENCE_SECONDS, WAIT_SECONDS, Buff
 from registry.errors import RegistryError
 from registry.platform import PART_BUFFERS
 from registry.storage import Buffer
-from registry.uploads import SMALL_PART
+from registry.upload_parts import SMALL_PART
 from tests.fakes.client import Clock, FakeRegistry, digest_of, with_query
 from tests.fakes.streams import FakeSource, FakeStreams
 from tests.test_uploads import bytes_of, in_pieces

@@ -5,7 +5,7 @@ from typing import Any
 
 from registry.names import parse_digest
 from registry.storage import Attributes
-from registry.uploads import SMALL_PART
+from registry.upload_parts import SMALL_PART
 from tests.fakes.client import FakeRegistry, digest_of
 from tests.images import image
 from tests.test_legacy_bucket import LINKS, MANIFESTS, legacy  # noqa: F401 - a fixture

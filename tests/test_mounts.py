@@ -6,7 +6,7 @@ from registry.auth import Caller
 from registry.endpoints import Access, MountBlob, StartUpload
 from registry.names import RepositoryName, parse_digest
 from registry.storage import Attributes
-from registry.uploads import SMALL_PART
+from registry.upload_parts import SMALL_PART
 from tests.fakes.client import Answer, FakeRegistry, digest_of
 from tests.test_uploads import bytes_of, check_blob
 

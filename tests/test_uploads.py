@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from registry.uploads import LARGE_PART, SMALL_PART
+from registry.upload_parts import LARGE_PART, SMALL_PART
 from tests.fakes.client import Answer, FakeRegistry, digest_of, with_query
 
 MIB = 1024 * 1024

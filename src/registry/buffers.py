@@ -11,6 +11,7 @@ from typing import Self
 
 from registry.errors import Problem, RegistryError
 from registry.storage import Buffer, Source, Streams
+from registry.tasks import settled
 
 POLL_SECONDS = 0.05  # between two looks for room
 WAIT_SECONDS = 30.0  # for room; then 503, and the client tries again
@@ -78,9 +79,7 @@ class BufferPool:
             others_wait = lease.touched - self._last_refusal < PATIENCE_SECONDS
             if others_wait and lease.touched - began > PATIENCE_SECONDS:
                 await source.cancel()
-                await asyncio.wait((filling,))
-                if not filling.cancelled():
-                    filling.exception()
+                await settled(filling)
                 raise RegistryError(
                     Problem.UNAVAILABLE,
                     "the body arrives too slowly while others wait; try again",

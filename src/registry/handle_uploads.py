@@ -21,7 +21,8 @@ from registry.ranges import parse_chunk_range, upload_range
 from registry.registry import Registry
 from registry.storage import MAX_PUT_SIZE, ChecksumMismatch
 from registry.upload_log import OutOfDate, State, gone
-from registry.uploads import SMALL_PART, Upload, mismatch
+from registry.upload_parts import SMALL_PART
+from registry.uploads import Upload, mismatch
 
 
 async def start_upload(registry: Registry, endpoint: StartUpload, request: Request) -> Response:

@@ -10,6 +10,7 @@ from registry.errors import RegistryError
 from registry.names import Digest
 from registry.platform import Platform
 from registry.storage import ClientGone, Digester, Pipe, Source
+from registry.tasks import settled
 
 T = TypeVar("T")
 
@@ -43,14 +44,11 @@ async def through_pipe(
     if storing.done() and storing.exception() is not None:
         # It stopped listening: what the writer says of that does not matter.
         writing.cancel()
-        await asyncio.wait((writing,))
-        if not writing.cancelled():
-            writing.exception()
+        await settled(writing)
         return storing.result()
     if writing.exception() is not None:
         await pipe.abort()
-        await asyncio.wait((storing,))
-        storing.exception()
+        await settled(storing)
     writing.result()
     return storing.result()
 
