@@ -13,7 +13,7 @@ JS_READY := node_modules/.ready
 VENDORED := $(VENV)/.vendored
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test unit workerd clients ops lint types format install constraints clean
+.PHONY: help serve test unit workerd clients ops bench bench-memory bench-large lint types format install constraints clean
 .DELETE_ON_ERROR:
 
 help: ## list the commands
@@ -35,6 +35,15 @@ clients: $(PY_READY) $(JS_READY) $(VENDORED) ## docker and skopeo against the lo
 
 ops: $(PY_READY) ## the R2 calls that every flow costs, beside their budgets (JSON=1 for a machine)
 	@PYTHONPATH=src:. $(VENV)/bin/python -m tests.ops
+
+bench: $(JS_READY) $(VENDORED) ## speed beside a bare JavaScript Worker, in one run (JSON=1, BUDGET=1 to fail when one is missed)
+	@$(NODE) bench/bench.mjs
+
+bench-memory: $(JS_READY) $(VENDORED) ## peak memory of many uploads at once, and of one large layer
+	@$(NODE) bench/memory.mjs
+
+bench-large: $(JS_READY) $(VENDORED) ## a layer above 5 GiB goes through once (SIZE_GIB=5.5; takes twice that on disk)
+	@$(NODE) bench/large.mjs
 
 lint: $(PY_READY) ## ruff: rules and format
 	$(VENV)/bin/ruff check .

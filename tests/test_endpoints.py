@@ -75,6 +75,7 @@ ROWS: list[tuple[str, str, Endpoint]] = [
     ("DELETE", f"/v2/team/app/blobs/{SHA256}", DeleteBlob(NAME, SHA256)),
     ("GET", f"/v2/team/app/referrers/{SHA256}", ListReferrers(NAME, SHA256, None)),
     ("GET", f"/v2/team/app/referrers/{SHA256}?artifactType=a/b%2Bc", ListReferrers(NAME, SHA256, "a/b+c")),
+    ("GET", f"/v2/team/app/referrers/{SHA256}?last={SHA512}", ListReferrers(NAME, SHA256, None, SHA512)),
     ("GET", "/v2/_catalog?n=5", ListRepositories(5, None)),
     ("POST", "/v2/_migrate", Migrate()),
     # Names that contain the words of the grammar.

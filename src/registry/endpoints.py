@@ -172,6 +172,7 @@ class ListReferrers(InRepository):
     row, method, access = "end-12", "GET", _PULL
     digest: Digest
     artifact_type: str | None
+    last: Digest | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -290,6 +291,13 @@ def _put_manifest(name: str, last: str, query: Query) -> Endpoint:
     return PutManifest(parse_name(name), reference, tuple(Tag(tag) for tag in dict.fromkeys(tags)))
 
 
+def _referrers(name: str, digest: str, query: Query) -> Endpoint:
+    last = query.one("last")
+    return ListReferrers(
+        parse_name(name), parse_digest(digest), query.one("artifactType"), None if last is None else parse_digest(last)
+    )
+
+
 def _existing(last: str) -> Reference:
     """The reference of a manifest that is asked for: what is neither tag nor digest names none (404, not 400)."""
     if ":" not in last and not is_tag(last):
@@ -323,7 +331,7 @@ _ROWS: Mapping[str, Mapping[str, _Parser]] = {
         "DELETE": lambda n, x, q: CancelUpload(parse_name(n), x, q.count("entry")),
     },
     "tags": {"GET": lambda n, x, q: ListTags(parse_name(n), q.count("n"), q.one("last"))},
-    "referrers": {"GET": lambda n, x, q: ListReferrers(parse_name(n), parse_digest(x), q.one("artifactType"))},
+    "referrers": {"GET": _referrers},
 }
 
 
@@ -338,8 +346,8 @@ def build(endpoint: Endpoint) -> str:
             return "/v2/_catalog" + _query(("n", count), ("last", last))
         case ListTags(name, count, last):
             return f"/v2/{name}/tags/list" + _query(("n", count), ("last", last))
-        case ListReferrers(name, digest, artifact_type):
-            return f"/v2/{name}/referrers/{digest}" + _query(("artifactType", artifact_type))
+        case ListReferrers(name, digest, artifact_type, last):
+            return f"/v2/{name}/referrers/{digest}" + _query(("artifactType", artifact_type), ("last", last))
         case GetBlob(name, digest) | HeadBlob(name, digest) | DeleteBlob(name, digest):
             return f"/v2/{name}/blobs/{digest}"
         case PutManifest(name, reference, tags):

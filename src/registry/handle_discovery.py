@@ -1,9 +1,10 @@
-"""Answers to end-8 and the catalogue: what there is."""
+"""Answers to end-8, end-12 and the catalogue: what there is."""
 
 from registry import discovery
-from registry.endpoints import Endpoint, ListRepositories, ListTags, build
+from registry.endpoints import Endpoint, ListReferrers, ListRepositories, ListTags, build
 from registry.errors import Problem, RegistryError
 from registry.http import Request, Response, json_response
+from registry.manifest_format import OCI_INDEX
 from registry.registry import Registry
 
 
@@ -17,6 +18,20 @@ async def list_tags(registry: Registry, endpoint: ListTags, request: Request) ->
     if page.more and page.tags:
         headers["Link"] = _next(ListTags(endpoint.name, count, page.tags[-1]))
     return json_response(200, {"name": endpoint.name, "tags": list(page.tags)}, headers)
+
+
+async def list_referrers(registry: Registry, endpoint: ListReferrers, request: Request) -> Response:
+    """end-12: an index of what names this digest; an empty one when nothing does, or nobody knows the digest."""
+    page = await discovery.list_referrers(
+        registry.platform, endpoint.name, endpoint.digest, endpoint.artifact_type, endpoint.last
+    )
+    headers = {"Content-Type": OCI_INDEX}
+    if endpoint.artifact_type is not None:
+        headers["OCI-Filters-Applied"] = "artifactType"
+    if page.last is not None:
+        headers["Link"] = _next(ListReferrers(endpoint.name, endpoint.digest, endpoint.artifact_type, page.last))
+    index = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": list(page.descriptors)}
+    return json_response(200, index, headers)
 
 
 async def list_repositories(registry: Registry, endpoint: ListRepositories, request: Request) -> Response:

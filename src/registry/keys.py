@@ -64,9 +64,14 @@ def manifests(name: RepositoryName) -> str:
     return f"{name}/manifests/"
 
 
+def referrers(name: RepositoryName, subject: Digest) -> str:
+    """The prefix of the descriptors of all manifests that name `subject`."""
+    return f"{name}/_referrers/{subject}/"
+
+
 def referrer(name: RepositoryName, subject: Digest, digest: Digest) -> str:
     """The descriptor of manifest `digest`, which names `subject`."""
-    return f"{name}/_referrers/{subject}/{digest}"
+    return f"{referrers(name, subject)}{digest}"
 
 
 def data(data_id: str) -> str:

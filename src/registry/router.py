@@ -16,6 +16,7 @@ from registry.endpoints import (
     GetUpload,
     HeadBlob,
     HeadManifest,
+    ListReferrers,
     ListRepositories,
     ListTags,
     Migrate,
@@ -28,7 +29,7 @@ from registry.endpoints import (
 )
 from registry.errors import Problem, RegistryError
 from registry.handle_blobs import get_blob, head_blob
-from registry.handle_discovery import list_repositories, list_tags
+from registry.handle_discovery import list_referrers, list_repositories, list_tags
 from registry.handle_maintenance import migrate
 from registry.handle_manifests import get_manifest, head_manifest, put_manifest
 from registry.handle_uploads import (
@@ -68,6 +69,7 @@ _HANDLERS: dict[type[Endpoint], Handler] = {
     GetManifest: get_manifest,
     HeadManifest: head_manifest,
     PutManifest: put_manifest,
+    ListReferrers: list_referrers,
     ListTags: list_tags,
     ListRepositories: list_repositories,
     Migrate: migrate,
@@ -109,7 +111,7 @@ async def _dispatch(registry: Registry, request: Request) -> Response:
     endpoint = caller.authorise(parse(request.method, request.path, request.query))
     handler = _HANDLERS.get(type(endpoint))
     if handler is None:
-        raise RegistryError(Problem.UNSUPPORTED, "this registry does not offer this yet")
+        raise RegistryError(Problem.UNSUPPORTED, "this registry cannot delete yet", headers={"Allow": "GET, HEAD"})
     response = await handler(registry, endpoint, request)
     return Response(response.status, {**_VERSION, **response.headers}, response.body)
 
