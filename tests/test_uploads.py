@@ -289,6 +289,16 @@ async def test_a_plain_location_goes_on_by_content_range(registry: FakeRegistry)
     assert done.status == 201
 
 
+async def test_last_bytes_at_a_plain_location(registry: FakeRegistry) -> None:
+    """They are not taken for a whole blob with a wrong digest: 416 says where the session is."""
+    location = await start(registry)
+    first = await registry.call("PATCH", location, b"01234")
+    answer = await registry.call("PUT", with_query(location, digest=digest_of(b"0123456789")), b"56789")
+    assert (answer.status, answer.location) == (416, first.location)
+    done = await registry.call("PUT", with_query(first.location, digest=digest_of(b"0123456789")), b"56789")
+    assert done.status == 201
+
+
 @pytest.mark.parametrize("header", ["x", "5", "4-0", "bytes=0-4", "0-4/5", "-", "0-" + "9" * 30])
 async def test_a_malformed_content_range(registry: FakeRegistry, header: str) -> None:
     """It MUST match ^[0-9]+-[0-9]+$."""

@@ -80,7 +80,7 @@ async def close_upload(registry: Registry, endpoint: CloseUpload, request: Reque
             if request.body.size == 0:
                 await _close(upload, endpoint.entry, endpoint)
             elif is_whole and _fits_one_put(request.body.size):
-                await _put_whole(registry, endpoint, request)
+                await _put_last_or_whole(registry, upload, endpoint, request)
             else:
                 await _append_and_close(upload, await _resume(upload, endpoint, request), endpoint, request)
         except OutOfDate:
@@ -116,6 +116,16 @@ async def _put_whole(registry: Registry, endpoint: CloseUpload | UploadBlob, req
         await blobs.put_whole(registry.platform, endpoint.name, endpoint.digest, request.body)
     except ChecksumMismatch:
         raise mismatch(endpoint.digest) from None
+
+
+async def _put_last_or_whole(registry: Registry, upload: Upload, endpoint: CloseUpload, request: Request) -> None:
+    """A body that is the whole blob, unless the client kept the first location: then it may be the last bytes only."""
+    try:
+        await _put_whole(registry, endpoint, request)
+    except RegistryError:
+        if (await upload.resume_latest()).entry is not None:
+            raise OutOfDate from None
+        raise
 
 
 async def _resume(upload: Upload, endpoint: InSession, request: Request) -> State:

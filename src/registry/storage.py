@@ -81,7 +81,7 @@ class Source(Protocol):
     async def fill(self, buffer: Buffer, start: int, stop: int) -> int:
         """Read into `buffer` from `start` to `stop`; fewer bytes only at the end. Returns how many.
 
-        Raises ClientGone when the stream breaks.
+        When the stream breaks: raises ClientGone for a request's body, StorageError for an object's.
         """
         ...
 

@@ -66,7 +66,7 @@ class R2Storage:
         if found is jsnull:
             return None
         size = found.size if byte_range is None else found.range.length
-        return StoredBody(_describe(found), JsSource(found.body, size))
+        return StoredBody(_describe(found), JsSource(found.body, size, StorageError))
 
     async def put(
         self,

@@ -31,9 +31,10 @@ class JsBuffer:
 class JsSource:
     """A ReadableStream of bytes, read with a BYOB reader: exactly the bytes asked for, without 4,096-byte chunks."""
 
-    def __init__(self, stream: Any, size: int | None) -> None:
+    def __init__(self, stream: Any, size: int | None, broken: type[Exception] = ClientGone) -> None:
         self.size = size
         self._stream = stream
+        self._broken = broken  # what it means when the stream breaks: who sends it is gone
         self._reader: Any = None
         self._ended = present(stream) is None  # a request without a body has null
 
@@ -52,7 +53,7 @@ class JsSource:
             result = await self._reader.readAtLeast(stop - start, buffer.slice(start, stop))
         except JsException as error:
             self._ended = True
-            raise ClientGone(str(error)) from None
+            raise self._broken(str(error)) from None
         buffer.restore(result.value)
         count: int = result.value.byteLength
         self._ended = bool(result.done)
