@@ -27,6 +27,7 @@ const PYTHON_FLAGS = {
 // dataDir: the folder that keeps the bucket; without it the bucket is gone at the end.
 // port: 0 takes a free one. host: "localhost" listens on both loopback addresses.
 // stats: count R2 calls per endpoint, served on statsPort.
+// inspectorPort: workerd's inspector (V8's protocol) listens there; 0 takes a free one.
 // onLog: called with {level, message} for all that the worker prints; the default is this terminal.
 export async function startLocal({
   root = PROJECT,
@@ -38,9 +39,10 @@ export async function startLocal({
   host = LOOPBACK,
   stats = false,
   statsPort = 0,
+  inspectorPort,
   onLog = printLog,
 } = {}) {
-  const runtime = await startRuntime({ root, entry, sources, vars, dataDir, stats, statsPort, onLog });
+  const runtime = await startRuntime({ root, entry, sources, vars, dataDir, stats, statsPort, inspectorPort, onLog });
   try {
     const front = await startFront({ host, port, target: async () => runtime.url });
     return {
@@ -58,7 +60,7 @@ export async function startLocal({
 }
 
 // The same without the listener that takes TLS probes: serve.mjs keeps its listener while this restarts.
-export async function startRuntime({ root = PROJECT, entry = "entry", sources = ["src"], vars = {}, dataDir, stats = false, statsPort = 0, onLog = printLog }) {
+export async function startRuntime({ root = PROJECT, entry = "entry", sources = ["src"], vars = {}, dataDir, stats = false, statsPort = 0, inspectorPort, onLog = printLog }) {
   const config = readProjectConfig(root);
   if (config.notice) onLog({ level: "info", message: config.notice });
   const printed = [];
@@ -69,6 +71,7 @@ export async function startRuntime({ root = PROJECT, entry = "entry", sources = 
     port: 0,
     r2Persist: dataDir,
     unsafeTriggerHandlers: true,
+    inspectorPort,
     unsafeDirectSockets: stats ? [{ host: LOOPBACK, port: statsPort, entrypoint: "Stats" }] : [],
     // Else Miniflare asks Cloudflare for a description of the client's place.
     cf: false,

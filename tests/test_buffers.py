@@ -6,7 +6,6 @@ import pytest
 
 from registry.buffers import LEASE_SECONDS, PATIENCE_SECONDS, WAIT_SECONDS, BufferPool
 from registry.errors import RegistryError
-from registry.platform import PART_BUFFERS
 from registry.storage import Buffer
 from registry.upload_parts import SMALL_PART
 from tests.fakes.client import Clock, FakeRegistry, digest_of, with_query
@@ -42,14 +41,14 @@ def clock() -> Clock:
 @pytest.fixture
 def pool(clock: Clock) -> BufferPool:
     """Room for two buffers of 10 bytes."""
-    return BufferPool(FakeStreams(), clock, clock.sleep, 20)
+    return BufferPool(FakeStreams(), clock, clock.sleep, 10, 2)
 
 
 async def test_no_more_than_the_limit(pool: BufferPool) -> None:
     """A third one waits until one is given back."""
-    first, second = await pool.take(10), await pool.take(10)
-    assert pool.take_now(1) is None
-    waiting = asyncio.ensure_future(pool.take(10))
+    first, second = await pool.take(), await pool.take()
+    assert pool.take_now() is None
+    waiting = asyncio.ensure_future(pool.take())
     await asyncio.sleep(0)
     assert not waiting.done()
     with first:
@@ -61,12 +60,20 @@ async def test_no_more_than_the_limit(pool: BufferPool) -> None:
     assert pool.held == 0
 
 
+async def test_buffers_are_used_again(pool: BufferPool) -> None:
+    """Memory that was given back is handed out before new memory is."""
+    with await pool.take() as first:
+        memory = first.buffer
+    with await pool.take() as second:
+        assert second.buffer is memory
+
+
 async def test_who_waits_too_long_is_told(pool: BufferPool, clock: Clock) -> None:
     """503 with Retry-After."""
-    leases = [await pool.take(10), await pool.take(10)]
+    leases = [await pool.take(), await pool.take()]
     began = clock.now
     with pytest.raises(RegistryError) as caught:
-        await pool.take(10)
+        await pool.take()
     assert caught.value.problem.status == 503
     assert "Retry-After" in caught.value.headers
     assert WAIT_SECONDS <= clock.now - began < WAIT_SECONDS + 1
@@ -75,16 +82,22 @@ async def test_who_waits_too_long_is_told(pool: BufferPool, clock: Clock) -> Non
 
 async def test_a_dropped_request_gives_its_buffer_back(pool: BufferPool, clock: Clock) -> None:
     """Its `with` never ends, but the lease does."""
-    await pool.take(20)
-    assert pool.take_now(1) is None
+    dropped = [await pool.take(), await pool.take()]
+    assert pool.take_now() is None
     clock.now += LEASE_SECONDS
-    with await pool.take(20):
-        assert pool.held == 20
+    with await pool.take() as lease:
+        assert pool.held == 10
+    assert pool.take_now() is not None
+    for late in dropped:
+        with late:
+            pass
+    assert pool.take_now() not in dropped, "who still uses it after its lease does not share it"
+    assert lease.buffer.size == 10
 
 
 async def test_a_slow_client_may_be_slow_while_nobody_waits(pool: BufferPool, clock: Clock) -> None:
     """It only costs others something when they wait."""
-    with await pool.take(10) as lease:
+    with await pool.take() as lease:
         assert await pool.fill(TricklingSource(clock, 10 * PATIENCE_SECONDS), lease, 10) == 0
 
 
@@ -93,12 +106,12 @@ async def test_a_slow_client_makes_room_for_who_waits(pool: BufferPool, clock: C
     source = TricklingSource(clock, 10 * PATIENCE_SECONDS)
 
     async def slow() -> None:
-        with await pool.take(20) as lease:
-            await pool.fill(source, lease, 20)
+        with await pool.take() as lease:
+            await pool.fill(source, lease, 10)
 
     trickling = asyncio.ensure_future(slow())
     await asyncio.sleep(0)
-    with await pool.take(20):
+    with await pool.take(), await pool.take():
         pass
     with pytest.raises(RegistryError) as caught:
         await trickling
@@ -121,6 +134,6 @@ async def test_twenty_uploads_at_once(registry: FakeRegistry) -> None:
 
     await asyncio.gather(*(push(data) for data in blobs))
     buffers = registry.registry.platform.buffers
-    assert 0 < buffers.peak <= PART_BUFFERS
+    assert 0 < buffers.peak <= buffers.limit
     assert buffers.held == 0
     assert registry.registry.platform.copies.held == 0

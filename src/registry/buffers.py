@@ -21,20 +21,24 @@ _RETRY_AFTER = {"Retry-After": "5"}  # seconds
 
 
 class BufferPool:
-    """Hands out buffers of at most `limit` bytes together. `held` and `peak` are bytes."""
+    """Hands out `count` buffers of `size` bytes. `held` and `peak` are bytes that are, or were, in use at once."""
 
     def __init__(
         self,
         streams: Streams,
         now: Callable[[], float],
         sleep: Callable[[float], Awaitable[None]],
-        limit: int,
+        size: int,
+        count: int,
     ) -> None:
+        self.size = size
+        self.limit = size * count
         self._streams = streams
         self._now = now
         self._sleep = sleep
-        self._limit = limit
         self._leases: set[Lease] = set()
+        # Given back: a new one would wait beside them for the garbage collector.
+        self._free: list[Buffer] = []
         self._last_refusal = 0.0  # when somebody last found no room
         self.peak = 0
 
@@ -43,31 +47,32 @@ class BufferPool:
         """Bytes in buffers that are in use; leases that ended are forgotten."""
         oldest = self._now() - LEASE_SECONDS
         self._leases = {lease for lease in self._leases if lease.touched > oldest}
-        return sum(lease.size for lease in self._leases)
+        return self.size * len(self._leases)
 
-    def take_now(self, size: int) -> "Lease | None":
-        """A buffer, or None when there is no room."""
+    def take_now(self) -> "Lease | None":
+        """A buffer, or None when there is none left."""
         held = self.held
-        if held + size > self._limit:
+        if held == self.limit:
             return None
-        lease = Lease(self, self._streams.buffer(size), size, self._now())
+        buffer = self._free.pop() if self._free else self._streams.buffer(self.size)
+        lease = Lease(self, buffer, self._now())
         self._leases.add(lease)
-        self.peak = max(self.peak, held + size)
+        self.peak = max(self.peak, held + self.size)
         return lease
 
-    async def take(self, size: int) -> "Lease":
-        """A buffer, as soon as there is room; 503 when there is none for WAIT_SECONDS."""
+    async def take(self) -> "Lease":
+        """A buffer, as soon as there is one; 503 when there is none for WAIT_SECONDS."""
         began = self._now()
-        while (lease := self.take_now(size)) is None:
+        while (lease := self.take_now()) is None:
             self._last_refusal = self._now()
             if self._last_refusal - began > WAIT_SECONDS:
                 raise RegistryError(Problem.UNAVAILABLE, "too many uploads at once; try again", headers=_RETRY_AFTER)
             await self._sleep(POLL_SECONDS)
         return lease
 
-    async def fill(self, source: Source, lease: "Lease", stop: int) -> int:
-        """Fill a buffer up to `stop`; 503 for a client so slow that others wait for its buffer."""
-        filling = asyncio.ensure_future(source.fill(lease.buffer, 0, stop))
+    async def fill(self, source: Source, lease: "Lease", stop: int, *, start: int = 0) -> int:
+        """Fill a buffer from `start` to `stop`; 503 for a client so slow that others wait for its buffer."""
+        filling = asyncio.ensure_future(source.fill(lease.buffer, start, stop))
         began = self._now()
         while True:
             if lease.timer is None or lease.timer.done():
@@ -87,17 +92,19 @@ class BufferPool:
                 )
 
     def give_back(self, lease: "Lease") -> None:
-        """The buffer is free."""
-        self._leases.discard(lease)
+        """The buffer is free, unless the lease ended before: then it may still be in use, and nobody gets it again."""
+        if lease in self._leases:
+            self._leases.discard(lease)
+            if lease.buffer.is_whole:
+                self._free.append(lease.buffer)
 
 
 class Lease:
     """A buffer for as long as a `with` lasts."""
 
-    def __init__(self, pool: BufferPool, buffer: Buffer, size: int, touched: float) -> None:
+    def __init__(self, pool: BufferPool, buffer: Buffer, touched: float) -> None:
         self._pool = pool
         self.buffer = buffer
-        self.size = size
         self.touched = touched  # seconds since the epoch
         self.timer: asyncio.Future[None] | None = None  # one for all fills: timers cost
 

@@ -7,9 +7,13 @@ from registry.buffers import BufferPool
 from registry.retries import RetryingStorage
 from registry.storage import Storage, Streams
 
-# Bytes. With 30 MiB of interpreter and 20 of JavaScript heap this stays below the 128 MB of a Worker.
-PART_BUFFERS = 48 * 1024 * 1024  # for chunks of unknown length
-COPY_BUFFERS = 8 * 1024 * 1024  # for bytes that are passed on
+# With 30 MiB of interpreter and 20 to 40 of JavaScript heap, 40 MiB of buffers stay below the 128 MB of a Worker
+# (make bench-memory). Sizes in bytes.
+PART_BUFFER, PART_BUFFERS = 8 * 1024 * 1024, 4  # a part of a chunk of unknown length
+COPY_BUFFER, COPY_BUFFERS = 256 * 1024, 16  # bytes that are passed on: each turn costs about a millisecond of awaits
+# The first bytes of a chunk of unknown length: who sends no more than that, or slowly, needs no larger buffer. Apart
+# from the copies, since who holds one waits for a large one, and who holds a large one may wait for a copy.
+FIRST_BUFFER, FIRST_BUFFERS = 256 * 1024, 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +24,7 @@ class Platform:
     streams: Streams
     buffers: BufferPool
     copies: BufferPool
+    firsts: BufferPool
     now: Callable[[], float]  # seconds since the epoch
     sleep: Callable[[float], Awaitable[None]]  # seconds
     random_hex: Callable[[int], str]  # so many random bytes, from a cryptographic source, as hex digits
@@ -36,8 +41,9 @@ def make_platform(
     return Platform(
         RetryingStorage(storage, sleep),
         streams,
-        BufferPool(streams, now, sleep, PART_BUFFERS),
-        BufferPool(streams, now, sleep, COPY_BUFFERS),
+        BufferPool(streams, now, sleep, PART_BUFFER, PART_BUFFERS),
+        BufferPool(streams, now, sleep, COPY_BUFFER, COPY_BUFFERS),
+        BufferPool(streams, now, sleep, FIRST_BUFFER, FIRST_BUFFERS),
         now,
         sleep,
         random_hex,

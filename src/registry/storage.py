@@ -64,6 +64,15 @@ class Buffer(Protocol):
         """Bytes it has room for."""
         ...
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether its memory is still there: a read that was cancelled keeps it."""
+        ...
+
+    def copy(self, start: int, content: "Content") -> None:
+        """Write bytes of another buffer at `start`."""
+        ...
+
     def slice(self, start: int, stop: int) -> "Content":
         """The bytes from `start` to `stop` (exclusive), not copied: do not fill them again while in use."""
         ...

@@ -1,7 +1,10 @@
 """Helpers around asyncio's tasks."""
 
 import asyncio
-from typing import Any
+from collections.abc import Awaitable
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 
 async def settled(task: asyncio.Future[Any]) -> None:
@@ -9,3 +12,12 @@ async def settled(task: asyncio.Future[Any]) -> None:
     await asyncio.wait((task,))
     if not task.cancelled():
         task.exception()
+
+
+async def beside(first: Awaitable[T], second: Awaitable[object]) -> T:
+    """Run two that use the same buffer: returns, or raises, only when neither uses it any more."""
+    tasks = asyncio.ensure_future(first), asyncio.ensure_future(second)
+    await asyncio.wait(tasks)
+    if not tasks[1].cancelled() and tasks[1].exception() is not None and tasks[0].exception() is None:
+        tasks[1].result()
+    return tasks[0].result()

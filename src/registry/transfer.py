@@ -8,13 +8,11 @@ from typing import TypeVar
 
 from registry.errors import RegistryError
 from registry.names import Digest
-from registry.platform import Platform
+from registry.platform import COPY_BUFFER, Platform
 from registry.storage import ClientGone, Digester, Pipe, Source
-from registry.tasks import settled
+from registry.tasks import beside, settled
 
 T = TypeVar("T")
-
-COPY_BUFFER = 512 * 1024  # bytes: each turn of the copy loop costs about a millisecond of awaits, whatever its size
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +56,9 @@ async def copy(platform: Platform, span: Span, pipe: Pipe, digester: Digester | 
     left = span.size
     if left == 0:
         return
-    with await platform.copies.take(min(COPY_BUFFER, left)) as lease:
+    with await platform.copies.take() as lease:
         while left:
-            count = await platform.copies.fill(span.source, lease, min(left, lease.size))
+            count = await platform.copies.fill(span.source, lease, min(left, COPY_BUFFER))
             if count == 0:
                 raise ClientGone("the body ended before its Content-Length")
             left -= count
@@ -68,14 +66,14 @@ async def copy(platform: Platform, span: Span, pipe: Pipe, digester: Digester | 
             if digester is None:
                 await pipe.write(content)
             else:
-                await asyncio.gather(pipe.write(content), digester.update(content))
+                await beside(pipe.write(content), digester.update(content))
 
 
 async def digest_of(platform: Platform, source: Source, algorithm: str) -> Digest:
     """Read a source to its end; the digest of its bytes."""
     digester = platform.streams.digester(algorithm)
     try:
-        with await platform.copies.take(COPY_BUFFER) as lease:
+        with await platform.copies.take() as lease:
             while count := await platform.copies.fill(source, lease, COPY_BUFFER):
                 await digester.update(lease.buffer.slice(0, count))
     except BaseException:
@@ -92,7 +90,7 @@ async def drain(platform: Platform, source: Source, limit: int) -> None:
     if source.size == 0:
         return
     with contextlib.suppress(ClientGone, RegistryError):
-        with await platform.copies.take(COPY_BUFFER) as lease:
+        with await platform.copies.take() as lease:
             while limit > 0 and (count := await platform.copies.fill(source, lease, COPY_BUFFER)):
                 limit -= count
         await source.cancel()

@@ -1,6 +1,5 @@
 """The parts of an upload: filled with the bytes that wait in the log, then with those that arrive."""
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
@@ -9,6 +8,7 @@ from registry.errors import Problem, RegistryError
 from registry.platform import Platform
 from registry.retries import tidying
 from registry.storage import MAX_PARTS, Buffer, Digester, MultipartUpload, PartChanged, Pipe, Source
+from registry.tasks import beside
 from registry.transfer import Span, copy, through_pipe
 from registry.upload_log import Entry, State, UploadLog
 
@@ -69,8 +69,7 @@ class Parts:
             storing = self._storage.upload_part(multipart(state), len(state.etags) + 1, content)
             if digester is None:
                 return state.with_part(await storing)
-            etag, _ = await asyncio.gather(storing, digester.update(content))
-            return state.with_part(etag)
+            return state.with_part(await beside(storing, digester.update(content)))
 
         async def write(pipe: Pipe) -> None:
             await self.write_tail(state, pipe)

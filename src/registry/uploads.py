@@ -14,7 +14,7 @@ from registry import blobs, keys, upload_parts
 from registry.buffers import Lease
 from registry.errors import Problem, RegistryError
 from registry.names import Digest, RepositoryName
-from registry.platform import Platform
+from registry.platform import FIRST_BUFFER, Platform
 from registry.retries import tidying
 from registry.storage import (
     Buffer,
@@ -108,35 +108,48 @@ class Upload:
     async def _append_unknown(
         self, state: State, body: Source, expected: int | None, digester: Digester | None
     ) -> State:
-        """A chunk of unknown size fills one buffer while the part in another is stored, if there is room for two."""
-        pool, before = self._platform.buffers, state.offset
+        """A chunk of unknown size: small ones and slow clients get along with a small buffer."""
+        before = start = state.offset
+        part_size = state.part_size or part_size_for(None)
         with contextlib.ExitStack() as leases:
-            buffers = [leases.enter_context(await pool.take(upload_parts.SMALL_PART))]
-            second = pool.take_now(upload_parts.SMALL_PART)
-            if second is not None:
-                buffers.append(leases.enter_context(second))
-            state, start, rest = await self._fill_parts(state, body, digester, buffers)
-            size = state.offset + rest - before
-            if expected is not None and size != expected:
+            first = leases.enter_context(await self._platform.firsts.take())
+            wanted = min(FIRST_BUFFER, upload_parts.SMALL_PART, part_size - state.tail_size)
+            count = await self._platform.firsts.fill(body, first, wanted)
+            if count < wanted:
+                lease, rest = first, count
+            else:
+                buffers = [leases.enter_context(await self._platform.buffers.take())]
+                buffers[0].buffer.copy(0, first.buffer.slice(0, count))
+                state, start, rest = await self._fill_parts(state, body, digester, leases, buffers, count)
+                lease = buffers[0]
+            if expected is not None and state.offset + rest != before + expected:
                 raise _wrong_size()
             if state.offset + rest == start:
                 return state  # nothing behind the last entry: it has the state already
-            return await self._append_buffer(state, start, buffers[0].buffer, rest, digester)
+            return await self._append_buffer(state, start, lease.buffer, rest, digester)
 
     async def _fill_parts(
-        self, state: State, body: Source, digester: Digester | None, buffers: list[Lease]
+        self,
+        state: State,
+        body: Source,
+        digester: Digester | None,
+        leases: contextlib.ExitStack,
+        buffers: list[Lease],
+        count: int,
     ) -> tuple[State, int, int]:
-        """Read a body to its end, storing every part it fills.
+        """Read a body to its end, storing every part it fills; `buffers[0]` has its first `count` bytes.
 
-        Returns the state with those parts, where its next entry starts, and how many bytes are left in `buffers[0]`.
+        One buffer fills while the part in another is stored, if there is room for two. Returns the state with those
+        parts, where its next entry starts, and how many bytes are left in `buffers[0]`.
         """
+        pool = self._platform.buffers
         start = state.offset
         part_size, tail = state.part_size or part_size_for(None), state.tail_size
         storing: asyncio.Future[State] | None = None
         try:
             while True:
                 wanted = min(upload_parts.SMALL_PART, part_size - tail)
-                count = await self._platform.buffers.fill(body, buffers[0], wanted)
+                count += await pool.fill(body, buffers[0], wanted, start=count)
                 if storing is not None:
                     state, storing = await storing, None
                 if count < wanted:
@@ -144,7 +157,11 @@ class Upload:
                 if tail + count == part_size:
                     state = await self._parts.begin(state, part_size)
                     storing = asyncio.ensure_future(self._parts.store(state, buffers[0].buffer, count, digester))
-                    if len(buffers) == 1:
+                    # Only now: a client too slow to fill one shall not hold two.
+                    second = pool.take_now() if len(buffers) == 1 else None
+                    if second is not None:
+                        buffers.append(leases.enter_context(second))
+                    elif len(buffers) == 1:
                         state, storing = await storing, None
                     tail = 0
                 else:
@@ -152,6 +169,7 @@ class Upload:
                     state = await self._append_buffer(state, start, buffers[0].buffer, count, None)
                     start, tail = state.offset, state.tail_size
                 buffers.reverse()
+                count = 0
         finally:
             if storing is not None:
                 await settled(storing)

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from registry.names import Digest
-from registry.platform import Platform
+from registry.platform import COPY_BUFFER, Platform
 from registry.storage import (
     ABSENT,
     MIN_PART_SIZE,
@@ -25,7 +25,7 @@ from registry.storage import (
     Streams,
     UploadGone,
 )
-from registry.transfer import COPY_BUFFER, Span, copy, digest_of, through_pipe
+from registry.transfer import Span, copy, digest_of, through_pipe
 
 PART = MIN_PART_SIZE
 
@@ -346,6 +346,20 @@ async def fill_reads_exactly(bench: Bench) -> None:
     assert await source.fill(buffer, 0, 150_000) == 50_000
     assert await source.fill(buffer, 0, 150_000) == 0
     await source.cancel()
+
+
+@case
+async def buffers_are_copied_and_stay_whole(bench: Bench) -> None:
+    """What one buffer has goes into the middle of another; after reads the memory is still there."""
+    data = pattern(100_000)
+    first, second = bench.streams.buffer(40_000), bench.streams.buffer(100_000)
+    source = bench.source(data, None)
+    assert await source.fill(first, 0, 40_000) == 40_000
+    second.copy(0, first.slice(0, 40_000))
+    assert await source.fill(second, 40_000, 100_000) == 60_000
+    assert first.is_whole
+    assert second.is_whole
+    await bench.storage.put("copied", second.slice(0, 100_000), checksum=sha256(data))
 
 
 @case

@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import mmap
 from collections.abc import Callable, Iterable, Iterator
 
 from registry.names import Digest
@@ -19,14 +20,19 @@ class FakeBuffer:
     """A buffer of a fixed size; how many bytes are held at once is counted, for tests of memory."""
 
     def __init__(self, size: int) -> None:
-        self._bytes = bytearray(size)
+        self.size = size
+        self._bytes = mmap.mmap(-1, size)  # takes no memory before it is written to
 
     @property
-    def size(self) -> int:
-        return len(self._bytes)
+    def is_whole(self) -> bool:
+        return True
+
+    def copy(self, start: int, content: Content) -> None:
+        assert isinstance(content, FakeContent)
+        self.write_at(start, bytes(content.data))
 
     def slice(self, start: int, stop: int) -> FakeContent:
-        assert 0 <= start <= stop <= len(self._bytes)
+        assert 0 <= start <= stop <= self.size
         return FakeContent(memoryview(self._bytes)[start:stop])
 
     def write_at(self, start: int, data: bytes) -> None:
@@ -85,8 +91,10 @@ class FakeSource:
         return position - start
 
     async def read(self, limit: int) -> bytes:
-        buffer = FakeBuffer(limit)
-        return bytes(buffer.slice(0, await self.fill(buffer, 0, limit)).data)
+        data = bytearray()
+        while len(data) < limit and (taken := await self._next(limit - len(data))):
+            data += taken
+        return bytes(data)
 
     async def cancel(self) -> None:
         self._rest = b""

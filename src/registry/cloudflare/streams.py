@@ -20,6 +20,13 @@ class JsBuffer:
         self.size = size
         self._array = js.Uint8Array.new(size)
 
+    @property
+    def is_whole(self) -> bool:
+        return bool(self._array.byteLength == self.size)
+
+    def copy(self, start: int, content: Any) -> None:
+        self._array.set(content, start)
+
     def slice(self, start: int, stop: int) -> Any:
         return self._array.subarray(start, stop)
 

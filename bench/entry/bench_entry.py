@@ -1,0 +1,36 @@
+"""The registry's entry, and one more route that tells how much memory its isolate holds. Only for benchmarks."""
+
+# ruff: noqa: INP001 - a folder of its own, whose content becomes the import root
+
+import json
+from typing import Any
+from urllib.parse import urlsplit
+
+import pyodide_js
+from workers import Request, Response
+
+import entry
+
+
+class Default(entry.Default):
+    """Everything but GET /bench/memory goes to the registry."""
+
+    async def fetch(self, request: Request) -> Any:
+        """Answer one request."""
+        if urlsplit(request.js_object.url).path != "/bench/memory":
+            return await super().fetch(request)
+        registry = entry._registry  # noqa: SLF001 - nothing else leads to the pools
+        if registry is None:
+            return Response("no request came yet", status=404)
+        platform = registry.platform
+        pools = (platform.buffers, platform.copies, platform.firsts)
+        return Response(
+            json.dumps(
+                {
+                    "held": sum(pool.held for pool in pools),  # bytes, as all of these
+                    "peak": sum(pool.peak for pool in pools),
+                    "limit": sum(pool.limit for pool in pools),
+                    "linear": pyodide_js._module.HEAP8.length,  # noqa: SLF001 - the interpreter's memory
+                }
+            )
+        )

@@ -1,0 +1,96 @@
+// An HTTP client that costs little: node:http, bodies as one Buffer or in slices, bytes counted or hashed on arrival.
+import { createHash } from "node:crypto";
+import { Agent, request } from "node:http";
+import { pipeline } from "node:stream/promises";
+import { Readable } from "node:stream";
+
+const AUTHORIZATION = `Basic ${Buffer.from("hello:world").toString("base64")}`;
+
+const EMPTY = Buffer.alloc(0);
+
+// The settings of the registry that `Client` can log in to.
+export const CREDENTIALS = { USERNAME: "hello", PASSWORD: "world" };
+
+export const digestOf = (data) => `sha256:${createHash("sha256").update(data).digest("hex")}`;
+
+export class HttpError extends Error {
+  constructor(method, path, { status, headers, text }) {
+    super(`${method} ${path} gave ${status}: ${text}`);
+    Object.assign(this, { status, headers });
+  }
+}
+
+export class Client {
+  // A connection for each request, as dockerd does. A kept one that was idle for 5 s may be closed under a request.
+  #agent = new Agent({ keepAlive: false });
+  #base;
+
+  constructor(base) {
+    this.#base = base;
+  }
+
+  // body: a Buffer, or an iterable of Buffers, which are sent with back-pressure and, unless `length` tells how many
+  // bytes they are, in chunked transfer encoding. onData: gets the answer's bytes; without it they are only counted.
+  // Statuses from 400 on throw HttpError.
+  async send(method, path, { headers = {}, body = EMPTY, length, onData } = {}) {
+    const isWhole = Buffer.isBuffer(body);
+    if (isWhole) length = body.length;
+    const framing = length === undefined ? { "transfer-encoding": "chunked" } : { "content-length": length };
+    const outgoing = request(new URL(path, this.#base), {
+      method,
+      agent: this.#agent,
+      headers: { authorization: AUTHORIZATION, ...(method === "GET" ? {} : framing), ...headers },
+    });
+    const { promise, resolve, reject } = Promise.withResolvers();
+    outgoing.once("response", resolve);
+    outgoing.on("error", (cause) => reject(new Error(`${method} ${path}: ${cause.message}`, { cause })));
+    if (isWhole) outgoing.end(body);
+    else pipeline(Readable.from(body, { objectMode: true, highWaterMark: 1 }), outgoing).catch(reject);
+    const incoming = await promise;
+    const answer = { status: incoming.statusCode, headers: incoming.headers, size: 0, text: "" };
+    try {
+      for await (const data of incoming) {
+        answer.size += data.length;
+        onData?.(data);
+        if (answer.status >= 400) answer.text += data;
+      }
+    } catch (error) {
+      // A refusal may come before the body's end; workerd then resets the connection. The status is what counts.
+      if (answer.status < 400) throw error;
+    }
+    if (answer.status < 400) return answer;
+    outgoing.destroy();
+    throw new HttpError(method, path, answer);
+  }
+
+  // POST, then PUT with everything.
+  async pushMonolithic(name, data, digest) {
+    await this.send("PUT", withDigest(await this.startUpload(name), digest), { body: data });
+  }
+
+  // POST, PATCH in chunked transfer encoding, PUT: what dockerd does. `digest` may be a function, asked after the PATCH.
+  async pushChunked(name, slices, digest) {
+    const patched = await this.send("PATCH", await this.startUpload(name), { body: slices });
+    const known = typeof digest === "function" ? digest() : digest;
+    await this.send("PUT", withDigest(patched.headers.location, known));
+    return known;
+  }
+
+  async startUpload(name) {
+    const started = await this.send("POST", `/v2/${name}/blobs/uploads/`);
+    return started.headers.location;
+  }
+
+  close() {
+    this.#agent.destroy();
+  }
+}
+
+// Pieces of a Buffer, not copied.
+export function* inSlices(data, size) {
+  for (let at = 0; at < data.length; at += size) yield data.subarray(at, at + size);
+}
+
+function withDigest(location, digest) {
+  return `${location}${location.includes("?") ? "&" : "?"}digest=${digest}`;
+}

@@ -1,0 +1,41 @@
+// Numbers, and plain tables of them. With JSON=1 a benchmark prints one JSON object instead.
+import { cpus } from "node:os";
+
+export const MIB = 1024 ** 2;
+export const GIB = 1024 ** 3;
+
+export const AS_JSON = process.env.JSON === "1";
+
+export const MACHINE = `${cpus().length} × ${cpus()[0].model}`;
+
+// Progress and remarks: nothing when the output is JSON.
+export function say(line = "") {
+  if (!AS_JSON) process.stdout.write(`${line}\n`);
+}
+
+// rows: objects whose keys are the column titles.
+export function sayTable(rows) {
+  const titles = Object.keys(rows[0]);
+  const lines = [titles, ...rows.map((row) => titles.map((title) => String(row[title] ?? "")))];
+  const widths = titles.map((_, column) => Math.max(...lines.map((line) => line[column].length)));
+  for (const line of lines) {
+    // The first column is words, the others numbers.
+    say(line.map((cell, column) => (column === 0 ? cell.padEnd(widths[0]) : cell.padStart(widths[column]))).join("  "));
+  }
+  say();
+}
+
+export function finish(result, { failed = false } = {}) {
+  if (AS_JSON) process.stdout.write(`${JSON.stringify(result)}\n`);
+  if (failed) process.exitCode = 1;
+}
+
+export function median(values) {
+  const sorted = values.toSorted((a, b) => a - b);
+  const middle = Math.floor(sorted.length / 2);
+  return sorted.length % 2 ? sorted[middle] : (sorted[middle - 1] + sorted[middle]) / 2;
+}
+
+export const sum = (values) => values.reduce((total, value) => total + value, 0);
+
+export const inMib = (bytes) => (bytes / MIB).toFixed(1);

@@ -1,0 +1,116 @@
+// What is measured: the registry, and beside it the least that a Worker can do with the same bytes.
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { Log, LogLevel, Miniflare, supportedCompatibilityDate } from "miniflare";
+
+import { startRuntime } from "../../runtime/local.mjs";
+import { Client, CREDENTIALS } from "./client.mjs";
+import { withPid } from "./workerd.mjs";
+
+const LOOPBACK = "127.0.0.1";
+
+// `put` and `get` as they are. Four more routes tell costs apart: /parts/ stores in parts and /checked/ has R2 check a
+// checksum, as the registry does; /read reads the body and no more, /hash reads and hashes it.
+const BARE_WORKER = `
+const BUFFER_SIZE = 8 * 1024 * 1024; // bytes
+
+// Gives the body in full buffers but for the last; each may be used until the next is asked for.
+async function* inBuffers(body) {
+  const reader = body.getReader({ mode: "byob" });
+  for (let buffer = new Uint8Array(BUFFER_SIZE); ; ) {
+    const { value, done } = await reader.readAtLeast(BUFFER_SIZE, buffer);
+    if (value.byteLength > 0) yield value;
+    if (done || value.byteLength < BUFFER_SIZE) return;
+    buffer = new Uint8Array(value.buffer);
+  }
+}
+
+const ROUTES = {
+  async checked(key, request, bucket) {
+    await bucket.put(key, request.body, { sha256: request.headers.get("x-sha256") });
+  },
+  async parts(key, request, bucket) {
+    const upload = await bucket.createMultipartUpload(key);
+    const parts = [];
+    for await (const part of inBuffers(request.body)) parts.push(await upload.uploadPart(parts.length + 1, part));
+    await upload.complete(parts);
+  },
+  async read(key, request) {
+    for await (const _ of inBuffers(request.body));
+  },
+  async hash(key, request) {
+    const stream = new crypto.DigestStream("SHA-256");
+    const writer = stream.getWriter();
+    for await (const part of inBuffers(request.body)) await writer.write(part);
+    await writer.close();
+    await stream.digest;
+  },
+  async put(key, request, bucket) {
+    await bucket.put(key, request.body);
+  },
+};
+
+export default {
+  async fetch(request, env) {
+    const key = new URL(request.url).pathname;
+    if (request.method === "GET") {
+      const object = await env.REGISTRY.get(key);
+      return new Response(object.body, { headers: { "content-type": "application/octet-stream", "cache-control": "no-transform" } });
+    }
+    await ROUTES[key.split("/")[1]](key, request, env.REGISTRY);
+    return new Response();
+  },
+};
+`;
+
+// {client, pid, runtime, dispose()}; the clients speak to workerd's own port. `options` are startRuntime's.
+export function startOurs(options = {}) {
+  return startTarget((dataDir) => startRuntime({ vars: CREDENTIALS, dataDir, onLog: toStderr, ...options }));
+}
+
+export function startBare() {
+  return startTarget(async (dataDir) => {
+    const miniflare = new Miniflare({
+      modules: true,
+      script: BARE_WORKER,
+      compatibilityDate: supportedCompatibilityDate,
+      host: LOOPBACK,
+      port: 0,
+      r2Buckets: ["REGISTRY"],
+      r2Persist: dataDir,
+      cf: false,
+      log: new Log(LogLevel.ERROR),
+      logRequests: false,
+      telemetry: { enabled: false },
+    });
+    return { url: await miniflare.ready, miniflare, dispose: () => miniflare.dispose() };
+  });
+}
+
+// Standard output is for results.
+function toStderr({ message }) {
+  process.stderr.write(`${message}\n`);
+}
+
+async function startTarget(start) {
+  const dataDir = mkdtempSync(join(tmpdir(), "registry-bench-"));
+  const removeData = () => rmSync(dataDir, { recursive: true, force: true });
+  try {
+    const [runtime, pid] = await withPid(() => start(dataDir));
+    const client = new Client(runtime.url);
+    return {
+      client,
+      pid,
+      runtime,
+      async dispose() {
+        client.close();
+        await runtime.dispose();
+        removeData();
+      },
+    };
+  } catch (error) {
+    removeData();
+    throw error;
+  }
+}
