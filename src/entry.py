@@ -3,16 +3,21 @@
 import asyncio
 import secrets
 import time
+from collections.abc import Awaitable
 
 from workers import Request, Response, WorkerEntrypoint, import_from_javascript
 
 from registry.cloudflare.messages import to_request, to_response
 from registry.cloudflare.r2 import R2Storage
 from registry.cloudflare.streams import JsStreams, present
+from registry.http import Response as CoreResponse
 from registry.platform import make_platform
 from registry.registry import Registry
 from registry.router import handle
 from registry.settings import read_settings
+
+# They change nothing: there is nothing to finish when the client goes away.
+_READS = frozenset({"GET", "HEAD"})
 
 # Made by the first request and kept while the isolate lives. Not at import: the top level is snapshotted at deploy.
 _registry: Registry | None = None
@@ -38,7 +43,10 @@ class Default(WorkerEntrypoint):
         global _registry
         if _registry is None:
             _registry = _make_registry()
-        answering = asyncio.create_task(handle(_registry, to_request(request)))
-        # A client that resets its connection would otherwise stop us anywhere, with no `finally` run (RUNTIME).
-        self.ctx.waitUntil(answering)
+        core = to_request(request)
+        answering: Awaitable[CoreResponse] = handle(_registry, core)
+        if core.method not in _READS:
+            # A client that resets its connection would otherwise stop us anywhere, with no `finally` run (RUNTIME).
+            answering = asyncio.ensure_future(answering)
+            self.ctx.waitUntil(answering)
         return to_response(await answering)
