@@ -46,7 +46,8 @@ class Default(WorkerEntrypoint):
         core = to_request(request)
         answering: Awaitable[CoreResponse] = handle(_registry, core)
         if core.method not in _READS:
-            # A client that resets its connection would otherwise stop us anywhere, with no `finally` run (RUNTIME).
+            # A client that resets its connection would otherwise stop us anywhere, and no `finally` would run
+            # (docs/adr/0009).
             answering = asyncio.ensure_future(answering)
             self.ctx.waitUntil(answering)
         return to_response(await answering)

@@ -1,4 +1,4 @@
-"""R2 calls and bytes of every flow stay within the budgets of DESIGN section 4."""
+"""R2 calls and bytes of every flow stay within their budgets (`tests.flows`)."""
 
 import pytest
 

@@ -154,7 +154,7 @@ async def test_sha512(registry: FakeRegistry) -> None:
 
 
 async def test_large_blobs_are_data_with_a_ref_and_a_link(registry: FakeRegistry) -> None:
-    """DESIGN section 3: the bytes belong to no repository; the ref names the link's nonce."""
+    """The bytes belong to no repository; the ref names the link's nonce."""
     data = bytes_of(SMALL_PART)
     await registry.push_blob(NAME, data)
     link = registry.bucket.objects[f"{NAME}/blobs/{digest_of(data)}"].attributes.metadata

@@ -28,7 +28,7 @@ from registry.storage import (
 LARGE_BLOB = 8 * 1024 * 1024  # bytes: from here on bytes are shared between repositories through links
 MAX_MOUNT_COPY = 64 * 1024 * 1024  # bytes: what a mount copies, where SR left no data object to link to
 
-# R2 lets a request have 6 connections open (DESIGN section 2); one is left for what runs beside.
+# R2 lets a request have 6 connections open (docs/adr/0009); one is left for what runs beside.
 IN_FLIGHT = 5
 MAX_HEADS = 40  # of one request, which has 50 calls on the Free plan
 # A page of a listing costs as much as 12 heads (Class A and B): below that heads are cheaper.

@@ -9,7 +9,7 @@ from registry.registry import Registry
 
 
 def _headers(digest: Digest, size: int) -> dict[str, str]:
-    # With a Content-Type and no-transform, or an edge compresses the bytes and drops their length (DESIGN section 2).
+    # With a Content-Type and no-transform, or an edge compresses the bytes and drops their length (docs/adr/0009).
     return {
         "Content-Type": OCTETS,
         "Content-Length": str(size),

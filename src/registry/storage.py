@@ -11,7 +11,7 @@ from typing import Protocol, runtime_checkable
 
 from registry.names import Digest
 
-# Limits of R2 (developers.cloudflare.com/r2/platform/limits, and DESIGN section 2 where measured).
+# Limits of R2 (developers.cloudflare.com/r2/platform/limits, and docs/adr/0009).
 MAX_PUT_SIZE = 5_363_466_240  # bytes of one put: 4.995 GiB
 MIN_PART_SIZE = 5 * 1024 * 1024  # bytes of every part but the last
 MAX_PARTS = 10_000

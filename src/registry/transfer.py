@@ -85,7 +85,7 @@ async def digest_of(platform: Platform, source: Source, algorithm: str) -> Diges
 async def drain(platform: Platform, source: Source, limit: int) -> None:
     """Read and forget at most `limit` bytes, then give the rest up.
 
-    An answer before the end of a large body reaches the client as a broken connection instead (DESIGN section 2).
+    An answer before the end of a large body reaches the client as a broken connection instead (docs/adr/0009).
     """
     if source.size == 0:
         return

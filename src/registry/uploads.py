@@ -1,4 +1,4 @@
-"""Uploading blobs: one pass over the bytes into R2, whatever the client's chunks (DESIGN section 4).
+"""Uploading blobs: one pass over the bytes into R2, whatever the client's chunks (docs/adr/0004).
 
 A chunk is what a client sends in one PATCH; a part is R2's piece of a multipart upload. Chunks fill parts; what fills
 none waits in the session's log as a piece and is joined to the bytes that follow. A blob that fills no part never

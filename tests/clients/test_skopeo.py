@@ -212,7 +212,7 @@ def test_read_only_user_cannot_write(reading_skopeo: Client, layout: OciLayout, 
     assert "denied" in result.stderr
 
 
-# Layers in bytes, and what a push of them may cost: Class A, Class B, bytes written per byte (DESIGN section 4).
+# Layers in bytes, and what a push of them may cost: Class A, Class B, bytes written per byte.
 FIVE_LAYERS = (KIB, MIB, 6 * MIB, 24 * MIB, 64 * MIB)
 MAX_CLASS_A, MAX_CLASS_B, MAX_WRITTEN = 26, 30, 1.08
 

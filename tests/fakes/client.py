@@ -19,7 +19,7 @@ from tests.fakes.r2 import FakeR2, Usage
 from tests.fakes.streams import FakeSource, FakeStreams
 
 START = 1_800_000_000.0  # seconds since the epoch
-MAX_CALLS = 50  # R2 calls of one request on the Free plan (DESIGN section 2)
+MAX_CALLS = 50  # R2 calls of one request on the Free plan (docs/adr/0009)
 SETTINGS = Settings("hello", "world", "reader", "looks-only")
 
 

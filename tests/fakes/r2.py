@@ -1,4 +1,4 @@
-"""R2 in memory, at least as strict as R2 in production (DESIGN section 8); it passes `tests.contract`."""
+"""R2 in memory, at least as strict as R2 in production (docs/adr/0009); it passes `tests.contract`."""
 
 import asyncio
 import hashlib

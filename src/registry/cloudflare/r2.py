@@ -1,7 +1,6 @@
 """`registry.storage.Storage` on the raw R2 binding.
 
-Raw, because the SDK's wrapper of a binding walks every byte of a buffer in Python (DESIGN section 2: 170 s instead of
-1.9 s for 64 MiB).
+Raw, because the SDK's wrapper of a binding walks every byte of a buffer in Python (docs/adr/0009).
 """
 
 import contextlib

@@ -114,7 +114,7 @@ class JsDigester:
         return Digest(self._algorithm, (await self._stream.digest).to_bytes().hex())
 
     async def abort(self) -> None:
-        # With an Error: without one, the promise of the digest never settles and the request hangs (RUNTIME).
+        # With an Error: without one, the promise of the digest never settles and the request hangs.
         await self._writer.abort(js.Error.new("given up"))
         with contextlib.suppress(JsException):
             await self._stream.digest
