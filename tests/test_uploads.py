@@ -289,6 +289,16 @@ async def test_a_plain_location_goes_on_by_content_range(registry: FakeRegistry)
     assert done.status == 201
 
 
+async def test_a_repository_named_like_a_session(registry: FakeRegistry) -> None:
+    """Names may contain "uploads": what lies below such a name is no entry of the session's log."""
+    location = await start(registry)
+    first = await registry.call("PATCH", location, b"01234")
+    uuid = location.rpartition("/")[2].partition(".")[0]
+    await registry.push_blob(f"{NAME}/uploads/{uuid}", b"a blob of that repository")
+    status = await registry.call("GET", location)
+    assert (status.headers["Range"], status.location) == ("0-4", first.location)
+
+
 async def test_last_bytes_at_a_plain_location(registry: FakeRegistry) -> None:
     """They are not taken for a whole blob with a wrong digest: 416 says where the session is."""
     location = await start(registry)

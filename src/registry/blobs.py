@@ -89,8 +89,10 @@ async def sizes(platform: Platform, name: RepositoryName, digests: Sequence[Dige
         page = await platform.storage.list(
             keys.blobs(name), start_after=keys.just_before(keys.blob(name, left[0])), with_metadata=True
         )
+        if page.cursor is not None and not page.objects:
+            break  # it says nothing about ours
         stored = {item.key: item for item in page.objects}
-        last = page.objects[-1].key if page.cursor is not None and page.objects else None
+        last = None if page.cursor is None else page.objects[-1].key
         seen = [digest for digest in left if last is None or keys.blob(name, digest) <= last]
         for digest in seen:
             item = stored.get(keys.blob(name, digest))

@@ -35,8 +35,11 @@ async def list_tags(platform: Platform, name: RepositoryName, count: int, last: 
     after = None if last is None else prefix + last
     tags: list[Tag] = []
     is_known = False
+    cursor: str | None = None
     while len(tags) <= count:
-        page = await platform.storage.list(prefix, start_after=after, limit=min(MAX_LIST_KEYS, count + 2))
+        limit = min(MAX_LIST_KEYS, count + 2)
+        begin = after if cursor is None else None
+        page = await platform.storage.list(prefix, start_after=begin, cursor=cursor, limit=limit)
         is_known = is_known or bool(page.objects)
         jumped = False
         for found in page.objects:
@@ -46,9 +49,9 @@ async def list_tags(platform: Platform, name: RepositoryName, count: int, last: 
                 # "~" sorts behind every encoded digest, and no tag contains ":".
                 after, jumped = f"{prefix}{algorithm}:~", True
                 break
-            after = found.key
             tags.append(Tag(reference))
-        if page.cursor is None and not jumped:
+        cursor = None if jumped else page.cursor
+        if cursor is None and not jumped:
             break
     if not is_known and not await _has_manifests(platform, prefix, last):
         return None
@@ -81,7 +84,7 @@ async def list_referrers(
         batch = digests[at : at + IN_FLIGHT]
         descriptors += await asyncio.gather(*(_read_json(platform, keys.referrer(name, subject, one)) for one in batch))
     shown = [one for one in descriptors if one and artifact_type in (None, one.get("artifactType"))]
-    return ReferrerPage(shown, digests[-1] if page.cursor is not None else None)
+    return ReferrerPage(shown, digests[-1] if page.cursor is not None and digests else None)
 
 
 async def _read_json(platform: Platform, key: str) -> dict[str, Any]:

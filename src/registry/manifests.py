@@ -18,8 +18,6 @@ from registry.storage import Attributes, StoredBody, StoredObject
 FRESH = 300
 # Metadata, as SR writes it.
 _HAS_SUBJECT, _SUBJECT = "hasSubject", "subjectDigest"
-# Metadata of ours: what a tag points to, where the checksum does not say (sha512).
-_DIGEST = "digest"
 
 
 @dataclass(frozen=True, slots=True)

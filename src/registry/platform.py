@@ -26,7 +26,6 @@ class Platform:
     copies: BufferPool
     firsts: BufferPool
     now: Callable[[], float]  # seconds since the epoch
-    sleep: Callable[[float], Awaitable[None]]  # seconds
     random_hex: Callable[[int], str]  # so many random bytes, from a cryptographic source, as hex digits
 
 
@@ -45,6 +44,5 @@ def make_platform(
         BufferPool(streams, now, sleep, COPY_BUFFER, COPY_BUFFERS),
         BufferPool(streams, now, sleep, FIRST_BUFFER, FIRST_BUFFERS),
         now,
-        sleep,
         random_hex,
     )

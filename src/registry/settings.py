@@ -4,8 +4,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from registry.log import log
+from registry.platform import PART_BUFFER
 
-CHUNK_STEP = 8 * 1024 * 1024  # bytes: chunks of a multiple of it leave nothing over that is stored twice
+CHUNK_STEP = PART_BUFFER  # bytes: chunks of a multiple of it leave nothing over that is stored twice
 # Bytes. Cloudflare takes bodies of 100 MB on Free and Pro.
 DEFAULT_CHUNK_MAX_LENGTH = 11 * CHUNK_STEP
 

@@ -78,6 +78,7 @@ async def digest_of(platform: Platform, source: Source, algorithm: str) -> Diges
                 await digester.update(lease.buffer.slice(0, count))
     except BaseException:
         await digester.abort()
+        await source.cancel()
         raise
     return await digester.digest()
 

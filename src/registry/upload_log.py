@@ -118,7 +118,6 @@ class Entry:
 
     state: State
     body: Source
-    piece_size: int
 
     async def digest_behind_piece(self) -> Digest | None:
         """The digest of everything so far when one chunk carried it all; `body` must stand behind the piece."""
@@ -151,7 +150,7 @@ class UploadLog:
             raise StorageError("an entry of an upload log is damaged") from None
         trailer = _DIGEST_LENGTH if start == 0 else 0
         piece_size = stored.object.size - header_length - trailer
-        return Entry(state.with_piece(header_length, piece_size), stored.body, piece_size)
+        return Entry(state.with_piece(header_length, piece_size), stored.body)
 
     async def latest(self) -> Entry | None:
         """The newest entry, found by listing; for when no location names it."""
@@ -161,7 +160,9 @@ class UploadLog:
         while page.cursor is not None:
             page = await self._platform.storage.list(prefix, cursor=page.cursor or None)
             for found in page.objects:
-                start = keys.log_entry_start(prefix, found.key)
+                entry_start = keys.log_entry_start(prefix, found.key)
+                # A repository may be named like our prefix: its keys are none of ours.
+                start = start if entry_start is None else entry_start
         return None if start is None else await self.read(start)
 
     async def is_newest(self, state: State) -> bool:

@@ -5,14 +5,14 @@ from dataclasses import replace
 
 from registry import blobs, keys
 from registry.errors import Problem, RegistryError
-from registry.platform import Platform
+from registry.platform import PART_BUFFER, Platform
 from registry.retries import tidying
 from registry.storage import MAX_PARTS, Buffer, Digester, MultipartUpload, PartChanged, Pipe, Source
 from registry.tasks import beside
 from registry.transfer import Span, copy, through_pipe
 from registry.upload_log import Entry, State, UploadLog
 
-SMALL_PART = 8 * 1024 * 1024  # bytes; also the buffer that a chunk of unknown length is read into
+SMALL_PART = PART_BUFFER  # bytes: a chunk of unknown length is read into one buffer a part
 LARGE_PART = 32 * 1024 * 1024  # bytes; when the chunk that fills the first part says that it is at least this long
 _CLOSE_ATTEMPTS = 4  # of twins that close the same session at once
 
