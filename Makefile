@@ -30,7 +30,7 @@ unit: $(PY_READY) ## unit, property and contract tests on the fake bindings
 workerd: $(JS_READY) $(VENDORED) ## the contract suite and API tests inside real workerd
 	$(NODE) --test --test-reporter=spec tests/workerd/*.test.mjs
 
-clients: $(PY_READY) $(JS_READY) $(VENDORED) ## docker and skopeo against the local registry (tests/clients/install.sh installs them)
+clients: $(PY_READY) $(JS_READY) $(VENDORED) ## docker, skopeo and podman against the local registry (tests/clients/install.sh installs them)
 	$(VENV)/bin/pytest -o addopts= tests/clients
 
 ops: $(PY_READY) ## the R2 calls that every flow costs, beside their budgets (JSON=1 for a machine)

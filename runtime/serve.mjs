@@ -17,7 +17,14 @@ const DEBOUNCE_MS = 200;
 const DEV_USER = { USERNAME: "hello", PASSWORD: "world" };
 
 // What a test run may set without writing .dev.vars. Not USERNAME: desktops set that themselves.
-const VARS_FROM_ENVIRONMENT = ["READONLY_USERNAME", "READONLY_PASSWORD"];
+const VARS_FROM_ENVIRONMENT = [
+  "ACCOUNTS_JSON",
+  "ANONYMOUS_PULL",
+  "BEARER_TOKENS",
+  "JWT_REGISTRY_TOKENS_PUBLIC_KEY",
+  "READONLY_PASSWORD",
+  "READONLY_USERNAME",
+];
 
 const problem = whatIsMissing();
 if (problem) stop(problem);

@@ -7,11 +7,13 @@ from collections.abc import Awaitable
 
 from workers import Request, Response, WorkerEntrypoint, import_from_javascript
 
+from registry.cloudflare.crypto import WebCrypto
 from registry.cloudflare.messages import to_request, to_response
 from registry.cloudflare.r2 import R2Storage
 from registry.cloudflare.streams import JsStreams, present
+from registry.cloudflare.web import JsWeb
 from registry.http import Response as CoreResponse
-from registry.platform import make_platform
+from registry.platform import Machine, make_platform
 from registry.registry import Registry
 from registry.router import handle
 from registry.settings import read_settings
@@ -31,8 +33,8 @@ def _make_registry() -> Registry:
         value = present(getattr(env, name, None))
         return value if isinstance(value, str) else None
 
-    platform = make_platform(R2Storage(env.REGISTRY), JsStreams(), time.time, asyncio.sleep, secrets.token_hex)
-    return Registry(platform, read_settings(variable))
+    machine = Machine(WebCrypto(), JsWeb(), time.time, asyncio.sleep, secrets.token_hex)
+    return Registry(make_platform(R2Storage(env.REGISTRY), JsStreams(), machine), read_settings(variable))
 
 
 class Default(WorkerEntrypoint):

@@ -1,60 +1,125 @@
-"""User names and passwords: `registry.auth`."""
+"""User names and passwords, anonymous pulls, what the log says of refusals: `registry.auth`, `registry.accounts`."""
 
 import base64
+import hashlib
 import json
+from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from registry.auth import Accounts
-from registry.errors import RegistryError
-from registry.settings import Settings
-from tests.fakes.client import SETTINGS, FakeRegistry, basic
+from registry.crypto import PBKDF2_ITERATIONS
+from registry.settings import Settings, read_settings
+from tests.fakes.client import VARIABLES, FakeRegistry, basic
 
 PULLER = ("reader", "looks-only")
+BASIC = 'Basic realm="container registry", charset="UTF-8"'
+
+
+def stretched(password: str, salt: bytes = b"0123456789abcdef") -> str:
+    """A password as ACCOUNTS_JSON has it."""
+    digest = hashlib.pbkdf2_hmac("sha256", password.encode(), salt, PBKDF2_ITERATIONS)
+    salt_text, digest_text = (base64.urlsafe_b64encode(part).decode().rstrip("=") for part in (salt, digest))
+    return f"pbkdf2-sha256:{PBKDF2_ITERATIONS}:{salt_text}:{digest_text}"
+
+
+def hashed(token: str) -> str:
+    """A generated token as ACCOUNTS_JSON has it."""
+    return f"sha256:{hashlib.sha256(token.encode()).hexdigest()}"
+
+
+ACCOUNTS = [
+    {"name": "ci", "secret": hashed("generated"), "permissions": {"team/**": ["pull", "push"], "team/base": ["pull"]}},
+    {"name": "ann", "secret": stretched("her password"), "permissions": {"**": ["pull", "push", "delete"]}},
+    {"name": "bob", "secret": stretched("his password", b"another salt"), "permissions": {"**": ["pull"]}},
+    {"name": "nobody", "secret": hashed("no permissions"), "permissions": {"**": []}},
+]
+
+
+def team(**variables: str) -> FakeRegistry:
+    """A registry with several accounts beside the two pairs."""
+    return FakeRegistry(settings=read_settings({**VARIABLES, "ACCOUNTS_JSON": json.dumps(ACCOUNTS), **variables}.get))
 
 
 async def test_without_credentials_there_is_a_challenge(registry: FakeRegistry) -> None:
-    """401 UNAUTHORIZED with a fixed realm, for every path."""
-    for url in ("/v2/", "/v2/a/manifests/1", "/", "/v2/nonsense"):
+    """401 UNAUTHORIZED with a fixed realm, for every path, also one that is none."""
+    for url in ("/v2/", "/v2/a/manifests/1", "/", "/v2/nonsense", "/v2/A/manifests/1", "/v2/%ff", "/v2/token"):
         answer = await registry.call("GET", url, user=None)
+        if url == "/v2/token":
+            assert (answer.status, answer.codes) == (404, ["UNSUPPORTED"])
+            continue
         assert answer.status == 401
         assert answer.codes == ["UNAUTHORIZED"]
-        assert answer.headers["WWW-Authenticate"] == 'Basic realm="container registry", charset="UTF-8"'
+        assert answer.headers["WWW-Authenticate"] == BASIC
 
 
 @pytest.mark.parametrize(
-    "user", [("hello", "wrong"), ("nobody", "world"), ("hello", ""), ("", ""), ("hello:world", "")]
+    "user", [("hello", "wrong"), ("nobody", "world"), ("hello", ""), ("", ""), ("hello:world", ""), ("reader", "world")]
 )
 async def test_wrong_credentials_are_refused(registry: FakeRegistry, user: tuple[str, str]) -> None:
     """The same answer for an unknown user and a wrong password."""
     answer = await registry.call("GET", "/v2/", user=user)
     assert answer.status == 401
-    assert "WWW-Authenticate" in answer.headers
+    assert answer.headers["WWW-Authenticate"] == BASIC
     assert b"wrong user name or password" in answer.body
 
 
-async def test_both_accounts_come_in(registry: FakeRegistry) -> None:
-    """The version check is for whoever has an account."""
-    assert (await registry.call("GET", "/v2/")).status == 200
-    assert (await registry.call("GET", "/v2/", user=PULLER)).status == 200
+async def test_every_account_comes_in() -> None:
+    """Both pairs and those of ACCOUNTS_JSON, side by side."""
+    registry = team()
+    secrets = {
+        "ci": "generated",
+        "ann": "her password",
+        "bob": "his password",
+        "hello": "world",
+        "reader": "looks-only",
+    }
+    for user in secrets.items():
+        assert (await registry.call("GET", "/v2/", user=user)).status == 200
+    answer = await registry.call("GET", "/v2/", user=("nobody", "no permissions"))
+    assert (answer.status, answer.codes) == (403, ["DENIED"])
 
 
-async def test_a_read_only_account_may_not_push(registry: FakeRegistry) -> None:
-    """403 DENIED, not 401: asking for other credentials would not help."""
-    for method, url in (
-        ("POST", "/v2/a/blobs/uploads/"),
-        ("PATCH", "/v2/a/blobs/uploads/x"),
-        ("PUT", f"/v2/a/blobs/uploads/x?digest=sha256:{'0' * 64}"),
-        ("DELETE", "/v2/a/blobs/uploads/x"),
-        ("PUT", "/v2/a/manifests/1"),
-        ("DELETE", "/v2/a/manifests/1"),
-    ):
-        answer = await registry.call(method, url, user=PULLER)
-        assert (answer.status, answer.codes) == (403, ["DENIED"])
-    assert (await registry.call("GET", "/v2/a/manifests/1", user=PULLER)).status == 404
-    assert (await registry.call("HEAD", "/v2/a/manifests/1", user=PULLER)).status == 404
+@pytest.mark.parametrize(
+    ("name", "status"), [("team/app", 202), ("team/a/b", 202), ("team/base", 403), ("team", 403), ("other/app", 403)]
+)
+async def test_an_account_has_its_repositories(name: str, status: int) -> None:
+    """403 DENIED for the others, with the permission that is missing and where."""
+    answer = await team().call("POST", f"/v2/{name}/blobs/uploads/", user=("ci", "generated"))
+    assert answer.status == status
+    if status == 403:
+        assert answer.codes == ["DENIED"]
+        assert f"this account may not push in {name}".encode() in answer.body
+
+
+async def test_the_work_does_not_tell_who_exists() -> None:
+    """A wrong password costs the same for a known account of either kind and for nobody: one PBKDF2."""
+    registry = team()
+    for user in (("ann", "x"), ("bob", "her password"), ("ci", "x"), ("hello", "x"), ("stranger", "x"), ("", "")):
+        before = registry.crypto.stretched
+        assert (await registry.call("GET", "/v2/", user=user)).status == 401
+        assert registry.crypto.stretched == before + 1
+
+
+async def test_a_password_is_stretched_once_in_a_while() -> None:
+    """The isolate remembers who was right, five minutes long, and nobody who was wrong."""
+    registry = team()
+    for _ in range(10):
+        assert (await registry.call("GET", "/v2/", user=("ann", "her password"))).status == 200
+    assert registry.crypto.stretched == 1
+    registry.clock.now += 300
+    assert (await registry.call("GET", "/v2/", user=("ann", "her password"))).status == 200
+    assert registry.crypto.stretched == 2
+
+
+async def test_what_is_remembered_is_bounded() -> None:
+    """A client with ever new headers does not fill the isolate's memory."""
+    registry = FakeRegistry()
+    for number in range(2_100):
+        header = basic("hello", "world").replace("Basic ", "Basic " + " " * number)
+        assert (await registry.call("GET", "/v2/", user=None, headers={"authorization": header})).status == 200
+    assert len(registry.registry.auth._remembered) <= 1_000  # noqa: SLF001
 
 
 async def test_without_configuration_the_door_is_closed(capsys: pytest.CaptureFixture[str]) -> None:
@@ -67,37 +132,178 @@ async def test_without_configuration_the_door_is_closed(capsys: pytest.CaptureFi
 
 
 @pytest.mark.parametrize(
-    ("settings", "missing"),
+    ("variables", "missing"),
     [
-        (Settings(username="hello"), "PASSWORD is not set"),
-        (Settings(password="s3cret"), "USERNAME is not set"),
-        (Settings(readonly_username="reader"), "READONLY_PASSWORD is not set"),
-        (Settings(username="a:b", password="s3cret"), "a user name cannot contain a colon"),
+        ({"USERNAME": "hello"}, "PASSWORD is not set"),
+        ({"PASSWORD": "s3cret"}, "USERNAME is not set"),
+        ({"READONLY_USERNAME": "reader"}, "READONLY_PASSWORD is not set"),
+        ({"USERNAME": "a:b", "PASSWORD": "s3cret"}, "no colon"),
     ],
 )
-def test_half_an_account_is_none(settings: Settings, missing: str, capsys: pytest.CaptureFixture[str]) -> None:
+async def test_half_an_account_is_none(
+    variables: dict[str, str], missing: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     """A name without a password must not become an account with an empty one."""
-    accounts = Accounts(settings)
+    registry = FakeRegistry(settings=read_settings(variables.get))
     printed = capsys.readouterr().out
     assert missing in printed
     assert "s3cret" not in printed
     for user in (("hello", ""), ("", "s3cret"), ("reader", ""), ("a", "b:s3cret"), ("a:b", "s3cret")):
-        with pytest.raises(RegistryError):
-            accounts.authenticate(basic(*user))
+        assert (await registry.call("GET", "/v2/", user=user)).status == 401
 
 
-def test_a_password_may_contain_anything() -> None:
+def _account(**members: object) -> list[dict[str, Any]]:
+    return [{"name": "x", "secret": hashed("t"), "permissions": {"**": ["pull"]}, **members}]
+
+
+@pytest.mark.parametrize(
+    ("value", "sentence"),
+    [
+        ("{", "not JSON"),
+        ("{}", "list of accounts"),
+        ('["x"]', "account 1: it is an object"),
+        (json.dumps(_account(password="p")), "exactly name, permissions, secret"),
+        (json.dumps(_account(name="")), "user name"),
+        (json.dumps(_account(name="a:b")), "user name"),
+        (json.dumps(_account(name="a\nb")), "user name"),
+        (json.dumps(_account(secret="t0p-s3cret")), "registry-token hash"),
+        (json.dumps(_account(secret=None)), "registry-token hash"),
+        (json.dumps(_account(secret="sha256:00")), "registry-token hash"),
+        (json.dumps(_account(secret=stretched("p").replace("100000", "1000"))), "registry-token hash"),
+        (json.dumps(_account(secret=stretched("p", b"short"))), "registry-token hash"),
+        (json.dumps(_account(permissions={"**": ["admin"]})), "pull, push, delete"),
+        (json.dumps(_account(permissions={"A": ["pull"]})), "can match no repository"),
+        (json.dumps(_account() + _account()), "account 2: the name 'x' is there twice"),
+    ],
+)
+async def test_malformed_accounts_close_the_door(value: str, sentence: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """None of its accounts comes in, the right ones neither; the log says what is wrong; other methods go on."""
+    registry = FakeRegistry(settings=read_settings({**VARIABLES, "ACCOUNTS_JSON": value}.get))
+    line = json.loads(capsys.readouterr().out)
+    assert (line["event"], line["setting"]) == ("setting-ignored", "ACCOUNTS_JSON")
+    assert sentence in line["help"]
+    assert "s3cret" not in line["help"]
+    assert (await registry.call("GET", "/v2/", user=("x", "t"))).status == 401
+    assert (await registry.call("GET", "/v2/")).status == 200
+
+
+async def test_a_password_may_contain_anything() -> None:
     """RFC 7617: only the first colon divides; the charset is UTF-8; the scheme has no case."""
-    accounts = Accounts(Settings(username="jörg", password="pass:wörd ✓"))
+    registry = FakeRegistry(settings=read_settings({"USERNAME": "jörg", "PASSWORD": "pass:wörd ✓"}.get))
     header = basic("jörg", "pass:wörd ✓")
-    assert accounts.authenticate(header).name == "jörg"
-    assert accounts.authenticate(header.replace("Basic", "bAsIc")).name == "jörg"
+    for sent in (header, header.replace("Basic", "bAsIc"), header.replace(" ", "   ")):
+        assert (await registry.call("GET", "/v2/", user=None, headers={"authorization": sent})).status == 200
 
 
-@given(st.one_of(st.text(), st.binary().map(lambda raw: "Basic " + base64.b64encode(raw).decode()), st.just("Basic")))
-def test_mangled_headers_are_refused(header: str) -> None:
-    """Whatever stands there: UNAUTHORIZED, never another exception."""
-    accounts = Accounts(SETTINGS)
-    with pytest.raises(RegistryError) as caught:
-        accounts.authenticate(header)
-    assert caught.value.problem.status == 401
+MANGLED = st.one_of(
+    st.text(),
+    st.text().map(lambda text: f"Basic {text}"),
+    st.text().map(lambda text: f"Bearer {text}"),
+    st.binary().map(lambda raw: "Basic " + base64.b64encode(raw).decode()),
+    st.lists(st.binary().map(lambda raw: base64.urlsafe_b64encode(raw).decode()), min_size=3, max_size=3).map(
+        lambda segments: "Bearer " + ".".join(segments)
+    ),
+    st.sampled_from(
+        ["", " ", "Basic", "Bearer", "Basic ", "Bearer .", "Bearer ..", "Digest a=b", "Basic " + "A" * 99_999]
+    ),
+)
+
+
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(header=MANGLED)
+async def test_mangled_headers_are_refused(header: str, registry: FakeRegistry) -> None:
+    """Whatever stands there: 401, never a 5xx, on every kind of path."""
+    for url in ("/v2/", "/v2/a/manifests/1", "/v2/_catalog"):
+        answer = await registry.call("GET", url, user=None, headers={"authorization": header})
+        assert (answer.status, answer.codes) == (401, ["UNAUTHORIZED"])
+
+
+# ------------------------------------------------------------------ anonymous
+async def push(registry: FakeRegistry, name: str) -> str:
+    """A blob in `name`."""
+    return await registry.push_blob(name, b"public or not")
+
+
+async def test_anonymous_pull() -> None:
+    """What the globs match is pulled without credentials, by whoever has an account too; nothing else is."""
+    registry = team(ANONYMOUS_PULL="public/**, base")
+    for name, status in (("public/app", 200), ("base", 200), ("team/app", 401), ("public", 401)):
+        digest = await push(registry, name)
+        answer = await registry.call("GET", f"/v2/{name}/blobs/{digest}", user=None)
+        assert answer.status == status
+        if status == 200:
+            assert answer.headers["Cache-Control"].startswith("public, ")
+            for user in (("ci", "generated"), ("nobody", "no permissions")):
+                answer = await registry.call("GET", f"/v2/{name}/blobs/{digest}", user=user)
+                assert answer.status == 200
+                assert answer.headers["Cache-Control"].startswith("private, ")
+
+
+async def test_nobody_pushes_anonymously() -> None:
+    """Not even where everything is public; wrong credentials are wrong there, too; /v2/ still asks."""
+    registry = FakeRegistry(settings=read_settings({"ANONYMOUS_PULL": "**"}.get))
+    for method, url in (
+        ("POST", "/v2/a/blobs/uploads/"),
+        ("PATCH", "/v2/a/blobs/uploads/x"),
+        ("PUT", f"/v2/a/blobs/uploads/x?digest=sha256:{'0' * 64}"),
+        ("DELETE", "/v2/a/blobs/uploads/x"),
+        ("PUT", "/v2/a/manifests/1"),
+        ("DELETE", "/v2/a/manifests/1"),
+        ("POST", "/v2/_migrate"),
+        ("GET", "/v2/_catalog"),
+        ("GET", "/v2/"),
+    ):
+        answer = await registry.call(method, url, user=None)
+        assert (answer.status, answer.codes) == (401, ["UNAUTHORIZED"])
+    assert (await registry.call("GET", "/v2/a/manifests/1", user=None)).status == 404
+    assert (await registry.call("GET", "/v2/a/manifests/1", user=("hello", "world"))).status == 401
+
+
+async def test_a_public_source_can_be_mounted() -> None:
+    """Who may push to one repository mounts what everybody may pull."""
+    registry = team(ANONYMOUS_PULL="public/**")
+    digest = await push(registry, "public/app")
+    answer = await registry.call(
+        "POST", f"/v2/team/app/blobs/uploads/?mount={digest}&from=public/app", user=("ci", "generated")
+    )
+    assert answer.status == 201
+
+
+@pytest.mark.parametrize("value", ["Public/*", "public/**,,x y/", "a**"])
+async def test_malformed_globs_open_nothing(value: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """One mistake, and nobody pulls without credentials."""
+    registry = FakeRegistry(settings=read_settings({**VARIABLES, "ANONYMOUS_PULL": value}.get))
+    assert "ANONYMOUS_PULL" in capsys.readouterr().out
+    assert (await registry.call("GET", "/v2/public/app/manifests/1", user=None)).status == 401
+
+
+# ------------------------------------------------------------------ log
+async def test_refusals_are_logged(capsys: pytest.CaptureFixture[str]) -> None:
+    """One line for each: who, if that is known, what and why; never a secret, nor a name that nobody has."""
+    registry = team()
+    capsys.readouterr()
+    calls: list[tuple[tuple[str, str] | None, int, str | None]] = [
+        (None, 401, None),
+        (("hello", "s3cret"), 401, "hello"),
+        (("ann", "s3cret"), 401, "ann"),
+        (("s3cret", "s3cret"), 401, None),
+        (("ci", "generated"), 403, "ci"),
+    ]
+    for user, status, account in calls:
+        await registry.call(
+            "POST", "/v2/x/blobs/uploads/?a=s3cret", user=user, headers={"cf-connecting-ip": "192.0.2.1"}
+        )
+        printed = capsys.readouterr().out
+        assert "s3cret" not in printed
+        (line,) = (json.loads(text) for text in printed.splitlines())
+        assert line == {
+            "event": "refused",
+            "status": status,
+            "reason": line["reason"],
+            "account": account,
+            "method": "POST",
+            "path": "/v2/x/blobs/uploads/",
+            "address": "192.0.2.1",
+        }
+    await registry.call("GET", "/v2/")
+    assert capsys.readouterr().out == ""

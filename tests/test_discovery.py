@@ -2,14 +2,20 @@
 
 import json
 from typing import Any
+from urllib.parse import parse_qs
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from registry import discovery
+from registry.permissions import Access, parse_permissions
+from registry.sealed import is_sealed, seal, unseal
+from registry.settings import read_settings
 from registry.storage import NO_ATTRIBUTES
-from tests.fakes.client import FakeRegistry, digest_of
+from tests.fakes.client import VARIABLES, FakeRegistry, digest_of
 from tests.images import INDEX, MANIFEST, descriptor, image, push_image, put_manifest
+from tests.test_auth import hashed
 
 NAME = "team/app"
 
@@ -142,9 +148,11 @@ async def test_many_referrers_come_in_pages(registry: FakeRegistry) -> None:
 
 
 # ---------------------------------------------------------------------- the catalogue
-async def catalogue(registry: FakeRegistry, query: str = "") -> tuple[list[str], str | None]:
+async def catalogue(
+    registry: FakeRegistry, query: str = "", user: tuple[str, str] = ("hello", "world")
+) -> tuple[list[str], str | None]:
     """A page of names, and where its Link leads."""
-    answer = await registry.call("GET", f"/v2/_catalog{query}")
+    answer = await registry.call("GET", f"/v2/_catalog{query}", user=user)
     assert answer.status == 200, answer
     link = answer.headers.get("Link")
     rest = None if link is None else link[1 : link.index(">")].partition("/_catalog")[2]
@@ -201,3 +209,74 @@ async def test_any_repositories_in_pages_of_any_size(names: set[str], size: int)
     registry = FakeRegistry()
     seed_repositories(registry, sorted(names))
     assert await whole_catalogue(registry, f"?n={size}") == sorted(names, key=lambda name: name + "/")
+
+
+def restricted(table: dict[str, list[str]]) -> FakeRegistry:
+    """A registry with an account of some repositories."""
+    accounts = [{"name": "some", "secret": hashed("secret"), "permissions": table}]
+    variables = {**VARIABLES, "ACCOUNTS_JSON": json.dumps(accounts)}
+    return FakeRegistry(settings=read_settings(variables.get))
+
+
+SOME = ("some", "secret")
+glob = st.sampled_from(["**", "*", "a/**", "a/*", "b", "**/b", "a/b-c/**", "b.c/*/a"])
+
+
+@given(
+    st.sets(path, min_size=1),
+    st.dictionaries(glob, st.sampled_from([["pull"], ["push"], []]), min_size=1),
+    st.integers(1, 4),
+    st.integers(6, 45),  # calls: enough to come to where the deepest name was left
+)
+async def test_the_catalogue_shows_what_may_be_pulled(
+    names: set[str], table: dict[str, list[str]], size: int, calls: int
+) -> None:
+    """Every such name once, whatever the pages, and nothing of any other name in a link."""
+    registry = restricted(table)
+    seed_repositories(registry, sorted(names))
+    allowed = parse_permissions(table)
+    visible = [name for name in sorted(names, key=lambda name: name + "/") if Access.PULL in allowed.on(name)]
+    if Access.PULL not in allowed.anywhere():
+        assert (await registry.call("GET", "/v2/_catalog", user=SOME)).status == 403
+        return
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(discovery, "CATALOG_CALLS", calls)
+        found, link = await catalogue(registry, f"?n={size}", SOME)
+        while link is not None:
+            last = parse_qs(link.removeprefix("?"))["last"][0]
+            assert last.startswith("~") or Access.PULL in allowed.on(last)
+            page, link = await catalogue(registry, link, SOME)
+            found += page
+    assert found == visible
+
+
+async def test_the_catalogue_of_a_team_costs_what_the_team_has() -> None:
+    """Folders that can hold nothing to be pulled are not looked into."""
+    registry = restricted({"team/*": ["pull"], "other/**": ["push"]})
+    seed_repositories(registry, ["team/a", "team/b", *(f"other/{number}" for number in range(100))])
+    assert await catalogue(registry, user=SOME) == (["team/a", "team/b"], None)
+    assert registry.bucket.usage.class_a == 4
+
+
+async def test_deep_names_do_not_stop_the_catalogue(registry: FakeRegistry) -> None:
+    """A page always gets further: what lies deeper than its calls reach is left out, and paging ends."""
+    seed_repositories(registry, ["a", "/".join("b" * 60), "/".join("b" * 20), "c"])
+    assert await whole_catalogue(registry) == ["a", "/".join("b" * 20), "c"]
+
+
+async def test_made_up_cursors(registry: FakeRegistry) -> None:
+    """400, and nothing is listed from where a stranger says."""
+    for last in ("~", "~00", "~" + "00" * 40, "~zz", "~é"):
+        assert (await registry.call("GET", f"/v2/_catalog?last={last}")).status == 400
+
+
+@given(st.text(st.characters(codec="utf-8"), max_size=300), st.binary(min_size=1))
+def test_sealed_text(text: str, key: bytes) -> None:
+    """Only the key opens it; nothing of it can be changed."""
+    sealed = seal(key, text)
+    assert is_sealed(sealed)
+    assert unseal(key, sealed) == text
+    assert unseal(key + b"x", sealed) is None
+    changed = bytearray.fromhex(sealed[1:])
+    changed[len(text) % len(changed)] ^= 1
+    assert unseal(key, "~" + changed.hex()) is None

@@ -2,9 +2,10 @@
 
 import pytest
 
-from registry.auth import Caller
-from registry.endpoints import Access, MountBlob, StartUpload
+from registry.callers import Caller
+from registry.endpoints import MountBlob, StartUpload
 from registry.names import RepositoryName, parse_digest
+from registry.permissions import Access, allow
 from registry.storage import Attributes
 from registry.upload_parts import SMALL_PART
 from tests.fakes.client import Answer, FakeRegistry, digest_of
@@ -63,11 +64,13 @@ async def test_a_damaged_blob_is_not_spread(registry: FakeRegistry) -> None:
     assert (await registry.call("HEAD", f"/v2/target/blobs/{digest_of(SMALL)}")).status == 404
 
 
-def test_mount_needs_pull_from_the_source() -> None:
+def test_mount_needs_pull_from_the_source(registry: FakeRegistry) -> None:
     """Who may not pull there gets an ordinary upload: the answer must not tell what is there."""
     endpoint = MountBlob(RepositoryName("a"), parse_digest(digest_of(b"")), RepositoryName("b"))
-    assert Caller("pusher", frozenset({Access.PUSH})).authorise(endpoint) == StartUpload(endpoint.name)
-    assert Caller("both", frozenset({Access.PUSH, Access.PULL})).authorise(endpoint) == endpoint
+    admit = registry.registry.auth.admit
+    pusher, both = allow({Access.PUSH}, "a"), allow({Access.PUSH}, "a") | allow({Access.PULL}, "b")
+    assert admit(Caller("pusher", pusher), endpoint) == StartUpload(endpoint.name)
+    assert admit(Caller("both", both), endpoint) == endpoint
 
 
 async def test_chunk_lengths_are_told(registry: FakeRegistry) -> None:

@@ -1,111 +1,308 @@
-"""Who calls, and what that caller may do: username and password (RFC 7617)."""
+"""Who calls, and what that caller may do.
+
+Credentials come as Basic (RFC 7617: a password, or a signed token in its place) or as Bearer (RFC 6750: a token of
+ours, or a signed one). Who brings wrong ones, or none where some are needed, gets 401 with a challenge; who brings
+right ones that are not enough gets 403.
+"""
 
 import base64
 import binascii
 import hashlib
-import hmac
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from registry.endpoints import Access, Endpoint, MountBlob, StartUpload
+from registry.accounts import Account, Accounts, bind
+from registry.bearer_tokens import ISSUER, BearerTokens
+from registry.callers import Caller
+from registry.endpoints import (
+    CheckVersion,
+    Endpoint,
+    InRepository,
+    ListRepositories,
+    Migrate,
+    MountBlob,
+    StartUpload,
+)
 from registry.errors import Problem, RegistryError
+from registry.http import Request
 from registry.log import log
+from registry.oidc import Identities
+from registry.permissions import (
+    EVERYTHING,
+    NOTHING,
+    Access,
+    Permissions,
+    allow,
+    parse_access,
+    parse_permissions,
+    parse_repository_glob,
+)
+from registry.platform import Platform
+from registry.public_keys import pick
+from registry.scopes import Scopes, scope_of
 from registry.settings import Settings
+from registry.signed_tokens import LEEWAY, Token, read_token, verify
+from registry.signing_key import SigningKey
 
-# A fixed realm: it is shown to users, and the request's URL is the client's to choose.
-REALM = "container registry"
-_CHALLENGE = {"WWW-Authenticate": f'Basic realm="{REALM}", charset="UTF-8"'}
+# A fixed realm: it is shown to users.
+BASIC_CHALLENGE = 'Basic realm="container registry", charset="UTF-8"'
+TOKEN_PATH = "/v2/token"  # noqa: S105 - a path
 
-_FULL = frozenset(Access)
-_READ_ONLY = frozenset({Access.PULL})
-
-
-@dataclass(frozen=True, slots=True)
-class Caller:
-    """An account that proved who it is."""
-
-    name: str
-    access: frozenset[Access]
-
-    def authorise(self, endpoint: Endpoint) -> Endpoint:
-        """What the caller may do of it; raises DENIED unless the caller has what the endpoint needs.
-
-        A mount from where the caller may not pull is an ordinary upload: the answer must not tell what is there.
-        """
-        if not self.access & endpoint.access:
-            needed = " or ".join(sorted(access.value for access in endpoint.access))
-            raise RegistryError(Problem.DENIED, f"this account may not {needed} here")
-        if isinstance(endpoint, MountBlob) and Access.PULL not in self.access:
-            return StartUpload(endpoint.name)
-        return endpoint
+_MAX_HEADER = 16 * 1024  # characters of an Authorization header
+# Verified credentials are remembered: a signature or a PBKDF2 costs more than everything else in a small request.
+_REMEMBERED = 1_000
+_REMEMBERED_SECONDS = 300
+_MAX_NAME = 200  # characters of a name that a token brings, for the log
 
 
 @dataclass(frozen=True, slots=True)
-class _Account:
-    name: str
-    fingerprint: bytes
-    access: frozenset[Access]
+class Identity:
+    """Who was proved by credentials, until when (seconds since the epoch; None: no end), and how they are refreshed."""
+
+    caller: Caller
+    expires: float | None = None
+    account: Account | None = None
+    refresh: Mapping[str, Any] | None = None
 
 
-class Accounts:
-    """The accounts of the settings. None at all: the door is closed."""
+class Authenticator:
+    """Every way to prove who one is. With none configured the door is closed."""
 
-    def __init__(self, settings: Settings) -> None:
-        self._accounts: list[_Account] = []
-        self._add("USERNAME", settings.username, "PASSWORD", settings.password, _FULL)
-        self._add(
-            "READONLY_USERNAME",
-            settings.readonly_username,
-            "READONLY_PASSWORD",
-            settings.readonly_password,
-            _READ_ONLY,
-        )
-        if not self._accounts:
+    def __init__(self, platform: Platform, settings: Settings, key: SigningKey) -> None:
+        self._platform = platform
+        self._accounts = Accounts(settings.accounts, platform.crypto)
+        self._keys = settings.token_keys
+        self._audience = settings.token_audience
+        self._identities = Identities(platform, settings.issuers)
+        self._public = allow({Access.PULL}, *(glob.text for glob in settings.anonymous_pull))
+        self._remembered: dict[bytes, tuple[Caller, float]] = {}
+        self.tokens = BearerTokens(platform, key)
+        self.uses_bearer = settings.uses_bearer
+        if not (settings.accounts or settings.token_keys or settings.issuers or settings.anonymous_pull):
             log(
                 "no-credentials-configured",
                 help="every request is refused until USERNAME and PASSWORD are set: npx wrangler secret put USERNAME "
                 "--env production, then the same for PASSWORD",
             )
 
-    def _add(self, name_setting: str, name: str, secret_setting: str, secret: str, access: frozenset[Access]) -> None:
-        if name and secret and ":" not in name:
-            self._accounts.append(_Account(name, _fingerprint(name, secret), access))
-        elif ":" in name:
-            log("setting-ignored", setting=name_setting, help="a user name cannot contain a colon (RFC 7617)")
-        elif name or secret:
-            missing = secret_setting if name else name_setting
-            log("setting-ignored", setting=name_setting if name else secret_setting, help=f"{missing} is not set")
-
-    def authenticate(self, authorization: str | None) -> Caller:
-        """The caller that an Authorization header names; raises UNAUTHORIZED with the challenge.
-
-        Every account is compared, whatever the name, so that the time tells nothing about who exists.
-        """
+    # ------------------------------------------------------------------ who
+    async def identify(self, request: Request) -> Caller | None:
+        """The caller of a request; None for one without credentials. Raises UNAUTHORIZED for wrong ones."""
+        authorization = request.header("authorization")
         if authorization is None:
-            raise RegistryError(Problem.UNAUTHORIZED, headers=_CHALLENGE)
-        given = _fingerprint(*_basic_credentials(authorization))
-        caller = None
-        for account in self._accounts:
-            if hmac.compare_digest(given, account.fingerprint):
-                caller = Caller(account.name, account.access)
+            return None
+        fingerprint = hashlib.sha256(authorization.encode(errors="surrogatepass")).digest()
+        known, expires = self._remembered.get(fingerprint, (None, 0.0))
+        if known is not None and self._platform.now() < expires:
+            return known
+        scheme, credentials = _split(authorization)
+        if scheme == "basic":
+            identity = await self._by_password(*_basic(credentials))
+        elif scheme == "bearer":
+            identity = await self._by_bearer(credentials)
+        else:
+            raise RegistryError(Problem.UNAUTHORIZED, "this registry takes Basic credentials and Bearer tokens")
+        self._remember(fingerprint, identity)
+        return identity.caller
+
+    async def identify_for_token(self, authorization: str | None) -> Identity:
+        """Who asks for a token with an Authorization header; nobody may, where anonymous pulls are allowed."""
+        if authorization is None:
+            if not self._public.tables:
+                raise RegistryError(Problem.UNAUTHORIZED)
+            return Identity(Caller("", Permissions()))
+        scheme, credentials = _split(authorization)
+        if scheme != "basic":
+            raise RegistryError(Problem.UNAUTHORIZED, "tokens are issued for Basic credentials")
+        return await self.identify_by_secret(*_basic(credentials))
+
+    async def identify_by_secret(self, name: str, secret: str) -> Identity:
+        """Who has a password, a signed token, an identity token or a refresh token in its place."""
+        token = read_token(secret)
+        if token is not None and token.issuer == ISSUER:
+            return await self._by_refresh(token)
+        issuer = self._identities.issuer(token.issuer) if token is not None else None
+        if token is not None and issuer is not None:
+            subject, permissions = await self._identities.verify(issuer, token)
+            claims = {
+                "issuer": issuer.url,
+                "binding": issuer.binding,
+                "permissions": permissions.as_json(),
+                "exp": int(self._platform.now()) + issuer.session,
+            }
+            return Identity(Caller(subject[:_MAX_NAME], permissions), refresh=claims)
+        return await self._by_password(name, secret)
+
+    async def refresh_token(self, identity: Identity) -> str | None:
+        """A refresh token, for those who have more than a token that expires anyway."""
+        claims = identity.refresh
+        if identity.account is not None:
+            claims = {"binding": bind(identity.account, await self.tokens.binding_key())}
+        return None if claims is None else await self.tokens.issue_refresh(identity.caller.name, claims)
+
+    async def _by_password(self, name: str, secret: str) -> Identity:
+        token = read_token(secret) if self._keys else None
+        account = self._accounts.find_plain(name, secret)
+        if account is None and token is not None:
+            return await self._by_signed_token(token)
+        account = account or await self._accounts.find(name, secret)
+        if account is None:
+            known = name if name in self._accounts.names() else None
+            raise RegistryError(Problem.UNAUTHORIZED, "wrong user name or password", account=known)
+        return Identity(Caller(account.name, account.permissions), account=account)
+
+    async def _by_bearer(self, text: str) -> Identity:
+        token = read_token(text)
+        if token is None:
+            raise RegistryError(Problem.UNAUTHORIZED, "the token cannot be read")
+        if token.issuer != ISSUER:
+            return await self._by_signed_token(token)
+        return Identity(*await self.tokens.read_access(token))
+
+    async def _by_signed_token(self, token: Token) -> Identity:
+        key = pick(self._keys, token.header.get("kid"))
+        claims = await verify(self._platform.crypto, token, key, self._audience)
+        name = claims.get("username") or claims.get("sub") or "token"
+        try:
+            permissions = _permissions(claims)
+        except ValueError as error:
+            raise RegistryError(Problem.UNAUTHORIZED, f"the token is not valid: {error}") from None
+        return Identity(Caller(str(name)[:_MAX_NAME], permissions), int(claims["exp"]) + LEEWAY)
+
+    async def _by_refresh(self, token: Token) -> Identity:
+        claims = await self.tokens.read_refresh(token)
+        if "issuer" in claims:
+            issuer = self._identities.issuer(claims["issuer"])
+            if issuer is not None and issuer.binding == claims["binding"]:
+                permissions = Permissions()
+                for table in claims["permissions"]:
+                    permissions |= parse_permissions(table)
+                return Identity(Caller(claims["sub"], permissions), claims["exp"])
+        else:
+            account = self._accounts.find_bound(claims["sub"], claims["binding"], await self.tokens.binding_key())
+            if account is not None:
+                return Identity(Caller(account.name, account.permissions), account=account)
+        raise RegistryError(Problem.UNAUTHORIZED, "what this refresh token was issued for has changed: log in again")
+
+    def _remember(self, fingerprint: bytes, identity: Identity) -> None:
+        if len(self._remembered) >= _REMEMBERED:
+            self._remembered.clear()
+        latest = self._platform.now() + _REMEMBERED_SECONDS
+        expires = latest if identity.expires is None else min(latest, identity.expires)
+        self._remembered[fingerprint] = identity.caller, expires
+
+    # ------------------------------------------------------------------ may
+    def admit(self, caller: Caller | None, endpoint: Endpoint) -> Endpoint:
+        """What the caller may do of it. Raises UNAUTHORIZED or DENIED unless the caller has what the endpoint needs.
+
+        A mount from where the caller may not pull is an ordinary upload: the answer must not tell what is there.
+        """
+        if not self._allowed(caller, endpoint) & endpoint.access:
+            raise _refusal(caller, endpoint)
+        if isinstance(endpoint, MountBlob) and not (
+            endpoint.source is None or Access.PULL in self.allowed_on(caller, endpoint.source)
+        ):
+            return StartUpload(endpoint.name)
+        return endpoint
+
+    def allowed_on(self, caller: Caller | None, name: str) -> frozenset[Access]:
+        """What the caller may do with a repository: what everybody may is among it."""
+        own = NOTHING if caller is None else caller.permissions.on(name)
+        return own | self._public.on(name)
+
+    def allowed(self, caller: Caller) -> Permissions:
+        """All that the caller may."""
+        return caller.permissions | self._public
+
+    def listing(self, caller: Caller) -> Permissions:
+        """Which repositories the catalogue shows the caller."""
+        return self.allowed(caller) if caller.grant is None else caller.grant.listing
+
+    def _allowed(self, caller: Caller | None, endpoint: Endpoint) -> frozenset[Access]:
+        if isinstance(endpoint, InRepository):
+            return self.allowed_on(caller, endpoint.name)
         if caller is None:
-            raise RegistryError(Problem.UNAUTHORIZED, "wrong user name or password", headers=_CHALLENGE)
-        return caller
+            return NOTHING
+        match endpoint:
+            case CheckVersion():
+                return caller.permissions.anywhere() if caller.grant is None else EVERYTHING
+            case ListRepositories():
+                return (self.allowed(caller) if caller.grant is None else caller.grant.listing).anywhere()
+            case Migrate():
+                return caller.permissions.everywhere()
+        return NOTHING
+
+    def challenge(self, request: Request, endpoint: Endpoint | None, error: RegistryError) -> str:
+        """The value of WWW-Authenticate (token specification, "Requesting a Token")."""
+        if not self.uses_bearer or request.path == TOKEN_PATH:
+            return BASIC_CHALLENGE
+        parameters = {
+            "realm": f"{request.origin}{TOKEN_PATH}",
+            "service": request.origin.partition("://")[2],
+            "scope": scope_of(endpoint),
+        }
+        if error.problem is Problem.TOKEN_TOO_NARROW:
+            parameters["error"] = "insufficient_scope"
+        elif (request.header("authorization") or "").lower().startswith("bearer"):
+            parameters["error"] = "invalid_token"
+        return "Bearer " + ",".join(f'{name}="{value}"' for name, value in parameters.items() if value is not None)
 
 
-def _fingerprint(name: str, secret: str) -> bytes:
-    """Of equal length for all credentials, so that comparing two takes the same time whatever they are."""
-    return hashlib.sha256(f"{name}:{secret}".encode()).digest()
+def _refusal(caller: Caller | None, endpoint: Endpoint) -> RegistryError:
+    if caller is None or not caller.name:
+        return RegistryError(Problem.UNAUTHORIZED)
+    if caller.grant is not None and not _was_denied(caller.grant.denied, endpoint):
+        return RegistryError(Problem.TOKEN_TOO_NARROW)
+    needed = " or ".join(sorted(access.value for access in endpoint.access))
+    where = f" in {endpoint.name}" if isinstance(endpoint, InRepository) else " here"
+    return RegistryError(Problem.DENIED, f"this account may not {needed}{where}")
 
 
-def _basic_credentials(authorization: str) -> tuple[str, str]:
-    scheme, _, encoded = authorization.partition(" ")
-    if scheme.lower() != "basic":
-        raise RegistryError(Problem.UNAUTHORIZED, "this registry takes Basic credentials", headers=_CHALLENGE)
+def _was_denied(denied: Scopes, endpoint: Endpoint) -> bool:
+    """Whether the token was asked for what is needed now, so that asking again is of no use."""
+    match endpoint:
+        case InRepository(name):
+            return bool(denied.permissions().on(name) & endpoint.access)
+        case ListRepositories():
+            return denied.catalog
+    return True
+
+
+def _permissions(claims: Mapping[str, Any]) -> Permissions:
+    """What a signed token may: its capabilities, on the repositories of its claim `access` if it has one.
+
+    Raises ValueError.
+    """
+    capabilities, entries = claims.get("capabilities"), claims.get("access")
+    if capabilities is None and entries is None:
+        raise ValueError("it has neither capabilities nor access")
+    limit = EVERYTHING if capabilities is None else parse_access(capabilities)
+    if entries is None:
+        return allow(limit, "**")
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise ValueError("access is a list of objects with type, name and actions")
+    permissions = Permissions()
+    for entry in entries:
+        if entry.get("type") == "repository":
+            access = EVERYTHING if entry.get("actions") == ["*"] else parse_access(entry.get("actions"))
+            permissions |= allow(access & limit, parse_repository_glob(entry.get("name")).text)
+    return permissions
+
+
+def _split(authorization: str) -> tuple[str, str]:
+    if len(authorization) > _MAX_HEADER:
+        raise RegistryError(Problem.UNAUTHORIZED, f"the Authorization header has more than {_MAX_HEADER} characters")
+    scheme, _, credentials = authorization.partition(" ")
+    return scheme.lower(), credentials.strip()
+
+
+def _basic(encoded: str) -> tuple[str, str]:
     try:
-        decoded = base64.b64decode(encoded.strip(), validate=True).decode("utf-8")
+        decoded = base64.b64decode(encoded, validate=True).decode("utf-8")
     except (binascii.Error, ValueError):
         raise RegistryError(
-            Problem.UNAUTHORIZED, "the Authorization header is not base64 of user:password in UTF-8", headers=_CHALLENGE
+            Problem.UNAUTHORIZED, "the Authorization header is not base64 of user:password in UTF-8"
         ) from None
     name, _, secret = decoded.partition(":")
     return name, secret

@@ -10,12 +10,16 @@ from registry import keys
 from registry.blobs import IN_FLIGHT
 from registry.log import log
 from registry.names import Digest, RepositoryName, Tag, parse_digest
+from registry.permissions import Access, Permissions
 from registry.platform import Platform
 from registry.storage import MAX_LIST_KEYS
 
 MAX_PAGE = 1_000  # tags or names of one answer; the rest is behind its Link
 REFERRERS_PAGE = 40  # descriptors of one answer: a call each, and a request has 50
 CATALOG_CALLS = 45  # R2 calls of one page: a request has 50 on the Free plan
+# Segments of a name that the catalogue shows. A page begins with a call for each folder above where the last one ended:
+# so that it gets further, there are fewer of them than calls.
+CATALOG_DEPTH = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,14 +114,14 @@ class RepositoryPage:
     last: str | None  # a name, or a folder of names; None on the last page
 
 
-async def list_repositories(platform: Platform, count: int, last: str | None) -> RepositoryPage:
-    """Up to `count` repositories behind `last`, fewer when the calls of one request are spent.
+async def list_repositories(platform: Platform, count: int, last: str | None, visible: Permissions) -> RepositoryPage:
+    """Up to `count` repositories behind `last` that may be pulled, fewer when the calls of one request are spent.
 
     Walks the keys as a tree, a call for each folder, so that the calls grow with repositories and not with blobs. The
     order is that of the keys: a name stands where `<name>/` sorts. Below a folder named as one of a repository's own
     (`blobs`, `manifests`, ...) nothing is looked for: docs/adr/0007.
     """
-    walk = _Walk(platform, count, f"{last}/" if last else "")
+    walk = _Walk(platform, count, f"{last}/" if last else "", visible)
     if count:
         await walk.below("")
     return RepositoryPage(walk.names, walk.visited if walk.more else None)
@@ -126,8 +130,9 @@ async def list_repositories(platform: Platform, count: int, last: str | None) ->
 class _Walk:
     """Goes through the folders behind `after`."""
 
-    def __init__(self, platform: Platform, count: int, after: str) -> None:
+    def __init__(self, platform: Platform, count: int, after: str, visible: Permissions) -> None:
         self._platform = platform
+        self._permissions = visible
         self._count = count
         self._after = after
         self._calls = 0
@@ -145,7 +150,8 @@ class _Walk:
             self._calls += 1
             page = await self._platform.storage.list(folder, delimiter="/", cursor=cursor or None)
             cursor = page.cursor
-            if folder > self._after and f"{folder}manifests/" in page.prefixes:
+            is_repository = f"{folder}manifests/" in page.prefixes
+            if folder > self._after and is_repository and Access.PULL in self._permissions.on(folder[:-1]):
                 if len(self.names) == self._count:
                     self.more = True
                     return
@@ -161,6 +167,10 @@ class _Walk:
     def _is_ahead(self, folder: str, child: str) -> bool:
         """Whether `child` may hold repositories that were not listed yet."""
         segment = child[len(folder) : -1]
+        if child.count("/") > CATALOG_DEPTH:
+            return False
         if segment.startswith(keys.OURS) or (folder and segment in keys.REPOSITORY_FOLDERS):
+            return False
+        if not self._permissions.may_pull_below(child[:-1]):
             return False
         return child > self._after or self._after.startswith(child)

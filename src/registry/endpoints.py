@@ -6,21 +6,12 @@
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from enum import Enum
 from typing import ClassVar
 from urllib.parse import parse_qsl, quote, unquote
 
 from registry.errors import Problem, RegistryError
 from registry.names import Digest, Reference, RepositoryName, Tag, is_tag, parse_digest, parse_name, parse_reference
-
-
-class Access(Enum):
-    """What a caller may do with a repository."""
-
-    PULL = "pull"
-    PUSH = "push"
-    DELETE = "delete"
-
+from registry.permissions import EVERYTHING, Access
 
 _PULL = frozenset({Access.PULL})
 _PUSH = frozenset({Access.PUSH})
@@ -42,7 +33,7 @@ class Endpoint:
 class CheckVersion(Endpoint):
     """GET /v2/: whether this is a registry, and whether the credentials are right."""
 
-    row, method, access = "end-1", "GET", frozenset(Access)
+    row, method, access = "end-1", "GET", EVERYTHING
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,6 +182,22 @@ class Migrate(Endpoint):
     row, method, access = "migrate", "POST", _DELETE
 
 
+@dataclass(frozen=True, slots=True)
+class GetToken(Endpoint):
+    """GET of the distribution project's token specification; `scopes` as they came."""
+
+    row, method, access = "token", "GET", EVERYTHING
+    scopes: tuple[str, ...]
+    offline: bool
+
+
+@dataclass(frozen=True, slots=True)
+class PostToken(Endpoint):
+    """POST of its OAuth2 variant; what is asked for stands in the body."""
+
+    row, method, access = "token", "POST", EVERYTHING
+
+
 class Query:
     """The query of a request: at most one value a key, except where the spec wants several."""
 
@@ -250,7 +257,7 @@ def _resource(segments: list[str]) -> tuple[str, str, str]:
     match segments:
         case [] | [""]:
             return "base", "", ""
-        case ["_catalog" | "_migrate" as kind]:
+        case ["_catalog" | "_migrate" | "token" as kind]:
             return kind, "", ""
         case [*name, "blobs", "uploads", ""] | [*name, "blobs", "uploads"]:
             return "uploads", "/".join(name), ""
@@ -312,6 +319,10 @@ _ROWS: Mapping[str, Mapping[str, _Parser]] = {
     "base": {"GET": lambda n, x, q: CheckVersion()},
     "_catalog": {"GET": lambda n, x, q: ListRepositories(q.count("n"), q.one("last"))},
     "_migrate": {"POST": lambda n, x, q: Migrate()},
+    "token": {
+        "GET": lambda n, x, q: GetToken(tuple(q.all("scope")), q.one("offline_token") == "true"),
+        "POST": lambda n, x, q: PostToken(),
+    },
     "blobs": {
         "GET": lambda n, x, q: GetBlob(parse_name(n), parse_digest(x)),
         "HEAD": lambda n, x, q: HeadBlob(parse_name(n), parse_digest(x)),
@@ -342,6 +353,11 @@ def build(endpoint: Endpoint) -> str:
             return "/v2/"
         case Migrate():
             return "/v2/_migrate"
+        case GetToken(scopes, offline):
+            asked = [("scope", scope) for scope in scopes]
+            return "/v2/token" + _query(*asked, ("offline_token", "true" if offline else None))
+        case PostToken():
+            return "/v2/token"
         case ListRepositories(count, last):
             return "/v2/_catalog" + _query(("n", count), ("last", last))
         case ListTags(name, count, last):

@@ -29,6 +29,11 @@ class Problem(Enum):
     SIZE_INVALID = ("SIZE_INVALID", 400, "provided length did not match content length")  # code-10
     BLOB_TOO_LARGE = ("SIZE_INVALID", 413, "blob too large")  # code-10
     UNAUTHORIZED = ("UNAUTHORIZED", 401, "authentication required")  # code-11
+    TOKEN_TOO_NARROW = (
+        "UNAUTHORIZED",
+        401,
+        "the token is not for this: ask for one with the challenge's scope",
+    )  # code-11
     DENIED = ("DENIED", 403, "requested access to the resource is denied")  # code-12
     UNSUPPORTED = ("UNSUPPORTED", 405, "the operation is unsupported")  # code-13
     BAD_REQUEST = ("UNSUPPORTED", 400, "the request cannot be understood")  # no row of the spec fits better
@@ -48,7 +53,8 @@ class RegistryError(Exception):
     """The request ends here with `problem`.
 
     `message` replaces the table's sentence, `details` are JSON values for the client, each in an entry of its own,
-    `headers` go on the answer (`Allow`, `WWW-Authenticate`, `Range`, `Location`, `Retry-After`).
+    `headers` go on the answer (`Allow`, `Range`, `Location`, `Retry-After`). `account` is the existing one whose secret
+    was wrong: for the log alone.
     """
 
     def __init__(
@@ -58,11 +64,13 @@ class RegistryError(Exception):
         *,
         details: Sequence[object] = (),
         headers: Mapping[str, str] | None = None,
+        account: str | None = None,
     ) -> None:
         self.problem = problem
         self.message = message or problem.message
         self.details = details
         self.headers: Mapping[str, str] = headers or {}
+        self.account = account
         super().__init__(f"{problem.code}: {self.message}")
 
     def entries(self) -> list[dict[str, object]]:

@@ -5,7 +5,11 @@ from registry.endpoints import Endpoint, ListReferrers, ListRepositories, ListTa
 from registry.errors import Problem, RegistryError
 from registry.http import Request, Response, json_response
 from registry.manifest_format import OCI_INDEX
+from registry.permissions import Access
 from registry.registry import Registry
+from registry.sealed import is_sealed, seal, unseal
+
+_CURSORS = "cursors of the catalogue"  # what their key is derived for
 
 
 async def list_tags(registry: Registry, endpoint: ListTags, request: Request) -> Response:
@@ -35,12 +39,21 @@ async def list_referrers(registry: Registry, endpoint: ListReferrers, request: R
 
 
 async def list_repositories(registry: Registry, endpoint: ListRepositories, request: Request) -> Response:
-    """The catalogue of Docker's registry API, a page at a time."""
+    """The catalogue of Docker's registry API, a page at a time: what the caller may pull."""
+    assert request.caller is not None  # admitted
+    visible = registry.auth.listing(request.caller)
     count = discovery.MAX_PAGE if endpoint.count is None else min(endpoint.count, discovery.MAX_PAGE)
-    page = await discovery.list_repositories(registry.platform, count, endpoint.last)
+    last = endpoint.last
+    if last is not None and is_sealed(last):
+        last = unseal(await registry.signing_key.derive(_CURSORS), last)
+        if last is None:
+            raise RegistryError(Problem.BAD_REQUEST, "last is not from a Link of this registry: begin without it")
+    page = await discovery.list_repositories(registry.platform, count, last, visible)
     headers = {}
     if page.last is not None:
-        headers["Link"] = _next(ListRepositories(count, page.last))
+        is_visible = Access.PULL in visible.on(page.last)
+        cursor = page.last if is_visible else seal(await registry.signing_key.derive(_CURSORS), page.last)
+        headers["Link"] = _next(ListRepositories(count, cursor))
     return json_response(200, {"repositories": list(page.names)}, headers)
 
 

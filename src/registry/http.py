@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from registry.callers import Caller
 from registry.storage import Source
 
 JSON = "application/json"
@@ -12,13 +13,18 @@ OCTETS = "application/octet-stream"
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A request as it came. `path` and `query` are percent-encoded; `header` takes a name in lower case."""
+    """A request as it came. `path` and `query` are percent-encoded; `header` takes a name in lower case.
+
+    `origin` is how the client knows us: scheme, host and port. `caller` is filled in when it is known.
+    """
 
     method: str
+    origin: str
     path: str
     query: str
     header: Callable[[str], str | None]
     body: Source
+    caller: Caller | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,8 +4,10 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from registry.buffers import BufferPool
+from registry.crypto import Crypto
 from registry.retries import RetryingStorage
 from registry.storage import Storage, Streams
+from registry.web import Web
 
 # With 30 MiB of interpreter and 20 to 40 of JavaScript heap, 40 MiB of buffers stay below the 128 MB of a Worker
 # (make bench-memory). Sizes in bytes.
@@ -17,6 +19,17 @@ FIRST_BUFFER, FIRST_BUFFERS = 256 * 1024, 16
 
 
 @dataclass(frozen=True, slots=True)
+class Machine:
+    """What else there is where the registry runs."""
+
+    crypto: Crypto
+    web: Web
+    now: Callable[[], float]  # seconds since the epoch
+    sleep: Callable[[float], Awaitable[None]]  # seconds
+    random_hex: Callable[[int], str]  # so many random bytes, from a cryptographic source, as hex digits
+
+
+@dataclass(frozen=True, slots=True)
 class Platform:
     """Handed to everything below the router."""
 
@@ -25,24 +38,23 @@ class Platform:
     buffers: BufferPool
     copies: BufferPool
     firsts: BufferPool
-    now: Callable[[], float]  # seconds since the epoch
-    random_hex: Callable[[int], str]  # so many random bytes, from a cryptographic source, as hex digits
+    crypto: Crypto
+    web: Web
+    now: Callable[[], float]
+    random_hex: Callable[[int], str]
 
 
-def make_platform(
-    storage: Storage,
-    streams: Streams,
-    now: Callable[[], float],
-    sleep: Callable[[float], Awaitable[None]],
-    random_hex: Callable[[int], str],
-) -> Platform:
+def make_platform(storage: Storage, streams: Streams, machine: Machine) -> Platform:
     """A platform whose storage tries again and whose memory is bounded."""
+    now, sleep = machine.now, machine.sleep
     return Platform(
         RetryingStorage(storage, sleep),
         streams,
         BufferPool(streams, now, sleep, PART_BUFFER, PART_BUFFERS),
         BufferPool(streams, now, sleep, COPY_BUFFER, COPY_BUFFERS),
         BufferPool(streams, now, sleep, FIRST_BUFFER, FIRST_BUFFERS),
+        machine.crypto,
+        machine.web,
         now,
-        random_hex,
+        machine.random_hex,
     )

@@ -1,9 +1,10 @@
-"""What lives as long as the isolate: the platform, the settings, the accounts, the key that signs sessions."""
+"""What lives as long as the isolate: the platform, the settings, who may come in, the key that signs."""
 
-from registry.auth import Accounts
+from registry.auth import Authenticator
 from registry.platform import Platform
 from registry.sessions import Sessions
 from registry.settings import Settings
+from registry.signing_key import SigningKey
 
 
 class Registry:
@@ -12,5 +13,6 @@ class Registry:
     def __init__(self, platform: Platform, settings: Settings) -> None:
         self.platform = platform
         self.settings = settings
-        self.accounts = Accounts(settings)
-        self.sessions = Sessions(platform)
+        self.signing_key = SigningKey(platform)
+        self.auth = Authenticator(platform, settings, self.signing_key)
+        self.sessions = Sessions(platform, self.signing_key)

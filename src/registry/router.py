@@ -2,17 +2,22 @@
 
 import traceback
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from http import HTTPStatus
 from typing import Any
 
+from registry.callers import Caller
 from registry.endpoints import (
     AppendChunk,
     CancelUpload,
     CheckVersion,
     CloseUpload,
+    DeleteBlob,
+    DeleteManifest,
     Endpoint,
     GetBlob,
     GetManifest,
+    GetToken,
     GetUpload,
     HeadBlob,
     HeadManifest,
@@ -21,6 +26,7 @@ from registry.endpoints import (
     ListTags,
     Migrate,
     MountBlob,
+    PostToken,
     PutManifest,
     StartUpload,
     StartUploadFor,
@@ -32,6 +38,7 @@ from registry.handle_blobs import get_blob, head_blob
 from registry.handle_discovery import list_referrers, list_repositories, list_tags
 from registry.handle_maintenance import migrate
 from registry.handle_manifests import get_manifest, head_manifest, put_manifest
+from registry.handle_tokens import get_token, post_token
 from registry.handle_uploads import (
     append_chunk,
     cancel_upload,
@@ -53,6 +60,7 @@ _VERSION = {"Docker-Distribution-Api-Version": "registry/2.0"}
 _RETRY_AFTER = {"Retry-After": "1"}  # seconds: R2 takes one write a second to a key
 # Bytes of an unwanted body that are read before the answer: what a proxy in between may have sent already.
 _DRAIN_LIMIT = 100 * 1024 * 1024
+_LOGGED_PATH = 300  # characters
 
 Handler = Callable[[Registry, Any, Request], Awaitable[Response]]
 
@@ -60,6 +68,11 @@ Handler = Callable[[Registry, Any, Request], Awaitable[Response]]
 async def check_version(registry: Registry, endpoint: CheckVersion, request: Request) -> Response:
     """end-1: this is a registry, and the credentials are right."""
     return json_response(200, {})
+
+
+async def delete(registry: Registry, endpoint: Endpoint, request: Request) -> Response:
+    """end-9, end-10: not built yet."""
+    raise RegistryError(Problem.UNSUPPORTED, "this registry cannot delete yet", headers={"Allow": "GET, HEAD"})
 
 
 _HANDLERS: dict[type[Endpoint], Handler] = {
@@ -72,7 +85,11 @@ _HANDLERS: dict[type[Endpoint], Handler] = {
     ListReferrers: list_referrers,
     ListTags: list_tags,
     ListRepositories: list_repositories,
+    GetToken: get_token,
+    PostToken: post_token,
     Migrate: migrate,
+    DeleteManifest: delete,
+    DeleteBlob: delete,
     StartUpload: start_upload,
     StartUploadFor: start_upload_for,
     MountBlob: mount_blob,
@@ -107,13 +124,50 @@ async def handle(registry: Registry, request: Request) -> Response:
 
 
 async def _dispatch(registry: Registry, request: Request) -> Response:
-    caller = registry.accounts.authenticate(request.header("authorization"))
-    endpoint = caller.authorise(parse(request.method, request.path, request.query))
-    handler = _HANDLERS.get(type(endpoint))
-    if handler is None:
-        raise RegistryError(Problem.UNSUPPORTED, "this registry cannot delete yet", headers={"Allow": "GET, HEAD"})
-    response = await handler(registry, endpoint, request)
-    return Response(response.status, {**_VERSION, **response.headers}, response.body)
+    endpoint: Endpoint | None = None
+    caller: Caller | None = None
+    try:
+        endpoint = await _parse(registry, request)
+        if not isinstance(endpoint, GetToken | PostToken):  # they say themselves who comes
+            caller = await registry.auth.identify(request)
+            endpoint = registry.auth.admit(caller, endpoint)
+        response = await _HANDLERS[type(endpoint)](registry, endpoint, replace(request, caller=caller))
+    except RegistryError as error:
+        raise _refused(registry, request, endpoint, caller, error) from None
+    headers = {**_VERSION, **response.headers}
+    if caller is None and "Cache-Control" in headers:
+        # What anybody may pull, caches in between may keep.
+        headers["Cache-Control"] = headers["Cache-Control"].replace("private", "public")
+    return Response(response.status, headers, response.body)
+
+
+async def _parse(registry: Registry, request: Request) -> Endpoint:
+    """What is asked for. Strangers are not told which paths there are."""
+    try:
+        return parse(request.method, request.path, request.query)
+    except RegistryError as error:
+        is_stranger = await registry.auth.identify(request) is None
+        raise RegistryError(Problem.UNAUTHORIZED) if is_stranger else error from None
+
+
+def _refused(
+    registry: Registry, request: Request, endpoint: Endpoint | None, caller: Caller | None, error: RegistryError
+) -> RegistryError:
+    """The error with its challenge; one line of the log for each request that was refused for who sent it."""
+    if error.problem.status not in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
+        return error
+    log(
+        "refused",
+        status=error.problem.status,
+        reason=error.message,
+        account=error.account if caller is None else caller.name,
+        method=request.method,
+        path=request.path[:_LOGGED_PATH],
+        address=request.header("cf-connecting-ip"),
+    )
+    if error.problem.status == HTTPStatus.UNAUTHORIZED:
+        error.headers = {**error.headers, "WWW-Authenticate": registry.auth.challenge(request, endpoint, error)}
+    return error
 
 
 def _render(error: RegistryError) -> Response:

@@ -8,14 +8,12 @@ import hmac
 import re
 from uuid import UUID
 
-from registry import keys, migration
 from registry.errors import Problem, RegistryError
 from registry.names import RepositoryName
 from registry.platform import Platform
-from registry.storage import ABSENT, Attributes
+from registry.signing_key import SigningKey
 
 SESSION_SECONDS = 24 * 3600  # how long a session may take; the sweeper leaves `_data` alone for longer
-_SECRET_BYTES = 32
 _MAC_DIGITS = 32  # hex digits: 128 bits
 _ID = re.compile(
     r"([0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12})\.([0-9a-f]{1,12})\.([0-9a-f]{32})", re.ASCII
@@ -23,15 +21,15 @@ _ID = re.compile(
 
 
 class Sessions:
-    """Issues and verifies session ids. Keeps the bucket's signing key for the life of the isolate."""
+    """Issues and verifies session ids."""
 
-    def __init__(self, platform: Platform) -> None:
+    def __init__(self, platform: Platform, key: SigningKey) -> None:
         self._platform = platform
-        self._secret: bytes | None = None
+        self._key = key
 
     async def issue(self, name: RepositoryName) -> str:
         """A new session id for uploads to `name`."""
-        secret = self._secret or await self._read_secret()
+        secret = await self._key.secret()
         uuid = self.new_uuid()
         issued = f"{int(self._platform.now()):x}"
         return f"{uuid}.{issued}.{_mac(secret, uuid, issued, name)}"
@@ -49,29 +47,12 @@ class Sessions:
         age = self._platform.now() - int(issued, 16)
         if not 0 <= age + 1 <= SESSION_SECONDS:  # 1: `issued` was rounded down, clocks of two machines differ
             raise RegistryError(Problem.UPLOAD_UNKNOWN, "this upload session has expired: start a new one")
-        known = self._secret
-        if known is not None and hmac.compare_digest(mac, _mac(known, uuid, issued, name)):
+        if hmac.compare_digest(mac, _mac(await self._key.secret(), uuid, issued, name)):
             return uuid
         # Another isolate may have signed with a key that was made since ours was read.
-        if not hmac.compare_digest(mac, _mac(await self._read_secret(), uuid, issued, name)):
+        if not hmac.compare_digest(mac, _mac(await self._key.read(), uuid, issued, name)):
             raise RegistryError(Problem.UPLOAD_UNKNOWN)
         return uuid
-
-    async def _read_secret(self) -> bytes:
-        storage = self._platform.storage
-        stored = await storage.get(keys.SIGNING_KEY)
-        if stored is None:
-            await migration.note_if_empty(self._platform)
-            fresh = self._platform.random_hex(_SECRET_BYTES).encode()
-            nonce = Attributes(metadata={"nonce": self._platform.random_hex(8)})
-            if await storage.put(keys.SIGNING_KEY, fresh, nonce, only_if=ABSENT) is not None:
-                self._secret = fresh
-                return fresh
-            stored = await storage.get(keys.SIGNING_KEY)
-            if stored is None:
-                raise RegistryError(Problem.UNAVAILABLE)
-        self._secret = await stored.body.read(2 * _SECRET_BYTES)
-        return self._secret
 
 
 def _mac(secret: bytes, uuid: str, issued: str, name: RepositoryName) -> str:

@@ -2,42 +2,96 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
+from registry.accounts import Account, parse_accounts, plain_account
+from registry.crypto import PublicKey
 from registry.log import log
+from registry.oidc import Issuer, parse_issuers
+from registry.permissions import EVERYTHING, Access, Glob, Permissions, allow, parse_repository_glob
 from registry.platform import PART_BUFFER
+from registry.public_keys import parse_public_keys
 
 CHUNK_STEP = PART_BUFFER  # bytes: chunks of a multiple of it leave nothing over that is stored twice
 # Bytes. Cloudflare takes bodies of 100 MB on Free and Pro.
 DEFAULT_CHUNK_MAX_LENGTH = 11 * CHUNK_STEP
+
+_Variable = Callable[[str], str | None]
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
     """What the operator set; empty where nothing is set."""
 
-    username: str = ""
-    password: str = ""
-    readonly_username: str = ""
-    readonly_password: str = ""
+    accounts: tuple[Account, ...] = ()
+    token_keys: tuple[PublicKey, ...] = ()
+    token_audience: str | None = None  # demanded of signed tokens, when set
+    issuers: tuple[Issuer, ...] = ()
+    anonymous_pull: tuple[Glob, ...] = ()
+    bearer_tokens: bool = False
     chunk_max_length: int = DEFAULT_CHUNK_MAX_LENGTH  # bytes
 
+    @property
+    def uses_bearer(self) -> bool:
+        """Whether clients are sent to the token endpoint: what is anonymous or comes by OIDC works only there."""
+        return self.bearer_tokens or bool(self.anonymous_pull or self.issuers)
 
-def read_settings(variable: Callable[[str], str | None]) -> Settings:
+
+def read_settings(variable: _Variable) -> Settings:
     """Read the settings; `variable` gives the value of a var or secret, or None. A wrong one is logged and ignored."""
+    listed: tuple[Account, ...] = _parsed("ACCOUNTS_JSON", variable("ACCOUNTS_JSON"), parse_accounts, ())
     return Settings(
-        username=variable("USERNAME") or "",
-        password=variable("PASSWORD") or "",
-        readonly_username=variable("READONLY_USERNAME") or "",
-        readonly_password=variable("READONLY_PASSWORD") or "",
-        chunk_max_length=_chunk_max_length(variable("CHUNK_MAX_LENGTH")),
+        accounts=(
+            *_pair(variable, "USERNAME", "PASSWORD", allow(EVERYTHING, "**")),
+            *_pair(variable, "READONLY_USERNAME", "READONLY_PASSWORD", allow({Access.PULL}, "**")),
+            *listed,
+        ),
+        token_keys=_parsed(
+            "JWT_REGISTRY_TOKENS_PUBLIC_KEY", variable("JWT_REGISTRY_TOKENS_PUBLIC_KEY"), parse_public_keys, ()
+        ),
+        token_audience=variable("JWT_REGISTRY_TOKENS_AUDIENCE") or None,
+        issuers=_parsed("OIDC_ISSUERS_JSON", variable("OIDC_ISSUERS_JSON"), parse_issuers, ()),
+        anonymous_pull=_parsed("ANONYMOUS_PULL", variable("ANONYMOUS_PULL"), _globs, ()),
+        bearer_tokens=_parsed("BEARER_TOKENS", variable("BEARER_TOKENS"), _switch, default=False),
+        chunk_max_length=_parsed(
+            "CHUNK_MAX_LENGTH", variable("CHUNK_MAX_LENGTH"), _chunk_length, DEFAULT_CHUNK_MAX_LENGTH
+        ),
     )
 
 
-def _chunk_max_length(value: str | None) -> int:
+def _parsed(setting: str, value: str | None, parse: Callable[[str], _T], default: _T) -> _T:
     if not value:
-        return DEFAULT_CHUNK_MAX_LENGTH
-    size = int(value) if value.isascii() and value.isdigit() else 0
+        return default
+    try:
+        return parse(value)
+    except ValueError as error:
+        log("setting-ignored", setting=setting, help=str(error))
+        return default
+
+
+def _pair(variable: _Variable, name_setting: str, secret_setting: str, permissions: Permissions) -> tuple[Account, ...]:
+    name, secret = variable(name_setting), variable(secret_setting)
+    if name and secret:
+        return _parsed(name_setting, name, lambda given: (plain_account(given, secret, permissions),), ())
+    if name or secret:
+        given, missing = (name_setting, secret_setting) if name else (secret_setting, name_setting)
+        log("setting-ignored", setting=given, help=f"{missing} is not set")
+    return ()
+
+
+def _globs(text: str) -> tuple[Glob, ...]:
+    return tuple(parse_repository_glob(glob) for glob in text.replace(",", " ").split())
+
+
+def _switch(text: str) -> bool:
+    if text not in {"true", "false"}:
+        raise ValueError("it is true or false")
+    return text == "true"
+
+
+def _chunk_length(text: str) -> int:
+    size = int(text) if text.isascii() and text.isdigit() else 0
     if size == 0 or size % CHUNK_STEP:
-        log("setting-ignored", setting="CHUNK_MAX_LENGTH", help=f"it is a number of bytes, a multiple of {CHUNK_STEP}")
-        return DEFAULT_CHUNK_MAX_LENGTH
+        raise ValueError(f"it is a number of bytes, a multiple of {CHUNK_STEP}")
     return size

@@ -2,9 +2,10 @@
 
 import pytest
 
-from registry.platform import make_platform
+from registry.platform import Machine, make_platform
 from tests.contract.storage_contract import CASES, Bench
 from tests.fakes.client import Clock
+from tests.fakes.machine import FakeCrypto, FakeWeb
 from tests.fakes.r2 import FakeR2
 from tests.fakes.streams import FakeSource, FakeStreams
 
@@ -21,5 +22,6 @@ async def test_contract(name: str) -> None:
         return FakeSource([data[at : at + 10_000] for at in range(0, len(data), 10_000)], size)
 
     bucket = FakeR2(clock)
-    platform = make_platform(bucket, FakeStreams(), clock, wait, lambda n: "00" * n)
+    machine = Machine(FakeCrypto(), FakeWeb(), clock, wait, lambda n: "00" * n)
+    platform = make_platform(bucket, FakeStreams(), machine)
     await CASES[name](Bench(platform, bucket, source, wait))

@@ -10,17 +10,25 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from registry.http import Request, Response
-from registry.platform import make_platform
+from registry.platform import Machine, make_platform
 from registry.registry import Registry
 from registry.router import handle
-from registry.settings import Settings
+from registry.settings import Settings, read_settings
 from registry.storage import Source, Storage
+from tests.fakes.machine import FakeCrypto, FakeWeb, TokenClock
 from tests.fakes.r2 import FakeR2, Usage
 from tests.fakes.streams import FakeSource, FakeStreams
 
 START = 1_800_000_000.0  # seconds since the epoch
 MAX_CALLS = 50  # R2 calls of one request on the Free plan (docs/adr/0009)
-SETTINGS = Settings("hello", "world", "reader", "looks-only")
+ORIGIN = "https://registry.example"
+VARIABLES = {
+    "USERNAME": "hello",
+    "PASSWORD": "world",
+    "READONLY_USERNAME": "reader",
+    "READONLY_PASSWORD": "looks-only",
+}
+SETTINGS = read_settings(VARIABLES.get)
 
 
 def digest_of(data: bytes, algorithm: str = "sha256") -> str:
@@ -39,6 +47,7 @@ class Clock:
     def __init__(self) -> None:
         self.now = START
         self._deadlines: list[float] = []
+        TokenClock.clock = self
 
     def __call__(self) -> float:
         return self.now
@@ -92,6 +101,8 @@ class FakeRegistry:
     storage: Storage | None = None
     # Requests run at once: what one of them takes cannot be told.
     side_by_side: bool = False
+    crypto: FakeCrypto = field(default_factory=FakeCrypto)
+    web: FakeWeb = field(default_factory=FakeWeb)
 
     def __post_init__(self) -> None:
         """An empty bucket."""
@@ -102,10 +113,8 @@ class FakeRegistry:
         """A new isolate on the same bucket."""
         randomness = random.Random(f"{self.seed} {self.clock.now}")
         storage = self.storage or self.bucket
-        platform = make_platform(
-            storage, FakeStreams(), self.clock, self.clock.sleep, lambda n: randomness.randbytes(n).hex()
-        )
-        self.registry = Registry(platform, self.settings)
+        machine = Machine(self.crypto, self.web, self.clock, self.clock.sleep, lambda n: randomness.randbytes(n).hex())
+        self.registry = Registry(make_platform(storage, FakeStreams(), machine), self.settings)
 
     async def call(
         self,
@@ -128,7 +137,7 @@ class FakeRegistry:
         else:
             source = FakeSource(body)
         path, _, query = url.partition("?")
-        request = Request(method, path, query, sent.get, source)
+        request = Request(method, ORIGIN, path, query, sent.get, source)
         if self.side_by_side:
             return await self._read(await handle(self.registry, request))
         before, self.bucket.usage = self.bucket.usage, Usage()

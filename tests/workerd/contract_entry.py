@@ -10,9 +10,11 @@ from typing import Any
 import js
 from workers import Request, Response, WorkerEntrypoint, import_from_javascript
 
+from registry.cloudflare.crypto import WebCrypto
 from registry.cloudflare.r2 import R2Storage
 from registry.cloudflare.streams import JsSource, JsStreams
-from registry.platform import make_platform
+from registry.cloudflare.web import JsWeb
+from registry.platform import Machine, make_platform
 from tests.contract.storage_contract import CASES, PRODUCTION_ONLY, Bench
 
 
@@ -41,7 +43,8 @@ class Default(WorkerEntrypoint):
         if not name:
             return Response(json.dumps([name for name in CASES if name not in PRODUCTION_ONLY]))
         bucket = R2Storage(import_from_javascript("cloudflare:workers").env.REGISTRY)
-        platform = make_platform(bucket, JsStreams(), time.time, asyncio.sleep, secrets.token_hex)
+        machine = Machine(WebCrypto(), JsWeb(), time.time, asyncio.sleep, secrets.token_hex)
+        platform = make_platform(bucket, JsStreams(), machine)
         try:
             await CASES[name](Bench(platform, bucket, _source, asyncio.sleep))
         except Exception:  # noqa: BLE001 - the harness prints it

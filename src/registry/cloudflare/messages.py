@@ -20,7 +20,12 @@ def to_request(request: workers.Request) -> Request:
         return value
 
     return Request(
-        raw.method, url.path, url.query, header, JsSource(raw.body, _size(raw.body, header("content-length")))
+        raw.method,
+        f"{url.scheme}://{url.netloc}",
+        url.path,
+        url.query,
+        header,
+        JsSource(raw.body, _size(raw.body, header("content-length"))),
     )
 
 

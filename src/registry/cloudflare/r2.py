@@ -61,7 +61,7 @@ class R2Storage:
             options["range"] = {"offset": byte_range.offset}
             if byte_range.length is not None:
                 options["range"]["length"] = byte_range.length
-        found = await _result(self._bucket.get(key, _js(options)))
+        found = await _result(self._bucket.get(key, as_js(options)))
         if found is jsnull:
             return None
         size = found.size if byte_range is None else found.range.length
@@ -81,7 +81,7 @@ class R2Storage:
             options[checksum.algorithm] = checksum.hex
         if only_if is not None:
             options["onlyIf"] = {"etagDoesNotMatch": "*"} if only_if == ABSENT else {"etagMatches": only_if}
-        found = await _result(self._bucket.put(key, _value(content), _js(options)))
+        found = await _result(self._bucket.put(key, _value(content), as_js(options)))
         return None if found is jsnull else _describe(found)
 
     async def delete(self, keys: Sequence[str]) -> None:
@@ -106,7 +106,7 @@ class R2Storage:
             options["cursor"] = cursor
         if with_metadata:
             options["include"] = ["httpMetadata", "customMetadata"]
-        page = await _result(self._bucket.list(_js(options)))
+        page = await _result(self._bucket.list(as_js(options)))
         return Listing(
             [_describe(found) for found in page.objects],
             list(page.delimitedPrefixes),
@@ -114,7 +114,7 @@ class R2Storage:
         )
 
     async def create_upload(self, key: str, attributes: Attributes = NO_ATTRIBUTES) -> MultipartUpload:
-        created = await _result(self._bucket.createMultipartUpload(key, _js(_options(attributes))))
+        created = await _result(self._bucket.createMultipartUpload(key, as_js(_options(attributes))))
         return MultipartUpload(key, created.uploadId)
 
     async def upload_part(self, upload: MultipartUpload, number: int, content: Content | Source) -> str:
@@ -123,7 +123,7 @@ class R2Storage:
         return etag
 
     async def complete_upload(self, upload: MultipartUpload, etags: Sequence[str]) -> StoredObject:
-        parts = _js([{"partNumber": number, "etag": etag} for number, etag in enumerate(etags, 1)])
+        parts = as_js([{"partNumber": number, "etag": etag} for number, etag in enumerate(etags, 1)])
         return _describe(await _result(self._resume(upload).complete(parts)))
 
     async def abort_upload(self, upload: MultipartUpload) -> None:
@@ -155,7 +155,7 @@ def _value(content: Any) -> Any:
     return content.hand_over() if isinstance(content, JsSource) else content
 
 
-def _js(options: Any) -> Any:
+def as_js(options: Any) -> Any:
     """Plain JavaScript objects, all the way down.
 
     A nested dict would arrive as a proxy, whose `length` is the number of its keys: R2 takes it for the length of a

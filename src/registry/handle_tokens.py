@@ -1,0 +1,69 @@
+"""The token endpoint of the distribution project: by GET with Basic credentials, by POST as OAuth2 does."""
+
+from datetime import UTC, datetime
+
+from registry.auth import Identity
+from registry.endpoints import GetToken, PostToken, Query
+from registry.errors import Problem, RegistryError
+from registry.http import Request, Response, json_response
+from registry.registry import Registry
+from registry.scopes import parse_scopes
+
+_MAX_FORM = 32 * 1024  # bytes
+# The form field that holds the secret (RFC 6749, sections 4.3 and 6; RFC 8693, section 2.1).
+_GRANTS = {
+    "password": "password",
+    "refresh_token": "refresh_token",
+    "urn:ietf:params:oauth:grant-type:token-exchange": "subject_token",
+}
+
+
+async def get_token(registry: Registry, endpoint: GetToken, request: Request) -> Response:
+    """A token for what of the scopes the account may."""
+    _demand_enabled(registry)
+    identity = await registry.auth.identify_for_token(request.header("authorization"))
+    return await _answer(registry, identity, endpoint.scopes, with_refresh=endpoint.offline)
+
+
+async def post_token(registry: Registry, endpoint: PostToken, request: Request) -> Response:
+    """The same with a form; the scopes stand in one field."""
+    _demand_enabled(registry)
+    data = await request.body.read(_MAX_FORM + 1)
+    if len(data) > _MAX_FORM:
+        raise RegistryError(Problem.BAD_REQUEST, f"the form has at most {_MAX_FORM} bytes")
+    form = Query(data.decode("latin-1"))
+    grant = form.one("grant_type")
+    field = _GRANTS.get(grant or "")
+    secret = form.one(field) if field else None
+    if secret is None:
+        raise RegistryError(
+            Problem.BAD_REQUEST, f"the form has grant_type ({', '.join(_GRANTS)}) and the field that goes with it"
+        )
+    identity = await registry.auth.identify_by_secret(form.one("username") or "", secret)
+    return await _answer(registry, identity, form.all("scope"), with_refresh=form.one("access_type") == "offline")
+
+
+def _demand_enabled(registry: Registry) -> None:
+    if not registry.auth.uses_bearer:
+        raise RegistryError(Problem.NOT_FOUND, "this registry issues no tokens: its operator can set BEARER_TOKENS")
+
+
+async def _answer(
+    registry: Registry, identity: Identity, scopes: tuple[str, ...] | list[str], *, with_refresh: bool
+) -> Response:
+    tokens, caller = registry.auth.tokens, identity.caller
+    now = datetime.fromtimestamp(int(registry.platform.now()), UTC)
+    token, seconds = await tokens.issue_access(
+        caller.name, parse_scopes(scopes), registry.auth.allowed(caller), identity.expires
+    )
+    answer: dict[str, object] = {
+        "token": token,
+        "access_token": token,
+        "token_type": "Bearer",
+        "expires_in": seconds,
+        "issued_at": now.isoformat().replace("+00:00", "Z"),
+    }
+    refresh = await registry.auth.refresh_token(identity) if with_refresh else None
+    if refresh is not None:
+        answer["refresh_token"] = refresh
+    return json_response(200, answer, {"Cache-Control": "no-store"})

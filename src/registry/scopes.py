@@ -1,0 +1,80 @@
+"""Scopes of the distribution project's token specification: what a client asks a token for."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from registry.endpoints import Endpoint, InRepository, ListRepositories, MountBlob
+from registry.errors import RegistryError
+from registry.names import parse_name
+from registry.permissions import NOTHING, Access, Permissions, allow
+
+CATALOG = "registry:catalog:*"
+_MAX_SCOPES = 50  # docker asks for two at most; each makes the token longer
+
+# What a client will want next when it is challenged: who pushes also asks what is there.
+_WITH_PULL = frozenset({Access.PULL, Access.PUSH})
+
+
+@dataclass(frozen=True, slots=True)
+class Scopes:
+    """What is asked for, or granted: access to repositories by their full names, and the catalogue."""
+
+    repositories: tuple[tuple[str, frozenset[Access]], ...] = ()
+    catalog: bool = False
+
+    def permissions(self) -> Permissions:
+        """As what a caller may do."""
+        tables = (allow(access, name) for name, access in self.repositories if access)
+        return Permissions(tuple(table for one in tables for table in one.tables))
+
+    def cut(self, allowed: Permissions) -> "Scopes":
+        """What of it is allowed."""
+        repositories = tuple((name, access & allowed.on(name)) for name, access in self.repositories)
+        return Scopes(repositories, self.catalog and Access.PULL in allowed.anywhere())
+
+    def as_json(self) -> list[dict[str, object]]:
+        """The claim `access` of the specification."""
+        entries: list[dict[str, object]] = [
+            {"type": "repository", "name": name, "actions": sorted(one.value for one in access)}
+            for name, access in self.repositories
+        ]
+        return entries + ([{"type": "registry", "name": "catalog", "actions": ["*"]}] if self.catalog else [])
+
+
+def parse_scopes(values: Iterable[str]) -> Scopes:
+    """Read `scope` parameters, each of which may hold several. What is unknown here is not granted, and no error."""
+    asked: dict[str, frozenset[Access]] = {}
+    catalog = False
+    for scope in [scope for value in values for scope in value.split()][:_MAX_SCOPES]:
+        kind, _, rest = scope.partition(":")
+        name, _, actions = rest.rpartition(":")
+        if scope == CATALOG:
+            catalog = True
+        elif kind.partition("(")[0] == "repository":
+            try:
+                asked[name] = asked.get(parse_name(name), NOTHING) | _parse_actions(actions)
+            except RegistryError:
+                continue
+    return Scopes(tuple(asked.items()), catalog)
+
+
+def _parse_actions(text: str) -> frozenset[Access]:
+    named = text.split(",")
+    return frozenset(access for access in Access if access.value in named or "*" in named)
+
+
+def scope_of(endpoint: Endpoint | None) -> str | None:
+    """The scope that a challenge names: what a token needs for this endpoint; None when no scope would do."""
+    if isinstance(endpoint, ListRepositories):
+        return CATALOG
+    if not isinstance(endpoint, InRepository):
+        return None
+    access = endpoint.access
+    if Access.PULL in access:
+        access = frozenset({Access.PULL})
+    elif Access.PUSH in access:
+        access = _WITH_PULL
+    scope = f"repository:{endpoint.name}:{','.join(sorted(one.value for one in access))}"
+    if isinstance(endpoint, MountBlob) and endpoint.source is not None:
+        scope += f" repository:{endpoint.source}:pull"
+    return scope

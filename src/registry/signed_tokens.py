@@ -1,0 +1,98 @@
+"""JSON Web Tokens (RFC 7519) that somebody else signed: read with suspicion, then verified.
+
+PyJWT parses them and validates their claims. The signature is verified by the runtime's cryptography, with an algorithm
+that the key has, whatever the token says of itself (RFC 8725, section 3.1).
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jwt
+
+from registry.crypto import Crypto, PublicKey
+from registry.errors import Problem, RegistryError
+from registry.log import log
+
+MAX_TOKEN = 8 * 1024  # characters
+LEEWAY = 30  # seconds that two clocks may differ
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A token of which nothing is proved yet. `read_token` makes it."""
+
+    text: str
+    header: Mapping[str, Any]
+    claims: Mapping[str, Any]
+    signature: bytes
+
+    @property
+    def signed(self) -> bytes:
+        """What the signature is over."""
+        return self.text.rpartition(".")[0].encode()
+
+    @property
+    def issuer(self) -> object:
+        """Who claims to have issued it."""
+        return self.claims.get("iss")
+
+
+def read_token(text: str) -> Token | None:
+    """Read a token in compact form; None when the text is none."""
+    if len(text) > MAX_TOKEN or text.count(".") != 2 or not text.isascii():
+        return None
+    try:
+        token = jwt.decode_complete(text, options={"verify_signature": False})
+    except (jwt.InvalidTokenError, ValueError, RecursionError):
+        return None
+    if any(_has_twins(segment) for segment in text.split(".")[:2]):
+        return None
+    return Token(text, token["header"], token["payload"], token["signature"])
+
+
+def _has_twins(segment: str) -> bool:
+    """Whether an object in a segment has one name twice: of two readers, each may see another token."""
+    found = False
+
+    def look(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        nonlocal found
+        found = found or len({name for name, _ in pairs}) < len(pairs)
+        return {}
+
+    json.loads(jwt.utils.base64url_decode(segment), object_pairs_hook=look)
+    return found
+
+
+async def verify(
+    crypto: Crypto, token: Token, key: PublicKey | None, audience: str | None, issuer: str | None = None
+) -> Mapping[str, Any]:
+    """The claims, now proved. Raises UNAUTHORIZED; it says why only to who has a token with a right signature.
+
+    `audience` and `issuer` are demanded when they are given. `exp` is always demanded.
+    """
+    try:
+        is_right = key is not None and await crypto.verify(key, token.signature, token.signed)
+    except ValueError as error:
+        log("key-unusable", algorithm=key.algorithm if key else None, error=str(error))
+        is_right = False
+    if not is_right:
+        raise RegistryError(Problem.UNAUTHORIZED, "the token's signature is wrong, or its key is not known here")
+    options: jwt.types.Options = {
+        "verify_signature": False,
+        "verify_exp": True,
+        "verify_nbf": True,
+        "verify_iat": True,
+        "verify_sub": True,
+        "verify_aud": audience is not None,
+        "verify_iss": issuer is not None,
+        "require": ["exp"],
+    }
+    try:
+        claims: Mapping[str, Any] = jwt.decode(
+            token.text, options=options, audience=audience, issuer=issuer, leeway=LEEWAY
+        )
+    except (jwt.InvalidTokenError, TypeError, ValueError, OverflowError) as error:  # the latter: exp is no number
+        raise RegistryError(Problem.UNAUTHORIZED, f"the token is not valid: {error}") from None
+    return claims

@@ -1,0 +1,349 @@
+"""The token endpoint: `registry.handle_tokens`, `registry.bearer_tokens`, `registry.scopes`."""
+
+import json
+from typing import Any
+from urllib.parse import urlencode
+
+import jwt
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from registry import keys
+from registry.bearer_tokens import ACCESS_SECONDS
+from registry.scopes import parse_scopes
+from registry.settings import read_settings
+from registry.signed_tokens import LEEWAY
+from tests.fakes.client import START, VARIABLES, Answer, FakeRegistry
+from tests.test_auth import ACCOUNTS, hashed
+from tests.tokens import jwk, setting, sign
+
+CI = ("ci", "generated")
+
+
+def with_bearer(**variables: str) -> FakeRegistry:
+    """A registry that sends clients to the token endpoint."""
+    base = {**VARIABLES, "BEARER_TOKENS": "true", "ACCOUNTS_JSON": json.dumps(ACCOUNTS)}
+    return FakeRegistry(settings=read_settings({**base, **variables}.get))
+
+
+@pytest.fixture
+def registry() -> FakeRegistry:
+    """Accounts and Bearer tokens."""
+    return with_bearer()
+
+
+async def get_token(registry: FakeRegistry, *scopes: str, user: tuple[str, str] | None = CI, **query: str) -> Answer:
+    """GET, as docker asks."""
+    pairs = [("service", "registry.example"), *(("scope", scope) for scope in scopes), *query.items()]
+    return await registry.call("GET", f"/v2/token?{urlencode(pairs)}", user=user)
+
+
+async def post_token(registry: FakeRegistry, **form: str) -> Answer:
+    """POST, as the OAuth2 variant has it."""
+    headers = {"content-type": "application/x-www-form-urlencoded"}
+    return await registry.call("POST", "/v2/token", urlencode(form).encode(), user=None, headers=headers)
+
+
+def body(answer: Answer) -> dict[str, Any]:
+    """A successful answer."""
+    assert answer.status == 200, answer
+    return dict(json.loads(answer.body))
+
+
+def claims(answer: Answer) -> dict[str, Any]:
+    """What the token says, to who does not verify it."""
+    return dict(jwt.decode(body(answer)["token"], options={"verify_signature": False}))
+
+
+async def use(registry: FakeRegistry, token: str, method: str, url: str) -> Answer:
+    """A request with a Bearer token."""
+    return await registry.call(method, url, user=None, headers={"authorization": f"Bearer {token}"})
+
+
+# ------------------------------------------------------------------ the flow
+async def test_the_challenge(registry: FakeRegistry) -> None:
+    """Token specification, "Requesting a Token": realm, service and scope."""
+    start = 'Bearer realm="https://registry.example/v2/token",service="registry.example"'
+    for method, url, scope in (
+        ("GET", "/v2/", ""),
+        ("GET", "/v2/nonsense", ""),
+        ("GET", "/v2/a/b/manifests/1", ',scope="repository:a/b:pull"'),
+        ("HEAD", "/v2/a/b/manifests/1", ',scope="repository:a/b:pull"'),
+        ("PUT", "/v2/a/b/manifests/1", ',scope="repository:a/b:pull,push"'),
+        ("DELETE", "/v2/a/b/manifests/1", ',scope="repository:a/b:delete"'),
+        ("POST", "/v2/a/b/blobs/uploads/", ',scope="repository:a/b:pull,push"'),
+        (
+            "POST",
+            f"/v2/a/blobs/uploads/?mount=sha256:{'0' * 64}&from=b",
+            ',scope="repository:a:pull,push repository:b:pull"',
+        ),
+        ("GET", "/v2/_catalog", ',scope="registry:catalog:*"'),
+    ):
+        answer = await registry.call(method, url, user=None)
+        assert answer.status == 401
+        assert answer.headers["WWW-Authenticate"] == start + scope
+
+
+async def test_the_docker_flow(registry: FakeRegistry) -> None:
+    """A token for push and pull is asked for once and does for a whole push."""
+    answer = await get_token(registry, "repository:team/app:pull,push")
+    assert answer.headers["Cache-Control"] == "no-store"
+    token = body(answer)
+    assert token["token"] == token["access_token"]
+    assert token["expires_in"] == ACCESS_SECONDS
+    assert token["issued_at"] == "2027-01-15T08:00:01Z"
+    assert "refresh_token" not in token
+    assert (await use(registry, token["token"], "GET", "/v2/")).status == 200
+    assert (await use(registry, token["token"], "POST", "/v2/team/app/blobs/uploads/")).status == 202
+    assert (await use(registry, token["token"], "GET", "/v2/team/app/tags/list")).status == 404
+
+
+async def test_basic_keeps_working(registry: FakeRegistry) -> None:
+    """In the same mode, on every endpoint."""
+    assert (await registry.call("POST", "/v2/team/app/blobs/uploads/", user=CI)).status == 202
+
+
+async def test_scopes_are_cut_down(registry: FakeRegistry) -> None:
+    """To what the account may do; the rest is 403 and not a reason to ask again."""
+    answer = await get_token(
+        registry, "repository:team/base:pull,push,delete repository:other:pull", "registry:catalog:*"
+    )
+    assert claims(answer)["access"] == [
+        {"type": "repository", "name": "team/base", "actions": ["pull"]},
+        {"type": "repository", "name": "other", "actions": []},
+        {"type": "registry", "name": "catalog", "actions": ["*"]},
+    ]
+    token = body(answer)["token"]
+    for method, url, status in (
+        ("GET", "/v2/team/base/manifests/1", 404),
+        ("PUT", "/v2/team/base/manifests/1", 403),
+        ("DELETE", "/v2/team/base/manifests/1", 403),
+        ("GET", "/v2/other/manifests/1", 403),
+        ("GET", "/v2/team/app/manifests/1", 401),
+    ):
+        assert (await use(registry, token, method, url)).status == status
+
+
+async def test_the_password_is_stretched_once(registry: FakeRegistry) -> None:
+    """What Bearer tokens are for: later requests cost no PBKDF2, in another isolate neither."""
+    token = body(await get_token(registry, "repository:a:pull", user=("ann", "her password")))["token"]
+    assert registry.crypto.stretched == 1
+    registry.restart()
+    for _ in range(3):
+        assert (await use(registry, token, "GET", "/v2/a/manifests/1")).status == 404
+    assert registry.crypto.stretched == 1
+
+
+async def test_a_token_costs_no_r2_call(registry: FakeRegistry) -> None:
+    """But one for the key, once in the life of an isolate."""
+    await get_token(registry, "repository:a:pull")
+    before = registry.bucket.usage.class_a, registry.bucket.usage.class_b
+    token = body(await get_token(registry, "repository:team/a:pull"))["token"]
+    assert (await use(registry, token, "GET", "/v2/")).status == 200
+    assert (registry.bucket.usage.class_a, registry.bucket.usage.class_b) == before
+    registry.restart()
+    assert (await use(registry, token, "GET", "/v2/")).status == 200
+    assert (registry.bucket.usage.class_a, registry.bucket.usage.class_b) == (before[0], before[1] + 1)
+
+
+async def test_tokens_are_short_lived(registry: FakeRegistry) -> None:
+    """After five minutes the client is sent to fetch a new one; a token of the operator's ends no later."""
+    token = body(await get_token(registry))["token"]
+    registry.clock.now += ACCESS_SECONDS - 2
+    assert (await use(registry, token, "GET", "/v2/")).status == 200
+    registry.clock.now += 2
+    answer = await use(registry, token, "GET", "/v2/")
+    assert answer.status == 401
+    assert 'error="invalid_token"' in answer.headers["WWW-Authenticate"]
+    registry = with_bearer(JWT_REGISTRY_TOKENS_PUBLIC_KEY=setting(jwk("ES256")))
+    answer = await get_token(registry, "repository:a:pull", user=("", sign(exp=int(START) + 61)))
+    assert body(answer)["expires_in"] == 60 + LEEWAY
+    assert claims(answer)["sub"] == "v0"
+
+
+async def test_wrong_credentials_at_the_token_endpoint(registry: FakeRegistry) -> None:
+    """401 with a Basic challenge: that is what this endpoint takes."""
+    for user in (None, ("ci", "wrong"), ("stranger", "x")):
+        answer = await get_token(registry, "repository:team/app:pull", user=user)
+        assert (answer.status, answer.codes) == (401, ["UNAUTHORIZED"])
+        assert answer.headers["WWW-Authenticate"].startswith("Basic ")
+    token = body(await get_token(registry, "repository:team/app:pull"))["token"]
+    assert (await use(registry, token, "GET", "/v2/token")).status == 401, "a token does not prolong itself"
+    for name in ("ci", ""):
+        assert (await get_token(registry, user=(name, token))).status == 401
+
+
+async def test_without_the_setting_there_are_no_tokens() -> None:
+    """404, and the challenge is Basic."""
+    registry = FakeRegistry()
+    assert (await get_token(registry)).status == 404
+    assert (await post_token(registry, grant_type="password", username="hello", password="world")).status == 404
+    assert (await registry.call("GET", "/v2/", user=None)).headers["WWW-Authenticate"].startswith("Basic ")
+
+
+# ------------------------------------------------------------------ anonymous
+async def test_anonymous_tokens() -> None:
+    """Docker asks without credentials for what it has none for: it gets a token for what is public."""
+    registry = with_bearer(ANONYMOUS_PULL="public/**", BEARER_TOKENS="")
+    answer = await get_token(registry, "repository:public/app:pull,push", "registry:catalog:*", user=None)
+    assert claims(answer)["access"] == [{"type": "repository", "name": "public/app", "actions": ["pull"]}]
+    token = body(answer)["token"]
+    for method, url, status in (
+        ("GET", "/v2/", 200),
+        ("GET", "/v2/public/app/manifests/1", 404),
+        ("PUT", "/v2/public/app/manifests/1", 401),
+        ("GET", "/v2/team/app/manifests/1", 401),
+        ("GET", "/v2/_catalog", 401),
+        ("POST", "/v2/_migrate", 401),
+    ):
+        assert (await use(registry, token, method, url)).status == status
+    assert (await get_token(registry, user=None, offline_token="true")).status == 200
+    assert "refresh_token" not in body(await get_token(registry, user=None, offline_token="true"))
+
+
+# ------------------------------------------------------------------ OAuth2 and refresh tokens
+async def test_post_with_a_password(registry: FakeRegistry) -> None:
+    """grant_type=password; the scopes stand in one field."""
+    answer = await post_token(
+        registry,
+        grant_type="password",
+        username="ci",
+        password="generated",
+        client_id="test",
+        service="registry.example",
+        scope="repository:team/app:pull,push repository:team/base:pull,push",
+    )
+    assert [one["actions"] for one in claims(answer)["access"]] == [["pull", "push"], ["pull"]]
+    assert "refresh_token" not in body(answer)
+    assert (await post_token(registry, grant_type="password", username="ci", password="x")).status == 401
+
+
+async def test_refresh_tokens(registry: FakeRegistry) -> None:
+    """Docker stores one instead of the password; it brings tokens as long as the account's secret stays."""
+    refresh = body(await get_token(registry, offline_token="true", account="ci"))["refresh_token"]
+    posted = body(
+        await post_token(registry, grant_type="password", username="ci", password="generated", access_type="offline")
+    )
+    registry.clock.now += 365 * 24 * 3600
+    for token in (refresh, posted["refresh_token"]):
+        answer = await post_token(
+            registry, grant_type="refresh_token", refresh_token=token, scope="repository:team/a:push"
+        )
+        assert claims(answer)["access"] == [{"type": "repository", "name": "team/a", "actions": ["push"]}]
+        assert (await get_token(registry, user=("any", token))).status == 200, "in place of the password, too"
+        assert (await use(registry, token, "GET", "/v2/")).status == 401, "it is for the token endpoint alone"
+        assert (await registry.call("GET", "/v2/", user=("ci", token))).status == 401
+
+
+@pytest.mark.parametrize("change", ["secret", "name", "gone", "key"])
+async def test_a_refresh_token_ends_with_its_account(change: str, registry: FakeRegistry) -> None:
+    """A changed secret, another name, no account any more, or a deleted signing key."""
+    refresh = body(await get_token(registry, offline_token="true"))["refresh_token"]
+    accounts = [account for account in ACCOUNTS if account["name"] != "ci"]
+    if change in {"secret", "name"}:
+        name, secret = ("ci", "changed") if change == "secret" else ("other", "generated")
+        accounts = [{**ACCOUNTS[0], "name": name, "secret": hashed(secret)}, *accounts]
+    if change == "key":
+        await registry.bucket.delete([keys.SIGNING_KEY])
+    else:
+        registry.settings = with_bearer(ACCOUNTS_JSON=json.dumps(accounts)).settings
+    registry.restart()
+    answer = await post_token(registry, grant_type="refresh_token", refresh_token=refresh)
+    assert (answer.status, answer.codes) == (401, ["UNAUTHORIZED"])
+
+
+async def test_permissions_are_looked_up_when_refreshed(registry: FakeRegistry) -> None:
+    """What is taken from an account is not in the next token."""
+    refresh = body(await get_token(registry, offline_token="true"))["refresh_token"]
+    fewer = [{**ACCOUNTS[0], "permissions": {"team/app": ["pull"]}}]
+    registry.settings = with_bearer(ACCOUNTS_JSON=json.dumps(fewer)).settings
+    registry.restart()
+    answer = await post_token(
+        registry, grant_type="refresh_token", refresh_token=refresh, scope="repository:team/app:pull,push"
+    )
+    assert claims(answer)["access"][0]["actions"] == ["pull"]
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        {},
+        {"grant_type": "password"},
+        {"grant_type": "refresh_token", "password": "x"},
+        {"grant_type": "authorization_code", "code": "x"},
+        {"grant_type": "password", "password": "x" * 40_000},
+    ],
+)
+async def test_forms_that_make_no_sense(registry: FakeRegistry, form: dict[str, str]) -> None:
+    """400 with a sentence."""
+    assert (await post_token(registry, **form)).status == 400
+
+
+async def test_broken_forms(registry: FakeRegistry) -> None:
+    """Bytes that are no form."""
+    for data in (b"\xff\xfe", b"grant_type=password&grant_type=refresh_token", b"%ff=%ff", b"", b"{}"):
+        assert (await registry.call("POST", "/v2/token", data, user=None)).status == 400
+
+
+# ------------------------------------------------------------------ attacks
+async def test_forged_tokens(registry: FakeRegistry) -> None:
+    """With another key, without one, and with what an access token may not be."""
+    good = body(await get_token(registry, "repository:team/app:pull", offline_token="true"))
+    payload = jwt.decode(good["token"], options={"verify_signature": False})
+    head, encoded, signature = good["token"].split(".")
+    forged = [
+        jwt.encode(payload, "k" * 32, "HS256"),
+        jwt.encode(payload, None, "none"),  # type: ignore[arg-type]
+        sign(payload),
+        f"{head}.{encoded}.",
+        f"{head}.{encoded}.{signature[:-2]}",
+        good["refresh_token"],
+    ]
+    for token in forged:
+        answer = await use(registry, token, "GET", "/v2/team/app/manifests/1")
+        assert (answer.status, answer.codes) == (401, ["UNAUTHORIZED"])
+
+
+async def test_forged_tokens_do_not_cost_r2_calls(registry: FakeRegistry) -> None:
+    """The key is read again for them once a minute at most: an operator may have deleted it."""
+    good = body(await get_token(registry))["token"]
+    before = registry.bucket.usage.class_b
+    for number in range(50):
+        await use(registry, jwt.encode({"iss": "r2-registry", "n": number}, "k" * 32, "HS256"), "GET", "/v2/")
+    assert registry.bucket.usage.class_b <= before + 1
+    other = FakeRegistry(clock=registry.clock, settings=registry.settings, storage=registry.bucket, seed=5)
+    await registry.bucket.delete([keys.SIGNING_KEY])
+    token = body(await get_token(other))["token"]
+    registry.clock.now += 60
+    assert (await use(registry, token, "GET", "/v2/")).status == 200
+    assert (await use(other, good, "GET", "/v2/")).status == 401
+
+
+# ------------------------------------------------------------------ scopes
+@pytest.mark.parametrize(
+    ("scope", "granted"),
+    [
+        ("repository:a/b:pull", [("a/b", ["pull"])]),
+        ("repository:a:pull,push repository:a:delete", [("a", ["delete", "pull", "push"])]),
+        ("repository:a:*", [("a", ["delete", "pull", "push"])]),
+        ("repository(plugin):a:pull", [("a", ["pull"])]),
+        ("repository:a:admin", [("a", [])]),
+        ("repository:A:pull", []),
+        ("repository:host:5000/a:pull", []),
+        ("repository::pull", []),
+        ("repository:a", []),
+        ("other:a:pull", []),
+        ("", []),
+    ],
+)
+def test_scope_grammar(scope: str, granted: list[tuple[str, list[str]]]) -> None:
+    """What is unknown is not granted, and no error."""
+    found = parse_scopes([scope]).repositories
+    assert [(name, sorted(one.value for one in access)) for name, access in found] == granted
+
+
+@given(st.lists(st.text()))
+def test_any_scope_is_read(values: list[str]) -> None:
+    """No input raises, and a token stays small."""
+    assert len(parse_scopes(values * 30).repositories) <= 50
