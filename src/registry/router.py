@@ -160,7 +160,7 @@ def _refused(
         "refused",
         status=error.problem.status,
         reason=error.message,
-        account=error.account if caller is None else caller.name,
+        account=error.account if caller is None else caller.name or None,
         method=request.method,
         path=request.path[:_LOGGED_PATH],
         address=request.header("cf-connecting-ip"),

@@ -7,19 +7,22 @@ tests of the read-only user when READONLY_USERNAME and READONLY_PASSWORD are set
 import json
 import os
 import secrets
+import subprocess
+import sys
 import tempfile
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from pathlib import Path
 
 import pytest
 
 from .processes import Client, Server
-from .target import READER, WRITER, Registry, local_runtime, log_in
+from .target import PERSON, READER, ROOT, WRITER, Registry, local_runtime, log_in
 
 # Debian's own. Another docker client may come first on the PATH (see install.sh).
 DOCKER = Path("/usr/bin/docker")
 DOCKERD = Path("/usr/sbin/dockerd")
 SKOPEO = Path("/usr/bin/skopeo")
+PODMAN = Path("/usr/bin/podman")
 SYSTEM_PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 
 READING_CLIENTS = frozenset({"reading_docker", "reading_skopeo"})
@@ -28,14 +31,13 @@ servers: list[Server] = []
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out the read-only user's tests for a running registry that has no such user."""
-    if "REGISTRY" not in os.environ or "READONLY_USERNAME" in os.environ:
+    """Leave out what a registry that runs already cannot answer: it has no read-only user, or not our settings."""
+    if "REGISTRY" not in os.environ:
         return
-    readers = [
-        item for item in items if isinstance(item, pytest.Function) and READING_CLIENTS.intersection(item.fixturenames)
-    ]
-    items[:] = [item for item in items if item not in readers]
-    config.hook.pytest_deselected(items=readers)
+    missing = {"token"} if "READONLY_USERNAME" in os.environ else {"token", "token_registry", *READING_CLIENTS}
+    left_out = [item for item in items if isinstance(item, pytest.Function) and missing.intersection(item.fixturenames)]
+    items[:] = [item for item in items if item not in left_out]
+    config.hook.pytest_deselected(items=left_out)
 
 
 def pytest_runtest_setup() -> None:
@@ -68,14 +70,57 @@ def folder() -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
-def registry(session_folder: Path) -> Iterator[Registry]:
+def registry(session_folder: Path, more_users: Mapping[str, str]) -> Iterator[Registry]:
     """Return the registry named by REGISTRY, or run our own."""
     if host := os.environ.get("REGISTRY"):
         yield Registry(host)
         return
-    with local_runtime(session_folder / "bucket") as (server, registry):
+    with local_runtime(session_folder / "bucket", **more_users) as (server, registry):
         servers.append(server)
         yield registry
+
+
+@pytest.fixture(scope="session")
+def token_registry(session_folder: Path, more_users: Mapping[str, str]) -> Iterator[Registry]:
+    """Return a registry of our own that sends clients to its token endpoint, and where some repositories are public."""
+    settings = {**more_users, "BEARER_TOKENS": "true", "ANONYMOUS_PULL": "public/**"}
+    with local_runtime(session_folder / "token-bucket", **settings) as (server, registry):
+        servers.append(server)
+        yield registry
+
+
+def registry_token(*arguments: str, stdin: str = "") -> str:
+    """Return what the operator's command prints."""
+    code = "import sys; from registry_token.command import main; sys.exit(main())"
+    command = [sys.executable, "-c", code, *arguments]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "tools")}
+    return subprocess.run(
+        command, env=environment, input=stdin, capture_output=True, text=True, check=True
+    ).stdout.strip()
+
+
+@pytest.fixture(scope="session")
+def private_key(session_folder: Path) -> Path:
+    """Return where the private key for tokens is; the public one lies beside it."""
+    path = session_folder / "key.json"
+    path.with_suffix(".public").write_text(registry_token("keygen", "--private-key", str(path)))
+    return path
+
+
+@pytest.fixture(scope="session")
+def token(private_key: Path) -> str:
+    """Return a token that pushes and pulls below team/."""
+    options = ("--allow", "push,pull", "--repository", "team/**")
+    return registry_token("issue", "--private-key", str(private_key), *options)
+
+
+@pytest.fixture(scope="session")
+def more_users(private_key: Path) -> Mapping[str, str]:
+    """Return the settings of an account with a password, and of the key for tokens."""
+    secret = registry_token("hash", stdin=f"{PERSON.password}\n").removeprefix("secret: ")
+    account = {"name": PERSON.name, "secret": secret, "permissions": {"team/**": ["pull", "push", "delete"]}}
+    public = private_key.with_suffix(".public").read_text()
+    return {"ACCOUNTS_JSON": json.dumps([account]), "JWT_REGISTRY_TOKENS_PUBLIC_KEY": public}
 
 
 @pytest.fixture
@@ -150,6 +195,24 @@ def skopeo_client(home: Path) -> Client:
 def anonymous_docker(folder: Path, docker_socket: str) -> Client:
     """Return a docker that is not logged in."""
     return docker_client(folder / "anonymous-docker", docker_socket)
+
+
+@pytest.fixture
+def anonymous_podman(folder: Path) -> Client:
+    """Return a podman that is not logged in and stores images in a folder of its own."""
+    home = folder / "podman"
+    home.mkdir()
+    (home / "storage.conf").write_text(
+        f'[storage]\ndriver = "vfs"\ngraphroot = "{home}/root"\nrunroot = "{home}/run"\n'
+    )
+    environment = {
+        "PATH": SYSTEM_PATH,
+        "HOME": str(home),
+        "XDG_RUNTIME_DIR": str(home / "run"),
+        "CONTAINERS_STORAGE_CONF": str(home / "storage.conf"),
+        "REGISTRY_AUTH_FILE": str(home / "auth.json"),
+    }
+    return Client(PODMAN, environment)
 
 
 @pytest.fixture

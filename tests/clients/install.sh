@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# Installs the clients that `make clients` drives: Debian's dockerd 20.10 with its own client, and skopeo.
-# For a Debian 12 machine, as root. Does nothing when both are there.
+# Installs the clients that `make clients` drives: Debian's dockerd 20.10 with its own client, skopeo and podman.
+# For a Debian 12 machine, as root. Does nothing when they are there.
 set -euo pipefail
 
 # Debian's own paths: another docker client may come first on the PATH, and the tests use these.
-if [ -x /usr/bin/docker ] && [ -x /usr/sbin/dockerd ] && [ -x /usr/bin/skopeo ]; then
+if [ -x /usr/bin/docker ] && [ -x /usr/sbin/dockerd ] && [ -x /usr/bin/skopeo ] && [ -x /usr/bin/podman ]; then
     exit 0
 fi
 if [ "$(id -u)" -ne 0 ]; then
-    echo "tests/clients/install.sh: docker.io and skopeo are not installed, and installing them needs root" >&2
+    echo "tests/clients/install.sh: docker.io, skopeo and podman are not all installed, and installing them needs root" >&2
     exit 1
 fi
 
@@ -23,4 +23,4 @@ fi
 
 export DEBIAN_FRONTEND=noninteractive
 apt-get update
-apt-get install --yes --no-install-recommends docker.io skopeo
+apt-get install --yes --no-install-recommends docker.io skopeo podman

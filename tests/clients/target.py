@@ -37,6 +37,8 @@ READER = User(
     os.environ.get("READONLY_PASSWORD", "looks-only"),
 )
 STRANGER = User("hello", "not-the-password")
+# An account of ACCOUNTS_JSON, which may do everything below team/.
+PERSON = User("ann", "correct horse battery staple")
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,13 +86,13 @@ def log_in(client: Client, registry: Registry, user: User) -> None:
 
 def login_command(client: Client, registry: Registry, user: User) -> list[str]:
     """Return the arguments of the client's `login`, which reads the password from stdin."""
-    plain = ["--tls-verify=false"] if client.program.name == "skopeo" else []
+    plain = ["--tls-verify=false"] if client.program.name != "docker" else []
     return ["login", *plain, "--username", user.name, "--password-stdin", registry.host]
 
 
 @contextmanager
-def local_runtime(data: Path) -> Iterator[tuple[Server, Registry]]:
-    """Run `make serve` on free ports with an empty bucket in `data`."""
+def local_runtime(data: Path, **settings: str) -> Iterator[tuple[Server, Registry]]:
+    """Run `make serve` on free ports with an empty bucket in `data` and more settings."""
     port = free_port()
     command = ["make", "-s", "-C", str(ROOT), "serve", f"PORT={port}", f"DATA={data}", "STATS=1"]
     environment = {
@@ -99,6 +101,7 @@ def local_runtime(data: Path) -> Iterator[tuple[Server, Registry]]:
         "PASSWORD": WRITER.password,
         "READONLY_USERNAME": READER.name,
         "READONLY_PASSWORD": READER.password,
+        **settings,
     }
     with Server("make serve", command, environment, f"http://localhost:{port}") as server:
         yield server, Registry(f"localhost:{port}", f"http://localhost:{port + 1}")
