@@ -11,9 +11,12 @@ NODE := node_modules/.bin/node
 PY_READY := $(VENV)/.ready
 JS_READY := node_modules/.ready
 VENDORED := $(VENV)/.vendored
+# A compiler from PyPI, for clients that are built from source: the machine's may be too old.
+GO := .go/bin/go
+GO_READY := build/go/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test unit workerd clients ops bench bench-memory bench-large lint types format install constraints clean
+.PHONY: help serve test unit workerd conformance clients ops bench bench-memory bench-large lint types format install constraints clean
 .DELETE_ON_ERROR:
 
 help: ## list the commands
@@ -29,6 +32,9 @@ unit: $(PY_READY) ## unit, property and contract tests on the fake bindings
 
 workerd: $(JS_READY) $(VENDORED) ## the contract suite and API tests inside real workerd
 	$(NODE) --test --test-reporter=spec tests/workerd/*.test.mjs
+
+conformance: $(PY_READY) $(JS_READY) $(VENDORED) $(GO_READY) ## the official suite of the distribution specification; reports in build/conformance
+	$(VENV)/bin/pytest -o addopts= -rP tests/conformance
 
 clients: $(PY_READY) $(JS_READY) $(VENDORED) ## docker, skopeo and podman against the local registry (tests/clients/install.sh installs them)
 	$(VENV)/bin/pytest -o addopts= tests/clients
@@ -76,9 +82,18 @@ $(VENDORED): constraints.txt $(PY_READY)
 		--require-hashes -r $@.txt
 	@touch $@
 
+$(GO): tests/clients/go-constraints.txt
+	$(PYTHON) -m venv .go
+	.go/bin/pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	@touch $@
+
+$(GO_READY): tests/clients/go-tools.txt $(GO)
+	grep -v '^#' $< | GOBIN=$(CURDIR)/build/go/bin xargs -n 1 $(GO) install
+	@touch $@
+
 constraints: $(PY_READY) ## pin the newest versions that pyproject.toml allows
 	$(VENV)/bin/uv pip compile pyproject.toml --group dev --universal --generate-hashes --no-header --no-annotate \
 		--output-file constraints.txt
 
 clean: ## remove what was installed and built, but not the data
-	rm -rf $(VENV) node_modules python_modules .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .go build node_modules python_modules .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -100,17 +100,17 @@ async def put_layers(registry: FakeRegistry, count: int) -> None:
 async def ten_thousand_digests(registry: FakeRegistry) -> None:
     """A repository with one tag among them."""
     for number in range(10_000):
-        registry.bucket.seed(f"{NAME}/manifests/{digest_of(str(number).encode())}", b"", NO_ATTRIBUTES, None)
-    registry.bucket.seed(f"{NAME}/manifests/latest", b"", NO_ATTRIBUTES, None)
+        registry.bucket.seed(f"{NAME}/manifests/{digest_of(str(number).encode())}", b"{}", NO_ATTRIBUTES, None)
+    registry.bucket.seed(f"{NAME}/manifests/latest", b"{}", NO_ATTRIBUTES, None)
 
 
 async def a_hundred_repositories(registry: FakeRegistry) -> None:
     """Each with a hundred blobs."""
     for number in range(100):
         name = f"r{number:03}"
-        registry.bucket.seed(f"{name}/manifests/latest", b"", NO_ATTRIBUTES, None)
+        registry.bucket.seed(f"{name}/manifests/latest", b"{}", NO_ATTRIBUTES, None)
         for blob in range(100):
-            registry.bucket.seed(f"{name}/blobs/{digest_of(str(blob).encode())}", b"", NO_ATTRIBUTES, None)
+            registry.bucket.seed(f"{name}/blobs/{digest_of(str(blob).encode())}", b"{}", NO_ATTRIBUTES, None)
 
 
 async def whole_catalogue(registry: FakeRegistry) -> None:

@@ -21,9 +21,9 @@ NAME = "team/app"
 
 
 def seed(registry: FakeRegistry, references: list[str]) -> None:
-    """Manifests that are there, without bytes: listing only looks at keys."""
+    """Manifests that are there: listing only looks at keys, and whether they are empty."""
     for reference in references:
-        registry.bucket.seed(f"{NAME}/manifests/{reference}", b"", NO_ATTRIBUTES, None)
+        registry.bucket.seed(f"{NAME}/manifests/{reference}", b"{}", NO_ATTRIBUTES, None)
 
 
 async def tags(registry: FakeRegistry, query: str = "") -> tuple[list[str], str | None]:

@@ -79,8 +79,8 @@ async def test_a_key_that_sr_made(registry: FakeRegistry) -> None:
     [
         (["pull"], 404, 404, 403, 403),
         (["push"], 404, 403, 202, 403),
-        (["delete"], 403, 403, 403, 405),
-        (["pull", "push", "delete"], 404, 404, 202, 405),
+        (["delete"], 403, 403, 403, 404),
+        (["pull", "push", "delete"], 404, 404, 202, 404),
         ([], 403, 403, 403, 403),
     ],
 )

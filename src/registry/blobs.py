@@ -74,7 +74,7 @@ def new_id(platform: Platform) -> str:
 
 async def find(platform: Platform, name: RepositoryName, digest: Digest) -> Blob | None:
     """Where the bytes of a blob are; None when the repository has none of that digest."""
-    stored = await platform.storage.head(keys.blob(name, digest))
+    stored = await find_own(platform, name, digest)
     return None if stored is None else await resolve(platform, stored, digest)
 
 
@@ -309,6 +309,24 @@ async def put_whole(platform: Platform, name: RepositoryName, digest: Digest, bo
         data = Data(new_id(platform), body.size)
         await platform.storage.put(data.key, body, checksum=digest)
         await link(platform, name, digest, data)
+
+
+async def find_own(platform: Platform, name: RepositoryName, digest: Digest) -> StoredObject | None:
+    """What lies at a repository's own key: the bytes of a small blob, or a link."""
+    return await platform.storage.head(keys.blob(name, digest))
+
+
+async def delete(platform: Platform, name: RepositoryName, stored: StoredObject) -> None:
+    """Take what `find_own` found from its repository, and only from that.
+
+    The bytes of a large blob stay until the sweeper finds that no repository links to them.
+    """
+    await platform.storage.delete([stored.key])
+    data = _link_target(stored)
+    if data is not None:
+        # After the link: data that a link leads to never lacks a ref.
+        with tidying("a ref"):
+            await platform.storage.delete([keys.ref(data.id, stored.metadata[_REF], name)])
 
 
 async def drop_data(platform: Platform, data: Data) -> None:

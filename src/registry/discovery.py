@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,9 +12,10 @@ from registry.log import log
 from registry.names import Digest, RepositoryName, Tag, parse_digest
 from registry.permissions import Access, Permissions
 from registry.platform import Platform
-from registry.storage import MAX_LIST_KEYS
+from registry.storage import MAX_LIST_KEYS, StoredObject
 
 MAX_PAGE = 1_000  # tags or names of one answer; the rest is behind its Link
+TAG_CALLS = 45  # R2 calls of one page of tags: thousands of tombstones may lie between two
 REFERRERS_PAGE = 40  # descriptors of one answer: a call each, and a request has 50
 CATALOG_CALLS = 45  # R2 calls of one page: a request has 50 on the Free plan
 # Segments of a name that the catalogue shows. A page begins with a call for each folder above where the last one ended:
@@ -24,47 +25,74 @@ CATALOG_DEPTH = 20
 
 @dataclass(frozen=True, slots=True)
 class TagPage:
-    """Tags in the order of their bytes, and whether more follow."""
+    """Tags in the order of their bytes, and behind which more may follow."""
 
     tags: Sequence[Tag]
-    more: bool
+    last: Tag | None  # None on the last page
 
 
 async def list_tags(platform: Platform, name: RepositoryName, count: int, last: str | None) -> TagPage | None:
-    """Up to `count` tags after `last`; None when there is no such repository.
+    """Up to `count` tags after `last`; None when there is no such repository."""
+    tags: list[Tag] = []
+    is_known = False
+    seen: Tag | None = None
+    calls = 0
+    async for page in tag_pages(platform, name, last, min(MAX_LIST_KEYS, count + 2)):
+        is_known = is_known or page.has_manifests
+        for found in page.tags:
+            if len(tags) == count:
+                return TagPage(tags, seen)
+            seen = Tag(found.key.removeprefix(keys.manifests(name)))
+            if found.size > 0:
+                tags.append(seen)
+        calls += 1
+        if calls == TAG_CALLS:
+            return TagPage(tags, seen)
+    if not is_known and not await _has_manifests(platform, name, last):
+        return None
+    return TagPage(tags, None)
+
+
+@dataclass(frozen=True, slots=True)
+class StoredTags:
+    """A page of a listing: the tags on it, tombstones among them (`registry.manifest_deletion`)."""
+
+    tags: Sequence[StoredObject]
+    has_manifests: bool  # anything at all, digests too
+
+
+async def tag_pages(
+    platform: Platform, name: RepositoryName, last: str | None, first_limit: int = MAX_LIST_KEYS
+) -> AsyncIterator[StoredTags]:
+    """Every tag after `last`, a call a page.
 
     Digests lie among the tags: the listing jumps over each of their ranges, so that its calls depend on the tags.
     """
     prefix = keys.manifests(name)
     after = None if last is None else prefix + last
-    tags: list[Tag] = []
-    is_known = False
     cursor: str | None = None
-    while len(tags) <= count:
-        limit = min(MAX_LIST_KEYS, count + 2)
+    limit = first_limit
+    while True:
         begin = after if cursor is None else None
         page = await platform.storage.list(prefix, start_after=begin, cursor=cursor, limit=limit)
-        is_known = is_known or bool(page.objects)
+        cursor, limit = page.cursor, MAX_LIST_KEYS
+        tags: list[StoredObject] = []
         jumped = False
         for found in page.objects:
-            reference = found.key.removeprefix(prefix)
-            algorithm, colon, _ = reference.partition(":")
+            algorithm, colon, _ = found.key.removeprefix(prefix).partition(":")
             if colon:
                 # "~" sorts behind every encoded digest, and no tag contains ":".
-                after, jumped = f"{prefix}{algorithm}:~", True
+                after, cursor, jumped = f"{prefix}{algorithm}:~", None, True
                 break
-            tags.append(Tag(reference))
-        cursor = None if jumped else page.cursor
+            tags.append(found)
+        yield StoredTags(tags, bool(page.objects))
         if cursor is None and not jumped:
-            break
-    if not is_known and not await _has_manifests(platform, prefix, last):
-        return None
-    return TagPage(tags[:count], len(tags) > count)
+            return
 
 
-async def _has_manifests(platform: Platform, prefix: str, last: str | None) -> bool:
+async def _has_manifests(platform: Platform, name: RepositoryName, last: str | None) -> bool:
     """Whether there is anything before what was listed."""
-    return last is not None and bool((await platform.storage.list(prefix, limit=1)).objects)
+    return last is not None and bool((await platform.storage.list(keys.manifests(name), limit=1)).objects)
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,7 @@ class Problem(Enum):
     NAME_INVALID = ("NAME_INVALID", 400, "invalid repository name")  # code-8
     NAME_UNKNOWN = ("NAME_UNKNOWN", 404, "repository name not known to registry")  # code-9
     SIZE_INVALID = ("SIZE_INVALID", 400, "provided length did not match content length")  # code-10
+    RANGE_INVALID = ("RANGE_INVALID", 416, "the range begins behind the last byte")  # not in the spec's table
     BLOB_TOO_LARGE = ("SIZE_INVALID", 413, "blob too large")  # code-10
     UNAUTHORIZED = ("UNAUTHORIZED", 401, "authentication required")  # code-11
     TOKEN_TOO_NARROW = (
@@ -36,6 +37,7 @@ class Problem(Enum):
     )  # code-11
     DENIED = ("DENIED", 403, "requested access to the resource is denied")  # code-12
     UNSUPPORTED = ("UNSUPPORTED", 405, "the operation is unsupported")  # code-13
+    NOT_MIGRATED = ("UNSUPPORTED", 409, "the bucket still has links of serverless-registry: POST /v2/_migrate first")
     BAD_REQUEST = ("UNSUPPORTED", 400, "the request cannot be understood")  # no row of the spec fits better
     NOT_FOUND = ("UNSUPPORTED", 404, "there is nothing at this path")  # not a path of the spec
     TOO_MANY_REQUESTS = ("TOOMANYREQUESTS", 429, "too many requests")  # code-14

@@ -1,22 +1,13 @@
-"""Answers to end-2: pulling blobs and asking whether they exist."""
+"""Answers to end-2 and end-10: pulling blobs, asking whether they exist, and deleting them."""
 
-from registry import blobs
-from registry.endpoints import GetBlob, HeadBlob
+from registry import blobs, migration
+from registry.conditions import is_unchanged, may_resume
+from registry.endpoints import DeleteBlob, GetBlob, HeadBlob
 from registry.errors import Problem, RegistryError
 from registry.http import OCTETS, Request, Response
 from registry.names import Digest
+from registry.ranges import content_range, parse_range
 from registry.registry import Registry
-
-
-def _headers(digest: Digest, size: int) -> dict[str, str]:
-    # With a Content-Type and no-transform, or an edge compresses the bytes and drops their length (docs/adr/0009).
-    return {
-        "Content-Type": OCTETS,
-        "Content-Length": str(size),
-        "Docker-Content-Digest": str(digest),
-        "Cache-Control": "private, max-age=31536000, immutable, no-transform",
-        "ETag": f'"{digest}"',
-    }
 
 
 async def head_blob(registry: Registry, endpoint: HeadBlob, request: Request) -> Response:
@@ -24,15 +15,69 @@ async def head_blob(registry: Registry, endpoint: HeadBlob, request: Request) ->
     blob = await blobs.find(registry.platform, endpoint.name, endpoint.digest)
     if blob is None:
         raise _unknown(endpoint.digest)
+    if is_unchanged(request.header("if-none-match"), _etag(endpoint.digest)):
+        return Response(304, _lasting_headers(endpoint.digest))
     return Response(200, _headers(endpoint.digest, blob.size))
 
 
 async def get_blob(registry: Registry, endpoint: GetBlob, request: Request) -> Response:
-    """end-2, GET: the bytes, passed through untouched."""
-    stored = await blobs.read(registry.platform, endpoint.name, endpoint.digest)
+    """end-2, GET: the bytes, passed through untouched; a part of them, or none when the client has them."""
+    platform, digest = registry.platform, endpoint.digest
+    if request.header("range") is None and request.header("if-none-match") is None:
+        stored = await blobs.read(platform, endpoint.name, digest)
+        if stored is None:
+            raise _unknown(digest)
+        return Response(200, _headers(digest, stored.object.size), stored.body)
+    blob = await blobs.find(platform, endpoint.name, digest)
+    if blob is None:
+        raise _unknown(digest)
+    if is_unchanged(request.header("if-none-match"), _etag(digest)):
+        return Response(304, _lasting_headers(digest))
+    resumes = may_resume(request.header("if-range"), _etag(digest))
+    part = parse_range(request.header("range"), blob.size) if resumes else None
+    stored = await platform.storage.get(blob.key, part)
     if stored is None:
-        raise _unknown(endpoint.digest)
-    return Response(200, _headers(endpoint.digest, stored.object.size), stored.body)
+        raise _unknown(digest)  # it was deleted meanwhile
+    headers = _headers(digest, blob.size)
+    if part is None:
+        return Response(200, headers, stored.body)
+    headers |= {"Content-Length": str(part.length), "Content-Range": content_range(part, blob.size)}
+    return Response(206, headers, stored.body)
+
+
+async def delete_blob(registry: Registry, endpoint: DeleteBlob, request: Request) -> Response:
+    """end-10: 202 when the blob is no longer in this repository."""
+    platform, name, digest = registry.platform, endpoint.name, endpoint.digest
+    stored = await blobs.find_own(platform, name, digest)
+    if stored is None:
+        raise _unknown(digest)
+    # What SR linked to this blob would lead to nothing.
+    if not await migration.is_done(platform):
+        raise RegistryError(Problem.NOT_MIGRATED)
+    await blobs.delete(platform, name, stored)
+    return Response(202)
+
+
+def _etag(digest: Digest) -> str:
+    return f'"{digest}"'
+
+
+def _lasting_headers(digest: Digest) -> dict[str, str]:
+    return {
+        "Docker-Content-Digest": str(digest),
+        "Cache-Control": "private, max-age=31536000, immutable, no-transform",
+        "ETag": _etag(digest),
+    }
+
+
+def _headers(digest: Digest, size: int) -> dict[str, str]:
+    # Without a Content-Type and no-transform an edge compresses the bytes and drops their length (docs/adr/0009).
+    return {
+        **_lasting_headers(digest),
+        "Content-Type": OCTETS,
+        "Content-Length": str(size),
+        "Accept-Ranges": "bytes",
+    }
 
 
 def _unknown(digest: Digest) -> RegistryError:

@@ -19,8 +19,8 @@ async def list_tags(registry: Registry, endpoint: ListTags, request: Request) ->
     if page is None:
         raise RegistryError(Problem.NAME_UNKNOWN, details=[{"name": endpoint.name}])
     headers = {}
-    if page.more and page.tags:
-        headers["Link"] = _next(ListTags(endpoint.name, count, page.tags[-1]))
+    if page.last is not None:
+        headers["Link"] = _next(ListTags(endpoint.name, count, page.last))
     return json_response(200, {"name": endpoint.name, "tags": list(page.tags)}, headers)
 
 

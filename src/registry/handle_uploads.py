@@ -54,6 +54,7 @@ async def start_upload_for(registry: Registry, endpoint: StartUploadFor, request
 
 async def upload_blob(registry: Registry, endpoint: UploadBlob, request: Request) -> Response:
     """end-4b: the whole blob in one POST; through parts, as in a session of its own, when R2 cannot take it at once."""
+    await registry.before_first_write()
     if _fits_one_put(request.body.size):
         await _put_whole(registry, endpoint, request)
     else:

@@ -3,7 +3,8 @@
 Written by SR and by us, read the same::
 
     <name>/manifests/<digest>             the manifest's bytes, content type, R2 checksum
-    <name>/manifests/<tag>                the same bytes again: one get answers a pull by tag
+    <name>/manifests/<tag>                the same bytes again: one get answers a pull by tag;
+                                          ours at either: an empty tombstone, where one was deleted
     <name>/blobs/<digest>                 a blob below LARGE_BLOB: its bytes, R2 checksum;
                                           a larger one: a link of ours (metadata target, ref, size);
                                           from SR also: any blob's bytes, or a link (metadata

@@ -10,12 +10,13 @@ from registry import blobs, keys
 from registry.errors import Problem, RegistryError
 from registry.http import JSON
 from registry.manifest_format import Manifest, parse_manifest
-from registry.names import Digest, Reference, RepositoryName, Tag
+from registry.names import Digest, Reference, RepositoryName, Tag, parse_digest
 from registry.platform import Platform
-from registry.storage import Attributes, StoredBody, StoredObject
+from registry.storage import Attributes, StorageBusy, StoredBody, StoredObject
 
 # Seconds. A manifest put this recently is not put again: two tags pushed in one second would make its key hot.
 FRESH = 300
+_ATTEMPTS = 3  # at a manifest that is deleted while it is pushed
 # Metadata, as SR writes it.
 _HAS_SUBJECT, _SUBJECT = "hasSubject", "subjectDigest"
 
@@ -38,21 +39,38 @@ def receive(data: bytes, content_type: str | None, reference: Reference) -> Rece
     return Received(data, digest, parse_manifest(data, content_type))
 
 
-async def put(platform: Platform, name: RepositoryName, received: Received, tags: Sequence[Tag]) -> None:
+async def put(
+    platform: Platform, name: RepositoryName, received: Received, tags: Sequence[Tag], *, sparse: bool
+) -> None:
     """Store a manifest and its tags.
 
-    Raises MANIFEST_BLOB_UNKNOWN, with nothing stored, when it refers to something that is not there.
+    Raises MANIFEST_BLOB_UNKNOWN, with nothing stored, when it refers to something that is not there; unless it may be
+    `sparse`.
     """
-    storage = platform.storage
-    key = keys.manifest(name, received.digest)
-    stored, *_ = await asyncio.gather(storage.head(key), _check_references(platform, name, received.manifest))
-    attributes = _attributes(received)
+    stored, *_ = await asyncio.gather(
+        find(platform, name, received.digest), _check_references(platform, name, received.manifest, sparse=sparse)
+    )
     if stored is None or platform.now() - stored.uploaded > FRESH:
-        await storage.put(key, received.data, attributes, checksum=received.digest)
+        await _put_under_digest(platform, name, received)
+    elif received.manifest.subject is not None:
+        await put_referrer(platform, name, received)
+    for _ in range(_ATTEMPTS):
+        for tag in tags:
+            await platform.storage.put(
+                keys.manifest(name, tag), received.data, _attributes(received), checksum=received.digest
+            )
+        # Who deletes the manifest meanwhile (registry.manifest_deletion) may have seen our tags, or not: all again.
+        if not tags or await find(platform, name, received.digest) is not None:
+            return
+        await _put_under_digest(platform, name, received)
+    raise StorageBusy("the manifest is deleted again and again while it is pushed")
+
+
+async def _put_under_digest(platform: Platform, name: RepositoryName, received: Received) -> None:
+    key = keys.manifest(name, received.digest)
+    await platform.storage.put(key, received.data, _attributes(received), checksum=received.digest)
     if received.manifest.subject is not None:
         await put_referrer(platform, name, received)
-    for tag in tags:
-        await storage.put(keys.manifest(name, tag), received.data, attributes, checksum=received.digest)
 
 
 async def put_referrer(platform: Platform, name: RepositoryName, received: Received) -> None:
@@ -62,6 +80,38 @@ async def put_referrer(platform: Platform, name: RepositoryName, received: Recei
     await platform.storage.put(key, json.dumps(_referrer(received)).encode(), Attributes(content_type=JSON))
 
 
+async def delete_referrer(platform: Platform, name: RepositoryName, digest: Digest, subject: str) -> None:
+    """Take a manifest that was deleted off its subject's list; who pushed it again meanwhile finds it there."""
+    storage = platform.storage
+    key = keys.referrer(name, parse_digest(subject), digest)
+    entry = await storage.get(key)
+    if entry is None:
+        return
+    data = await entry.body.read(entry.object.size)
+    await storage.delete([key])
+    if await find(platform, name, digest) is not None:
+        await storage.put(key, data, Attributes(content_type=JSON))
+
+
+async def subject_of(platform: Platform, stored: StoredObject, digest: Digest) -> str:
+    """The subject of a stored manifest, "" when it has none; one that nobody looked at yet is read."""
+    if knows_subject(stored):
+        return stored.metadata.get(_SUBJECT, "")
+    found = await platform.storage.get(stored.key)
+    if found is None:
+        return ""
+    try:
+        received = receive(await found.body.read(found.object.size), stored.content_type, digest)
+    except RegistryError:
+        return ""  # SR took it, and nobody can say what it means: at least it can be deleted
+    return "" if received.manifest.subject is None else str(received.manifest.subject.digest)
+
+
+def is_tombstone(stored: StoredObject) -> bool:
+    """Whether a manifest was deleted there (`registry.manifest_deletion`): no manifest is empty."""
+    return stored.size == 0
+
+
 def knows_subject(stored: StoredObject) -> bool:
     """Whether the stored manifest was looked at for a subject, by us or by an SR that did."""
     return _HAS_SUBJECT in stored.metadata
@@ -69,12 +119,17 @@ def knows_subject(stored: StoredObject) -> bool:
 
 async def find(platform: Platform, name: RepositoryName, reference: Reference) -> StoredObject | None:
     """What is known of a manifest without its bytes."""
-    return await platform.storage.head(keys.manifest(name, reference))
+    stored = await platform.storage.head(keys.manifest(name, reference))
+    return None if stored is None or is_tombstone(stored) else stored
 
 
 async def read(platform: Platform, name: RepositoryName, reference: Reference) -> StoredBody | None:
     """A manifest with its bytes."""
-    return await platform.storage.get(keys.manifest(name, reference))
+    stored = await platform.storage.get(keys.manifest(name, reference))
+    if stored is not None and is_tombstone(stored.object):
+        await stored.body.cancel()
+        return None
+    return stored
 
 
 def digest_of(stored: StoredObject, reference: Reference) -> Digest | None:
@@ -102,8 +157,8 @@ def _referrer(received: Received) -> dict[str, object]:
     return descriptor
 
 
-async def _check_references(platform: Platform, name: RepositoryName, manifest: Manifest) -> None:
-    """Everything the manifest refers to is in the repository, with the size its descriptor says."""
+async def _check_references(platform: Platform, name: RepositoryName, manifest: Manifest, *, sparse: bool) -> None:
+    """Everything the manifest refers to has the size its descriptor says, and is there, unless it may be `sparse`."""
     sizes = await blobs.sizes(platform, name, [descriptor.digest for descriptor in manifest.blobs])
     children = list({descriptor.digest for descriptor in manifest.children})
     for at in range(0, len(children), blobs.IN_FLIGHT):
@@ -121,7 +176,7 @@ async def _check_references(platform: Platform, name: RepositoryName, manifest: 
                 f"{descriptor.path}.size is {descriptor.size}, but {descriptor.digest} has {stored_size} bytes",
                 details=[{"path": f"{descriptor.path}.size", "digest": str(descriptor.digest)}],
             )
-    if missing:
+    if missing and not sparse:
         raise RegistryError(
             Problem.MANIFEST_BLOB_UNKNOWN, details=[{"digest": str(digest)} for digest in dict.fromkeys(missing)]
         )

@@ -16,3 +16,10 @@ class Registry:
         self.signing_key = SigningKey(platform)
         self.auth = Authenticator(platform, settings, self.signing_key)
         self.sessions = Sessions(platform, self.signing_key)
+
+    async def before_first_write(self) -> None:
+        """To be awaited before the bucket is written to by what needs no session.
+
+        Who makes the signing key first notes whether the bucket was empty, hence has nothing of SR's to migrate.
+        """
+        await self.signing_key.secret()

@@ -18,6 +18,7 @@ from registry.storage import (
     Content,
     Listing,
     MultipartUpload,
+    NotAfter,
     PartChanged,
     Source,
     Storage,
@@ -69,7 +70,7 @@ class RetryingStorage:
         attributes: Attributes = NO_ATTRIBUTES,
         *,
         checksum: Digest | None = None,
-        only_if: str | None = None,
+        only_if: str | NotAfter | None = None,
     ) -> StoredObject | None:
         async def attempt() -> StoredObject | None:
             return await self._storage.put(key, content, attributes, checksum=checksum, only_if=only_if)

@@ -7,6 +7,7 @@ from http import HTTPStatus
 from typing import Any
 
 from registry.callers import Caller
+from registry.cors import headers_for, preflight
 from registry.endpoints import (
     AppendChunk,
     CancelUpload,
@@ -34,10 +35,10 @@ from registry.endpoints import (
     parse,
 )
 from registry.errors import Problem, RegistryError
-from registry.handle_blobs import get_blob, head_blob
+from registry.handle_blobs import delete_blob, get_blob, head_blob
 from registry.handle_discovery import list_referrers, list_repositories, list_tags
 from registry.handle_maintenance import migrate
-from registry.handle_manifests import get_manifest, head_manifest, put_manifest
+from registry.handle_manifests import delete_manifest, get_manifest, head_manifest, put_manifest
 from registry.handle_tokens import get_token, post_token
 from registry.handle_uploads import (
     append_chunk,
@@ -70,11 +71,6 @@ async def check_version(registry: Registry, endpoint: CheckVersion, request: Req
     return json_response(200, {})
 
 
-async def delete(registry: Registry, endpoint: Endpoint, request: Request) -> Response:
-    """end-9, end-10: not built yet."""
-    raise RegistryError(Problem.UNSUPPORTED, "this registry cannot delete yet", headers={"Allow": "GET, HEAD"})
-
-
 _HANDLERS: dict[type[Endpoint], Handler] = {
     CheckVersion: check_version,
     GetBlob: get_blob,
@@ -88,8 +84,8 @@ _HANDLERS: dict[type[Endpoint], Handler] = {
     GetToken: get_token,
     PostToken: post_token,
     Migrate: migrate,
-    DeleteManifest: delete,
-    DeleteBlob: delete,
+    DeleteManifest: delete_manifest,
+    DeleteBlob: delete_blob,
     StartUpload: start_upload,
     StartUploadFor: start_upload_for,
     MountBlob: mount_blob,
@@ -103,6 +99,13 @@ _HANDLERS: dict[type[Endpoint], Handler] = {
 
 async def handle(registry: Registry, request: Request) -> Response:
     """Answer a request; whatever goes wrong is an OCI error, never an exception."""
+    origins = registry.settings.cors_origins
+    response = preflight(origins, request) or await _answer(registry, request)
+    for_browsers = headers_for(origins, request.header)
+    return Response(response.status, {**response.headers, **for_browsers}, response.body) if for_browsers else response
+
+
+async def _answer(registry: Registry, request: Request) -> Response:
     try:
         response = await _dispatch(registry, request)
     except RegistryError as error:

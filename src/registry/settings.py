@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from registry.accounts import Account, parse_accounts, plain_account
+from registry.cors import parse_origins
 from registry.crypto import PublicKey
 from registry.log import log
 from registry.oidc import Issuer, parse_issuers
@@ -30,6 +31,8 @@ class Settings:
     issuers: tuple[Issuer, ...] = ()
     anonymous_pull: tuple[Glob, ...] = ()
     bearer_tokens: bool = False
+    cors_origins: tuple[str, ...] = ()
+    sparse_manifests: bool = False
     chunk_max_length: int = DEFAULT_CHUNK_MAX_LENGTH  # bytes
 
     @property
@@ -54,6 +57,8 @@ def read_settings(variable: _Variable) -> Settings:
         issuers=_parsed("OIDC_ISSUERS_JSON", variable("OIDC_ISSUERS_JSON"), parse_issuers, ()),
         anonymous_pull=_parsed("ANONYMOUS_PULL", variable("ANONYMOUS_PULL"), _globs, ()),
         bearer_tokens=_parsed("BEARER_TOKENS", variable("BEARER_TOKENS"), _switch, default=False),
+        cors_origins=_parsed("CORS_ORIGINS", variable("CORS_ORIGINS"), parse_origins, ()),
+        sparse_manifests=_parsed("SPARSE_MANIFESTS", variable("SPARSE_MANIFESTS"), _switch, default=False),
         chunk_max_length=_parsed(
             "CHUNK_MAX_LENGTH", variable("CHUNK_MAX_LENGTH"), _chunk_length, DEFAULT_CHUNK_MAX_LENGTH
         ),

@@ -226,12 +226,12 @@ class Storage(Protocol):
         attributes: Attributes = NO_ATTRIBUTES,
         *,
         checksum: Digest | None = None,
-        only_if: str | None = None,
+        only_if: "str | NotAfter | None" = None,
     ) -> StoredObject | None:
         """Store an object, whole or not at all; a Source must have a size and not be read yet.
 
-        `checksum`: R2 computes it and raises ChecksumMismatch when the bytes differ. `only_if`: ABSENT, or the etag
-        the object must have; the answer is None when that does not hold.
+        `checksum`: R2 computes it and raises ChecksumMismatch when the bytes differ. `only_if`: ABSENT, the etag
+        the object must have, or until when it was put; the answer is None when that does not hold.
         """
         ...
 
@@ -273,6 +273,16 @@ class Storage(Protocol):
     async def abort_upload(self, upload: MultipartUpload) -> None:
         """Drop a multipart upload and its parts; one that is gone is no error."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class NotAfter:
+    """`only_if` of `put`: what lies there was put by then, or is gone.
+
+    Equal bytes have equal etags: this tells a second push of the same bytes from the first.
+    """
+
+    uploaded: float  # seconds since the epoch, as a StoredObject has it: milliseconds
 
 
 ABSENT = "*"

@@ -17,6 +17,7 @@ from registry.storage import (
     ByteRange,
     ChecksumMismatch,
     Content,
+    NotAfter,
     PartChanged,
     Source,
     Storage,
@@ -191,6 +192,23 @@ async def replace_if_unchanged(bench: Bench) -> None:
     assert await bench.storage.put("swap", b"third", only_if=first.etag) is None
     assert await bench.storage.put("swap-none", b"x", only_if=first.etag) is None
     assert await bytes_at(bench, "swap") == b"second"
+
+
+@case
+async def replace_if_not_put_since(bench: Bench) -> None:
+    """Swap by time: the same bytes, put again, have the same etag and are another object all the same."""
+    first = await bench.storage.put("since", b"same")
+    assert first is not None
+    await bench.wait(1)
+    second = await bench.storage.put("since", b"same")
+    assert second is not None
+    assert second.etag == first.etag
+    await bench.wait(1)
+    assert await bench.storage.put("since", b"", only_if=NotAfter(first.uploaded)) is None
+    (listed,) = (await bench.storage.list("since")).objects
+    assert await bench.storage.put("since", b"", only_if=NotAfter(listed.uploaded)) is not None
+    assert await bytes_at(bench, "since") == b""
+    assert await bench.storage.put("since-none", b"", only_if=NotAfter(first.uploaded)) is not None
 
 
 @production_only

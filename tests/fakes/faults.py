@@ -14,6 +14,7 @@ from registry.storage import (
     Content,
     Listing,
     MultipartUpload,
+    NotAfter,
     Source,
     StorageBusy,
     StorageError,
@@ -75,7 +76,7 @@ class FaultyStorage:
         attributes: Attributes = NO_ATTRIBUTES,
         *,
         checksum: Digest | None = None,
-        only_if: str | None = None,
+        only_if: str | NotAfter | None = None,
     ) -> StoredObject | None:
         return await self._call(lambda: self.bucket.put(key, content, attributes, checksum=checksum, only_if=only_if))
 

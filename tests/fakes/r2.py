@@ -20,6 +20,7 @@ from registry.storage import (
     Content,
     Listing,
     MultipartUpload,
+    NotAfter,
     PartChanged,
     Source,
     StorageBusy,
@@ -65,6 +66,14 @@ class Usage:
     free: int = 0
     written: int = 0
     read: int = 0
+
+
+def _holds(only_if: str | NotAfter | None, found: _Object | None) -> bool:
+    if only_if is None:
+        return True
+    if found is None:
+        return only_if == ABSENT or isinstance(only_if, NotAfter)
+    return found.uploaded <= only_if.uploaded if isinstance(only_if, NotAfter) else found.etag == only_if
 
 
 class FakeR2:
@@ -131,7 +140,7 @@ class FakeR2:
         attributes: Attributes = NO_ATTRIBUTES,
         *,
         checksum: Digest | None = None,
-        only_if: str | None = None,
+        only_if: str | NotAfter | None = None,
     ) -> StoredObject | None:
         await self._call("put", key)
         self.usage.class_a += 1
@@ -140,9 +149,7 @@ class FakeR2:
         if len(data) > MAX_PUT_SIZE:
             raise StorageError("put: Your proposed upload exceeds the maximum allowed object size (10009)")
         found = self.objects.get(key)
-        if (only_if == ABSENT and found is not None) or (
-            only_if not in (None, ABSENT) and (found is None or found.etag != only_if)
-        ):
+        if not _holds(only_if, found):
             return None
         if checksum is not None and hashlib.new(checksum.algorithm, data).hexdigest() != checksum.hex:
             raise ChecksumMismatch("put: The checksum you specified did not match what we received (10037)")

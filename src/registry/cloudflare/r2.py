@@ -24,6 +24,7 @@ from registry.storage import (
     Content,
     Listing,
     MultipartUpload,
+    NotAfter,
     PartChanged,
     Source,
     StorageBusy,
@@ -74,12 +75,15 @@ class R2Storage:
         attributes: Attributes = NO_ATTRIBUTES,
         *,
         checksum: Digest | None = None,
-        only_if: str | None = None,
+        only_if: str | NotAfter | None = None,
     ) -> StoredObject | None:
         options = _options(attributes)
         if checksum is not None:
             options[checksum.algorithm] = checksum.hex
-        if only_if is not None:
+        if isinstance(only_if, NotAfter):
+            # Alone: beside an etag that matches, R2 takes it for fulfilled (RFC 9110, section 13.2.2).
+            options["onlyIf"] = {"uploadedBefore": js.Date.new(round(only_if.uploaded * 1000) + 1)}
+        elif only_if is not None:
             options["onlyIf"] = {"etagDoesNotMatch": "*"} if only_if == ABSENT else {"etagMatches": only_if}
         found = await _result(self._bucket.put(key, _value(content), as_js(options)))
         return None if found is jsnull else _describe(found)

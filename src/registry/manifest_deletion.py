@@ -1,0 +1,82 @@
+"""Deleting manifests and tags (spec, "Deleting tags", "Deleting Manifests").
+
+R2 cannot delete under a condition, but it can put under one. So a manifest that is deleted by its digest, and each of
+its tags, is replaced by a tombstone, an empty object, only if it is still what was to be deleted: a tag that is pushed
+meanwhile stays. A push looks at the manifest once more when its tags are written, and writes all of it again where it
+finds a tombstone (`manifests.put`): the push or the deletion is wholly the later one. Collecting garbage is to remove
+tombstones, when no push can meet it; until then they are as good as absent.
+
+A tag that is deleted by its own name is just deleted: who asks for that says nothing of what it should lead to.
+"""
+
+import asyncio
+
+from registry import blobs, keys, manifests
+from registry.discovery import tag_pages
+from registry.names import Digest, RepositoryName, Tag
+from registry.platform import Platform
+from registry.storage import MAX_DELETE_KEYS, Attributes, NotAfter, StorageBusy, StoredObject
+
+# Tags of one manifest that are replaced under a condition: a call each, and a request has 50 on the Free plan. The rest
+# is deleted in one call, without: somebody may then lose a tag that is moved in that very moment.
+MAX_TOMBSTONES = 25
+_ATTEMPTS = 3  # at a manifest that is pushed again while it is deleted
+
+# Metadata of a tombstone: which etag it replaced, and the subject, so that what broke off can be ended.
+_REPLACED, _SUBJECT, _NONCE = "replaced", "subject", "nonce"
+
+
+async def delete_tag(platform: Platform, name: RepositoryName, tag: Tag) -> bool:
+    """Delete a tag; False when there is none."""
+    if await manifests.find(platform, name, tag) is None:
+        return False
+    await platform.storage.delete([keys.manifest(name, tag)])
+    return True
+
+
+async def delete_manifest(platform: Platform, name: RepositoryName, digest: Digest) -> bool:
+    """Delete a manifest, every tag that leads to it, and its entry among the referrers; False when there is none.
+
+    Asked again after it broke off, it goes on.
+    """
+    key = keys.manifest(name, digest)
+    for _ in range(_ATTEMPTS):
+        stored = await platform.storage.head(key)
+        if stored is None:
+            return False
+        was_there = not manifests.is_tombstone(stored)
+        if was_there:
+            subject = await manifests.subject_of(platform, stored, digest)
+            if not await _entomb(platform, stored, stored.etag, subject):
+                continue
+            etag = stored.etag
+        else:
+            etag, subject = stored.metadata.get(_REPLACED, ""), stored.metadata.get(_SUBJECT, "")
+        tags = await _delete_tags(platform, name, digest, etag)
+        if subject:
+            await manifests.delete_referrer(platform, name, digest, subject)
+        return was_there or tags > 0
+    raise StorageBusy("the manifest is pushed again and again while it is deleted")
+
+
+async def _entomb(platform: Platform, stored: StoredObject, only_if: str | NotAfter, subject: str = "") -> bool:
+    """Replace an object by a tombstone; False when another one lies there now."""
+    metadata = {_REPLACED: stored.etag, _SUBJECT: subject, _NONCE: platform.random_hex(8)}
+    return (await platform.storage.put(stored.key, b"", Attributes(metadata=metadata), only_if=only_if)) is not None
+
+
+async def _delete_tags(platform: Platform, name: RepositoryName, digest: Digest, etag: str) -> int:
+    """Delete the tags of a manifest: those with its bytes, which its etag says. Returns how many."""
+    found = [
+        tag
+        async for page in tag_pages(platform, name, None)
+        for tag in page.tags
+        if tag.etag == etag and (tag.checksum is None or tag.checksum == digest)
+    ]
+    careful, rest = found[:MAX_TOMBSTONES], [tag.key for tag in found[MAX_TOMBSTONES:]]
+    for at in range(0, len(careful), blobs.IN_FLIGHT):
+        batch = careful[at : at + blobs.IN_FLIGHT]
+        await asyncio.gather(*(_entomb(platform, tag, NotAfter(tag.uploaded)) for tag in batch))
+    for at in range(0, len(rest), MAX_DELETE_KEYS):
+        await platform.storage.delete(rest[at : at + MAX_DELETE_KEYS])
+    return len(found)

@@ -1,0 +1,234 @@
+"""Pulls that survive: ranges, conditional requests, browsers. RFC 9110 and the Fetch standard."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from registry.conditions import is_unchanged, may_resume
+from registry.errors import RegistryError
+from registry.ranges import content_range, parse_range
+from registry.settings import read_settings
+from registry.storage import NO_ATTRIBUTES
+from registry.upload_parts import SMALL_PART
+from tests.fakes.client import VARIABLES, Answer, FakeRegistry, digest_of
+from tests.images import push_image
+from tests.test_uploads import bytes_of
+
+NAME = "team/app"
+SMALL, LARGE = bytes_of(1000), bytes_of(SMALL_PART + 1000)
+
+
+async def get(registry: FakeRegistry, data: bytes, method: str = "GET", **headers: str) -> Answer:
+    """A pull with more headers; underscores stand for dashes."""
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    return await registry.call(method, f"/v2/{NAME}/blobs/{digest_of(data)}", headers=named)
+
+
+# ------------------------------------------------------------------ ranges
+@pytest.mark.parametrize("data", [SMALL, LARGE], ids=["small", "linked"])
+@pytest.mark.parametrize(
+    ("header", "start", "end"),
+    [
+        ("bytes=0-0", 0, 1),
+        ("bytes=0-499", 0, 500),
+        ("bytes=500-", 500, None),
+        ("bytes=500-99999999", 500, None),
+        ("bytes=-10", -10, None),
+        ("bytes=-99999999", 0, None),
+        ("bytes=0-", 0, None),
+    ],
+)
+async def test_a_part(registry: FakeRegistry, data: bytes, header: str, start: int, end: int | None) -> None:
+    """206 with exactly these bytes and where they lie; two R2 calls, and only those bytes are read."""
+    await registry.push_blob(NAME, data)
+    read, calls = registry.bucket.usage.read, registry.bucket.usage.class_b
+    answer = await get(registry, data, range=header)
+    expected = data[start:end]
+    first = data.index(expected)
+    assert (answer.status, answer.body) == (206, expected)
+    assert answer.headers["Content-Range"] == f"bytes {first}-{first + len(expected) - 1}/{len(data)}"
+    assert answer.headers["Content-Length"] == str(len(expected))
+    assert answer.headers["Docker-Content-Digest"] == digest_of(data)
+    assert registry.bucket.usage.read - read == len(expected)
+    assert registry.bucket.usage.class_b - calls == 2
+
+
+@pytest.mark.parametrize(
+    "header", ["bytes=1000-", "bytes=1000-2000", "bytes=500-0", "bytes=-0", "bytes=99999999999999-"]
+)
+async def test_behind_the_end(registry: FakeRegistry, header: str) -> None:
+    """416 with the true size."""
+    await registry.push_blob(NAME, SMALL)
+    answer = await get(registry, SMALL, range=header)
+    assert (answer.status, answer.codes) == (416, ["RANGE_INVALID"])
+    assert answer.headers["Content-Range"] == "bytes */1000"
+    await registry.push_blob(NAME, b"")
+    assert (await get(registry, b"", range="bytes=0-")).status == 416
+
+
+@pytest.mark.parametrize(
+    "header",
+    ["bytes=0-1,5-6", "bytes=-", "bytes=a-b", "lines=1-2", "bytes 0-1", "", "bytes=0-1-2", f"bytes=0-{'9' * 99}"],
+)
+async def test_what_cannot_be_understood_is_ignored(registry: FakeRegistry, header: str) -> None:
+    """Several ranges, too: all of it, with 200."""
+    await registry.push_blob(NAME, SMALL)
+    answer = await get(registry, SMALL, range=header)
+    assert (answer.status, answer.body) == (200, SMALL)
+    assert answer.headers["Accept-Ranges"] == "bytes"
+    assert "Content-Range" not in answer.headers
+
+
+async def test_a_cut_download_is_resumed(registry: FakeRegistry) -> None:
+    """With If-Range, as Go's clients send it: the rest of the same blob, or all of another one."""
+    await registry.push_blob(NAME, LARGE)
+    etag = (await get(registry, LARGE, "HEAD")).headers["ETag"]
+    answer = await get(registry, LARGE, range="bytes=5000-", if_range=etag)
+    assert (answer.status, answer.body) == (206, LARGE[5000:])
+    for other in ('"other"', f"W/{etag}", "Mon, 01 Jan 2024 00:00:00 GMT"):
+        answer = await get(registry, LARGE, range="bytes=5000-", if_range=other)
+        assert (answer.status, answer.body) == (200, LARGE)
+
+
+async def test_a_range_of_nothing(registry: FakeRegistry) -> None:
+    """404 goes before everything else; HEAD knows no ranges."""
+    for headers in ({"range": "bytes=0-1"}, {"if_none_match": "*"}):
+        assert (await get(registry, SMALL, **headers)).status == 404
+    await registry.push_blob(NAME, SMALL)
+    answer = await get(registry, SMALL, "HEAD", range="bytes=0-1")
+    assert (answer.status, answer.headers["Content-Length"]) == (200, "1000")
+
+
+@given(st.integers(0, 50), st.integers(0, 60), st.one_of(st.none(), st.integers(0, 60)))
+def test_ranges_are_slices(size: int, first: int, last: int | None) -> None:
+    """What is cut out is what Python cuts out."""
+    data = bytes(range(size))
+    try:
+        part = parse_range(f"bytes={first}-{'' if last is None else last}", size)
+    except RegistryError:
+        assert data[first : None if last is None else last + 1] == b""
+        return
+    assert part is not None
+    assert part.length is not None
+    assert data[part.offset : part.offset + part.length] == data[first : None if last is None else last + 1]
+    assert content_range(part, size).endswith(f"/{size}")
+
+
+@given(st.text())
+def test_any_range_header(header: str) -> None:
+    """No input raises anything else."""
+    parse_range(header, 10)
+
+
+# ------------------------------------------------------------------ what the client has
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+async def test_not_modified(registry: FakeRegistry, method: str) -> None:
+    """304 without a body, for blobs and for manifests by digest and by tag; else everything."""
+    manifest = await push_image(registry, NAME, "1", [SMALL])
+    for path in (f"blobs/{digest_of(SMALL)}", f"manifests/{digest_of(manifest)}", "manifests/1"):
+        url = f"/v2/{NAME}/{path}"
+        etag = (await registry.call(method, url)).headers["ETag"]
+        for condition, status in (
+            (etag, 304),
+            (f'"a", W/{etag}', 304),
+            ("*", 304),
+            ('"other"', 200),
+            (etag.strip('"'), 200),
+        ):
+            answer = await registry.call(method, url, headers={"If-None-Match": condition})
+            assert answer.status == status
+            if status == 304:
+                assert answer.body == b""
+                assert answer.headers["ETag"] == etag
+                assert "Content-Length" not in answer.headers
+    await push_image(registry, NAME, "1", [b"new"])
+    answer = await registry.call(method, f"/v2/{NAME}/manifests/1", headers={"If-None-Match": etag})
+    assert answer.status == 200
+
+
+async def test_a_manifest_without_a_digest(registry: FakeRegistry) -> None:
+    """A tag without R2's checksum has no ETag, and is always sent."""
+    registry.bucket.seed(f"{NAME}/manifests/1", b"{}", NO_ATTRIBUTES, None)
+    answer = await registry.call("GET", f"/v2/{NAME}/manifests/1", headers={"If-None-Match": "*"})
+    assert (answer.status, answer.body) == (200, b"{}")
+
+
+@given(st.text(), st.text())
+def test_any_condition(header: str, etag: str) -> None:
+    """No input raises."""
+    is_unchanged(header, f'"{etag}"')
+    may_resume(header, f'"{etag}"')
+
+
+async def test_whatever_a_client_accepts(registry: FakeRegistry) -> None:
+    """The manifest as it was pushed, with its type: there is nothing else to give."""
+    manifest = await push_image(registry, NAME, "1", [SMALL])
+    for accept in ("*/*", "application/json", "application/vnd.docker.distribution.manifest.v2+json", "nonsense"):
+        answer = await registry.call("GET", f"/v2/{NAME}/manifests/1", headers={"Accept": accept})
+        assert (answer.status, answer.body) == (200, manifest)
+        assert answer.headers["Content-Type"] == "application/vnd.oci.image.manifest.v1+json"
+
+
+# ------------------------------------------------------------------ sparse manifests
+async def test_sparse_manifests() -> None:
+    """Refused by default, taken by the setting; a size that is wrong is refused all the same."""
+    manifest = await push_image(FakeRegistry(), NAME, "1", [SMALL])
+    url, headers = f"/v2/{NAME}/manifests/1", {"Content-Type": "application/vnd.oci.image.manifest.v1+json"}
+    sparse = FakeRegistry(settings=read_settings({**VARIABLES, "SPARSE_MANIFESTS": "true"}.get))
+    for registry, status in ((FakeRegistry(), 404), (sparse, 201)):
+        assert (await registry.call("PUT", url, manifest, headers=headers)).status == status
+    await sparse.push_blob(NAME, SMALL)
+    document = json.loads(manifest)
+    document["layers"][0]["size"] += 1
+    assert (await sparse.call("PUT", url, json.dumps(document).encode(), headers=headers)).status == 400
+
+
+# ------------------------------------------------------------------ browsers
+UI, OTHER = "https://ui.example.com", "https://evil.example"
+PREFLIGHT = {"Access-Control-Request-Method": "DELETE", "Access-Control-Request-Headers": "authorization"}
+
+
+def with_origins(origins: str) -> FakeRegistry:
+    """A registry that browsers may ask."""
+    return FakeRegistry(settings=read_settings({**VARIABLES, "CORS_ORIGINS": origins}.get))
+
+
+async def test_a_page_that_the_operator_named() -> None:
+    """It may ask before it has credentials, send them, and read what matters of every answer, errors too."""
+    registry = with_origins(f"http://localhost:8080, {UI}")
+    answer = await registry.call("OPTIONS", "/v2/a/manifests/1", user=None, headers={"Origin": UI, **PREFLIGHT})
+    assert answer.status == 204
+    assert "DELETE" in answer.headers["Access-Control-Allow-Methods"]
+    assert "Authorization" in answer.headers["Access-Control-Allow-Headers"]
+    for user, status in ((None, 401), (("hello", "world"), 200)):
+        answer = await registry.call("GET", "/v2/_catalog", user=user, headers={"Origin": UI})
+        assert answer.status == status
+        assert answer.headers["Access-Control-Allow-Origin"] == UI
+        assert answer.headers["Access-Control-Allow-Credentials"] == "true"
+        assert "Docker-Content-Digest" in answer.headers["Access-Control-Expose-Headers"]
+        assert answer.headers["Vary"] == "Origin"
+
+
+async def test_any_page() -> None:
+    """With "*" scripts of any page may ask, but browsers send no password that they keep."""
+    answer = await with_origins("*").call("GET", "/v2/", headers={"Origin": OTHER})
+    assert answer.headers["Access-Control-Allow-Origin"] == "*"
+    assert "Access-Control-Allow-Credentials" not in answer.headers
+
+
+async def test_other_pages_and_no_setting(registry: FakeRegistry) -> None:
+    """Nothing is allowed to them; without the setting there is no such header at all."""
+    for origin, asked in ((OTHER, with_origins(UI)), (UI, registry), ("null", with_origins(UI))):
+        for method, user in (("GET", ("hello", "world")), ("OPTIONS", None)):
+            answer = await asked.call(method, "/v2/", user=user, headers={"Origin": origin, **PREFLIGHT})
+            assert not any(name.startswith("Access-Control-Allow-Origin") for name in answer.headers)
+    assert (await registry.call("OPTIONS", "/v2/", headers={"Origin": UI})).status == 405
+
+
+@pytest.mark.parametrize("value", ["ui.example.com", "https://ui.example.com/", "https://*.example.com/x", "null"])
+def test_malformed_origins(value: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """The log says what an origin is."""
+    assert read_settings({"CORS_ORIGINS": value}.get).cors_origins == ()
+    assert "is no origin" in capsys.readouterr().out
