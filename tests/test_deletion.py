@@ -329,3 +329,12 @@ async def test_a_new_bucket_needs_no_migration(registry: FakeRegistry, first: st
         await put_manifest(registry, NAME, "1", {"schemaVersion": 2, "mediaType": INDEX, "manifests": []}, INDEX)
         await registry.push_blob(NAME, SMALL)
     assert await delete(registry, f"blobs/{digest_of(SMALL)}") == 202
+
+
+async def test_what_was_deleted_is_no_problem_of_the_migration(registry: FakeRegistry) -> None:
+    """A tombstone is no manifest that SR damaged."""
+    manifest = await push_image(registry, NAME, "1", [b"layer"])
+    assert await delete(registry, f"manifests/{digest_of(manifest)}") == 202
+    await registry.bucket.delete([keys.FORMAT])
+    migrated = json.loads((await registry.call("POST", "/v2/_migrate")).body)
+    assert (migrated["done"], migrated["problems"]) == (True, [])

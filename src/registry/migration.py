@@ -105,7 +105,7 @@ async def _migrate(platform: Platform, migration: Migration, found: StoredObject
         await _migrate_link(platform, migration, found, *blob)
         return _CALLS_OF_ONE
     manifest = keys.parse_manifest_digest(found.key)
-    if manifest is not None and not manifests.knows_subject(found):
+    if manifest is not None and not (manifests.knows_subject(found) or manifests.is_tombstone(found)):
         await _migrate_manifest(platform, migration, found, *manifest)
         return 2
     return 0

@@ -1,7 +1,7 @@
 """The official suite of opencontainers/distribution-spec against the local registry (make conformance).
 
-Its reports stay in build/conformance/<run>/: report.html, junit.xml and results.yaml. "stable" is the newest release of the
-specification, "dev" its main branch.
+Its reports stay in build/conformance/<run>/: report.html, junit.xml and results.yaml. "stable" is the newest release of
+the specification, "dev" its main branch.
 """
 
 import os

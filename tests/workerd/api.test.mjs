@@ -254,6 +254,45 @@ test("nothing with a digest is compressed on the way", async () => {
   }
 });
 
+test("parts of blobs, and nothing of what the client has", async () => {
+  for (const size of [1000, 9 * MIB]) {
+    const data = randomBytes(size);
+    const digest = await pushBlob("parts", data);
+    const path = `/v2/parts/blobs/${digest}`;
+    for (const [range, from, to] of [["bytes=10-99", 10, 100], [`bytes=${size - 5}-`, size - 5, size], ["bytes=-7", size - 7, size]]) {
+      const got = await call("GET", path, { headers: { range, "if-range": `"${digest}"`, "accept-encoding": "gzip" } });
+      assert.equal(got.status, 206);
+      assert.equal(got.headers.get("content-range"), `bytes ${from}-${to - 1}/${size}`);
+      assert.equal(got.headers.get("content-length"), String(to - from));
+      assert.ok(Buffer.from(await got.arrayBuffer()).equals(data.subarray(from, to)));
+    }
+    assert.equal((await call("GET", path, { headers: { range: `bytes=${size}-` } })).status, 416);
+    for (const method of ["GET", "HEAD"]) {
+      const unchanged = await call(method, path, { headers: { "if-none-match": `"${digest}"` } });
+      assert.equal(unchanged.status, 304);
+      assert.equal((await unchanged.arrayBuffer()).byteLength, 0);
+    }
+  }
+});
+
+test("what is deleted is gone, and comes back when it is pushed again", async () => {
+  const layer = randomBytes(9 * MIB);
+  for (let turn = 0; turn < 2; turn += 1) {
+    const manifest = await pushImage("deleted/app", "1", [layer]);
+    await pushImage("deleted/app", "2", [layer]);
+    assert.equal((await call("DELETE", "/v2/deleted/app/manifests/1")).status, 202);
+    assert.equal((await call("GET", "/v2/deleted/app/manifests/1")).status, 404);
+    assert.equal((await call("GET", "/v2/deleted/app/manifests/2")).status, 200);
+    assert.equal((await call("DELETE", `/v2/deleted/app/manifests/${digestOf(manifest)}`)).status, 202);
+    for (const reference of ["2", digestOf(manifest)]) {
+      assert.equal((await call("HEAD", `/v2/deleted/app/manifests/${reference}`)).status, 404);
+    }
+    assert.deepEqual((await (await call("GET", "/v2/deleted/app/tags/list")).json()).tags, []);
+    assert.equal((await call("DELETE", `/v2/deleted/app/blobs/${digestOf(layer)}`)).status, 202);
+    assert.equal((await call("GET", `/v2/deleted/app/blobs/${digestOf(layer)}`)).status, 404);
+  }
+});
+
 test("an image is pushed and pulled by tag and by digest", async () => {
   const manifest = await pushImage("team/app", "1.0", [randomBytes(1000), randomBytes(9 * MIB)]);
   for (const reference of ["1.0", digestOf(manifest)]) {
