@@ -36,7 +36,7 @@ workerd: $(JS_READY) $(VENDORED) ## the contract suite and API tests inside real
 conformance: $(PY_READY) $(JS_READY) $(VENDORED) $(GO_READY) ## the official suite of the distribution specification; reports in build/conformance
 	$(VENV)/bin/pytest -o addopts= -rP tests/conformance
 
-clients: $(PY_READY) $(JS_READY) $(VENDORED) ## docker, skopeo and podman against the local registry (tests/clients/install.sh installs them)
+clients: $(PY_READY) $(JS_READY) $(VENDORED) $(GO_READY) ## real clients (docs/clients.md) against the local registry (tests/clients/install.sh installs them)
 	$(VENV)/bin/pytest -o addopts= tests/clients
 
 ops: $(PY_READY) ## the R2 calls that every flow costs, beside their budgets (JSON=1 for a machine)

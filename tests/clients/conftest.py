@@ -10,19 +10,24 @@ import secrets
 import subprocess
 import sys
 import tempfile
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from pathlib import Path
 
 import pytest
 
+from .daemons import Buildah, Containerd, Docker, Podman
 from .processes import Client, Server
 from .target import PERSON, READER, ROOT, WRITER, Registry, local_runtime, log_in
+from .tools import GO_BIN, Lab, Skopeo, Tool
 
 # Debian's own. Another docker client may come first on the PATH (see install.sh).
 DOCKER = Path("/usr/bin/docker")
 DOCKERD = Path("/usr/sbin/dockerd")
 SKOPEO = Path("/usr/bin/skopeo")
 PODMAN = Path("/usr/bin/podman")
+BUILDAH = Path("/usr/bin/buildah")
+CONTAINERD = Path("/usr/bin/containerd")
+CTR = Path("/usr/bin/ctr")
 SYSTEM_PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 
 READING_CLIENTS = frozenset({"reading_docker", "reading_skopeo"})
@@ -197,10 +202,8 @@ def anonymous_docker(folder: Path, docker_socket: str) -> Client:
     return docker_client(folder / "anonymous-docker", docker_socket)
 
 
-@pytest.fixture
-def anonymous_podman(folder: Path) -> Client:
-    """Return a podman that is not logged in and stores images in a folder of its own."""
-    home = folder / "podman"
+def storing_client(program: Path, home: Path) -> Client:
+    """Return a podman or buildah without credentials that stores images in a new folder."""
     home.mkdir()
     (home / "storage.conf").write_text(
         f'[storage]\ndriver = "vfs"\ngraphroot = "{home}/root"\nrunroot = "{home}/run"\n'
@@ -212,7 +215,75 @@ def anonymous_podman(folder: Path) -> Client:
         "CONTAINERS_STORAGE_CONF": str(home / "storage.conf"),
         "REGISTRY_AUTH_FILE": str(home / "auth.json"),
     }
-    return Client(PODMAN, environment)
+    return Client(program, environment)
+
+
+@pytest.fixture
+def anonymous_podman(folder: Path) -> Client:
+    """Return a podman that is not logged in and stores images in a folder of its own."""
+    return storing_client(PODMAN, folder / "podman")
+
+
+@pytest.fixture(scope="session")
+def containerd_socket(session_folder: Path) -> Iterator[str]:
+    """Run containerd with a store of its own and return its address."""
+    home = session_folder / "containerd"
+    home.mkdir()
+    address = f"{home}/c.sock"
+    (home / "config.toml").write_text(
+        f'version = 2\nroot = "{home}/root"\nstate = "{home}/state"\n'
+        'disabled_plugins = ["io.containerd.grpc.v1.cri"]\n'
+        f'[grpc]\naddress = "{address}"\n'
+    )
+    environment = {"PATH": SYSTEM_PATH, "HOME": str(home)}
+    command = [str(CONTAINERD), "--config", str(home / "config.toml")]
+    with Server("containerd", command, environment, "containerd successfully booted") as server:
+        servers.append(server)
+        yield address
+
+
+def built_client(program: str, home: Path) -> Client:
+    """Return a client that was built from source, without credentials, that keeps its files in a new folder."""
+    home.mkdir()
+    environment = {
+        "PATH": SYSTEM_PATH,
+        "HOME": str(home),
+        "DOCKER_CONFIG": str(home / "docker"),
+        "REGCTL_CONFIG": str(home / "regctl.json"),
+    }
+    return Client(GO_BIN / program, environment)
+
+
+@pytest.fixture
+def make_tool(request: pytest.FixtureRequest) -> Callable[[type[Tool], Path], Tool]:
+    """Return what makes a client of the matrix, not logged in."""
+
+    def make(kind: type[Tool], folder: Path) -> Tool:
+        home = folder / "home"
+        if kind is Docker:
+            return kind(docker_client(home, request.getfixturevalue("docker_socket")))
+        if kind is Skopeo:
+            return kind(skopeo_client(home))
+        if kind in (Podman, Buildah):
+            return kind(storing_client(PODMAN if kind is Podman else BUILDAH, home))
+        if kind is Containerd:
+            home.mkdir()
+            environment = {
+                "PATH": SYSTEM_PATH,
+                "HOME": str(home),
+                "CONTAINERD_ADDRESS": request.getfixturevalue("containerd_socket"),
+                "CONTAINERD_NAMESPACE": secrets.token_hex(4),
+            }
+            return kind(Client(CTR, environment))
+        return kind(built_client(kind.__name__.lower(), home))
+
+    return make
+
+
+@pytest.fixture
+def lab(registry: Registry, folder: Path) -> Lab:
+    """Return where a client of the matrix works."""
+    return Lab(registry, folder, f"matrix/{secrets.token_hex(4)}")
 
 
 @pytest.fixture

@@ -128,8 +128,11 @@ class OciLayout:
 
 
 def entry_digest(folder: Path) -> str:
-    """Return the digest of the one image or index that a layout names."""
-    [entry] = json.loads((folder / "index.json").read_bytes())["manifests"]
+    """Return the digest of the one image or index that a layout names; some clients list its parts as well."""
+    entries = json.loads((folder / "index.json").read_bytes())["manifests"]
+    if len(entries) > 1:
+        entries = [entry for entry in entries if REF_NAME in entry.get("annotations", {})]
+    [entry] = entries
     return str(entry["digest"])
 
 

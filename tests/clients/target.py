@@ -72,6 +72,17 @@ class Registry:
             for name, count in endpoint.items():
                 counts[name] = counts.get(name, 0) + int(count)
 
+    @contextmanager
+    def requests(self) -> Iterator[dict[str, int]]:
+        """Count the requests while the block runs, by method and path; filled in at its end, empty without a count."""
+        counts: dict[str, int] = {}
+        if self.stats_url is None:
+            yield counts
+            return
+        self._ask("POST", "/reset")
+        yield counts
+        counts.update({name: int(endpoint["n"]) for name, endpoint in self._ask("GET", "/stats").items()})
+
     def _ask(self, method: str, path: str) -> dict[str, Any]:
         request = urllib.request.Request(f"{self.stats_url}{path}", method=method)
         with urllib.request.urlopen(request, timeout=10) as answer:

@@ -1,0 +1,30 @@
+"""Every client with every action it has; docs/clients.md is what comes out."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from .page import PAGE, rendered
+from .target import ROOT
+from .toolbox import TOOLS
+from .tools import ACTIONS, Lab, Tool
+
+CELLS = [(tool, action) for tool in TOOLS for action in ACTIONS if action not in tool.limits]
+
+
+@pytest.mark.parametrize(("kind", "action"), CELLS, ids=[f"{tool.__name__}-{action}" for tool, action in CELLS])
+def test_cell(kind: type[Tool], action: str, lab: Lab, make_tool: Callable[[type[Tool], Path], Tool]) -> None:
+    """A client does something, and the registry has exactly what it should."""
+    tool = make_tool(kind, lab.folder)
+    if action != "login":
+        tool.prepare(lab)
+    getattr(tool, action)(lab)
+
+
+def test_the_page_is_current() -> None:
+    """docs/clients.md says what is done here and what is not, and why."""
+    page = ROOT / PAGE
+    if page.read_text() != rendered():
+        page.write_text(rendered())
+        pytest.fail(f"{PAGE} was not current: it has been written anew")

@@ -1,0 +1,6 @@
+"""All clients, in the order of the page."""
+
+from .daemons import Buildah, Containerd, Docker, Podman
+from .tools import Crane, Oras, Regctl, Skopeo, Tool
+
+TOOLS: list[type[Tool]] = [Docker, Podman, Buildah, Containerd, Skopeo, Crane, Regctl, Oras]

@@ -1,0 +1,371 @@
+"""Every client, and what it does with the registry: one method for each action of docs/clients.md.
+
+A method that a client lacks stands in its `limits`, with the reason. What is sent is checked without the client: over
+HTTP, by digest.
+"""
+
+import base64
+import hashlib
+import json
+import secrets
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from .images import KIB, MIB, OciLayout, docker_archive, entry_digest, layer
+from .processes import Client
+from .target import ROOT, STRANGER, WRITER, Registry
+
+GO_BIN = ROOT / "build/go/bin"
+INDEX_TYPES = ("application/vnd.oci.image.index.v1+json", "application/vnd.docker.distribution.manifest.list.v2+json")
+CHUNK = MIB  # bytes of a chunk, where a client takes a size
+
+
+@dataclass(frozen=True, slots=True)
+class Lab:
+    """Where a client works: a registry, a folder of its own, a name in the registry that nobody has used."""
+
+    registry: Registry
+    folder: Path
+    name: str
+
+    @property
+    def host(self) -> str:
+        """The registry, as clients name it."""
+        return self.registry.host
+
+    def image(self, tag: str = "1", name: str = "") -> str:
+        """An image's full name."""
+        return f"{self.host}/{self.name}{name}:{tag}"
+
+    def layout(self) -> tuple[Path, str]:
+        """A new OCI layout with one image, tagged 1, one of its layers large; and the image's digest."""
+        layout = OciLayout(self.folder / secrets.token_hex(4))
+        image = layout.add_image([layer(f"{self.name}{size}", size) for size in (KIB, 9 * MIB)])
+        layout.tag("1", image)
+        return layout.folder, str(image["digest"])
+
+    def index_layout(self) -> tuple[Path, str]:
+        """A new OCI layout with an index of two architectures, tagged 1; and the index's digest."""
+        layout = OciLayout(self.folder / secrets.token_hex(4))
+        images = {name: layout.add_image([layer(f"{self.name}{name}", KIB)], name) for name in ("amd64", "arm64")}
+        index = layout.add_index(images)
+        layout.tag("1", index)
+        return layout.folder, str(index["digest"])
+
+    def archive(self, image: str) -> Path:
+        """A file that docker, podman and buildah load, with an image of this name."""
+        path = self.folder / f"{secrets.token_hex(4)}.tar"
+        path.write_bytes(docker_archive(image, [layer(image, KIB), layer(image, 9 * MIB)]))
+        return path
+
+    def ask(self, method: str, path: str, **headers: str) -> tuple[int, bytes]:
+        """Ask the registry without the client; status and body."""
+        credentials = base64.b64encode(WRITER.credentials.encode()).decode()
+        all_headers = {"Authorization": f"Basic {credentials}", **headers}
+        request = urllib.request.Request(f"http://{self.host}/v2/{path}", method=method, headers=all_headers)
+        try:
+            with urllib.request.urlopen(request, timeout=20) as answer:
+                return answer.status, answer.read()
+        except urllib.error.HTTPError as error:
+            return error.code, error.read()
+
+    def check_manifest(self, digest: str, reference: str = "1", name: str = "") -> dict[str, Any]:
+        """The registry has exactly this manifest there, and all of its blobs and children."""
+        status, body = self.ask("GET", f"{self.name}{name}/manifests/{reference}")
+        assert (status, f"sha256:{hashlib.sha256(body).hexdigest()}") == (200, digest), body
+        document: dict[str, Any] = json.loads(body)
+        for child in document.get("manifests", []):
+            self.check_manifest(child["digest"], child["digest"], name)
+        for blob in [document["config"], *document["layers"]] if "layers" in document else []:
+            status, body = self.ask("GET", f"{self.name}{name}/blobs/{blob['digest']}")
+            assert (status, f"sha256:{hashlib.sha256(body).hexdigest()}") == (200, blob["digest"])
+        return document
+
+    def pushed(self, reference: str = "1", name: str = "") -> str:
+        """The digest of what was pushed, after a look at everything below it."""
+        status, body = self.ask("GET", f"{self.name}{name}/manifests/{reference}")
+        assert status == 200, body
+        digest = f"sha256:{hashlib.sha256(body).hexdigest()}"
+        self.check_manifest(digest, reference, name)
+        return digest
+
+    def check_deleted(self, digest: str) -> None:
+        """Neither the digest nor the tag is there."""
+        assert [self.ask("HEAD", f"{self.name}/manifests/{one}")[0] for one in (digest, "1")] == [404, 404]
+
+
+class Tool:
+    """A client. `title` and `source` are for the page; `limits` names the actions it does not have."""
+
+    title: ClassVar[str]
+    source: ClassVar[str]
+    limits: ClassVar[Mapping[str, str]] = {}
+
+    def __init__(self, client: Client) -> None:
+        """Take the program with its environment."""
+        self.client = client
+
+    def run(self, *arguments: str, stdin: str = "") -> str:
+        """Run a command that succeeds; its output."""
+        return self.client.succeeds(*arguments, stdin=stdin).stdout
+
+    def prepare(self, lab: Lab) -> None:
+        """Log in, for the actions that need it."""
+        self._log_in(lab, WRITER.password)
+
+    def _log_in(self, lab: Lab, password: str) -> None:
+        raise NotImplementedError
+
+    def login(self, lab: Lab) -> None:
+        """Right credentials are taken, wrong ones are not."""
+        self._log_in(lab, WRITER.password)
+        try:
+            self._log_in(lab, STRANGER.password)
+        except AssertionError as error:
+            assert "exit code" in str(error)  # noqa: PT017 - the client's own failure is what is asked for
+        else:
+            raise AssertionError("a wrong password was taken")
+
+    def push_and_pull(self, lab: Lab) -> None:
+        """An image arrives whole, and comes back as it was."""
+        source, digest = lab.layout()
+        self._push(lab, source, lab.image())
+        lab.check_manifest(digest)
+        assert self._pull(lab, lab.image()) == digest
+
+    def index(self, lab: Lab) -> None:
+        """An index of two architectures arrives whole, and comes back as it was."""
+        source, digest = lab.index_layout()
+        self._push(lab, source, lab.image())
+        lab.check_manifest(digest)
+        assert self._pull(lab, lab.image()) == digest
+
+    def copy(self, lab: Lab) -> None:
+        """An image goes to another repository without its large layer being uploaded again."""
+        source, digest = lab.layout()
+        self._push(lab, source, lab.image())
+        with lab.registry.counted() as counts:
+            self._copy(lab, lab.image(), lab.image("2", "/copy"))
+        lab.check_manifest(digest, "2", "/copy")
+        assert counts.get("written", 0) < MIB, "mounted, not uploaded"
+
+    def _push(self, lab: Lab, source: Path, image: str) -> None:
+        raise NotImplementedError
+
+    def _pull(self, lab: Lab, image: str) -> str:
+        raise NotImplementedError
+
+    def _copy(self, lab: Lab, source: str, target: str) -> None:
+        raise NotImplementedError
+
+
+ACTIONS = {
+    "login": "log in",
+    "push_and_pull": "push, pull, compare",
+    "index": "multi-arch index",
+    "copy": "copy between repositories",
+    "tags": "list tags",
+    "referrers": "attach, list referrers",
+    "delete": "delete",
+    "chunks": "push in chunks",
+}
+
+
+class Skopeo(Tool):
+    """Copies images as they are."""
+
+    title, source = "skopeo", "Debian 12"
+    limits: ClassVar[Mapping[str, str]] = {
+        "referrers": "skopeo 1.9 has no command for referrers (`skopeo --help`)",
+        "chunks": "containers/image sends a layer as one PATCH (`docker_image_dest.go`)",
+    }
+
+    def _log_in(self, lab: Lab, password: str) -> None:
+        self.run("login", "--tls-verify=false", "--username", WRITER.name, "--password-stdin", lab.host, stdin=password)
+
+    def _push(self, lab: Lab, source: Path, image: str) -> None:
+        options = ("--all", "--preserve-digests", "--dest-tls-verify=false")
+        self.run("copy", *options, f"oci:{source}:1", f"docker://{image}")
+
+    def _pull(self, lab: Lab, image: str) -> str:
+        target = lab.folder / "pulled"
+        options = ("--all", "--preserve-digests", "--src-tls-verify=false")
+        self.run("copy", *options, f"docker://{image}", f"oci:{target}:1")
+        return entry_digest(target)
+
+    def _copy(self, lab: Lab, source: str, target: str) -> None:
+        options = ("--all", "--preserve-digests", "--src-tls-verify=false", "--dest-tls-verify=false")
+        self.run("copy", *options, f"docker://{source}", f"docker://{target}")
+
+    def tags(self, lab: Lab) -> None:
+        """The tags that were pushed."""
+        source, _ = lab.layout()
+        for tag in ("1", "2"):
+            self._push(lab, source, lab.image(tag))
+        found = json.loads(self.run("list-tags", "--tls-verify=false", f"docker://{lab.host}/{lab.name}"))
+        assert found["Tags"] == ["1", "2"]
+
+    def delete(self, lab: Lab) -> None:
+        """By tag: skopeo deletes the digest behind it."""
+        source, digest = lab.layout()
+        self._push(lab, source, lab.image())
+        self.run("delete", "--tls-verify=false", f"docker://{lab.image()}")
+        lab.check_deleted(digest)
+
+
+class Crane(Tool):
+    """Of go-containerregistry."""
+
+    title, source = "crane", "github.com/google/go-containerregistry"
+    limits: ClassVar[Mapping[str, str]] = {
+        "referrers": "crane has no command that lists referrers (`crane --help`)",
+        "chunks": "crane sends a layer as one PATCH (`pkg/v1/remote/write.go`)",
+    }
+
+    def _log_in(self, lab: Lab, password: str) -> None:
+        # `auth login` only writes the credentials down: asking shows whether they are right.
+        self.run("auth", "login", lab.host, "--username", WRITER.name, "--password-stdin", stdin=password)
+        self.run("catalog", "--insecure", lab.host)
+
+    def _push(self, lab: Lab, source: Path, image: str) -> None:
+        self.run("push", "--insecure", str(source), image)
+
+    def _pull(self, lab: Lab, image: str) -> str:
+        target = lab.folder / "pulled"
+        self.run("pull", "--insecure", "--format=oci", image, str(target))
+        return entry_digest(target)
+
+    def _copy(self, lab: Lab, source: str, target: str) -> None:
+        self.run("copy", "--insecure", source, target)
+
+    def tags(self, lab: Lab) -> None:
+        """The tags that were pushed."""
+        source, _ = lab.layout()
+        for tag in ("1", "2"):
+            self._push(lab, source, lab.image(tag))
+        assert self.run("ls", "--insecure", f"{lab.host}/{lab.name}").split() == ["1", "2"]
+
+    def delete(self, lab: Lab) -> None:
+        """By digest, its tag with it."""
+        source, digest = lab.layout()
+        self._push(lab, source, lab.image())
+        self.run("delete", "--insecure", f"{lab.host}/{lab.name}@{digest}")
+        lab.check_deleted(digest)
+
+
+class Regctl(Tool):
+    """Of regclient: the one that pushes in chunks."""
+
+    title, source = "regctl", "github.com/regclient/regclient"
+
+    def _log_in(self, lab: Lab, password: str) -> None:
+        self.run("registry", "set", "--tls", "disabled", "--skip-check", lab.host)
+        self.run("registry", "login", "--user", WRITER.name, "--pass-stdin", lab.host, stdin=password)
+
+    def _push(self, lab: Lab, source: Path, image: str) -> None:
+        self.run("image", "copy", f"ocidir://{source}:1", image)
+
+    def _pull(self, lab: Lab, image: str) -> str:
+        target = lab.folder / "pulled"
+        self.run("image", "copy", image, f"ocidir://{target}:1")
+        return entry_digest(target)
+
+    def _copy(self, lab: Lab, source: str, target: str) -> None:
+        self.run("image", "copy", source, target)
+
+    def tags(self, lab: Lab) -> None:
+        """The tags that were pushed, a page of one at a time, too."""
+        source, _ = lab.layout()
+        for tag in ("1", "2"):
+            self._push(lab, source, lab.image(tag))
+        assert self.run("tag", "ls", f"{lab.host}/{lab.name}").split() == ["1", "2"]
+        assert self.run("tag", "ls", "--limit", "1", f"{lab.host}/{lab.name}").split() == ["1"]
+
+    def referrers(self, lab: Lab) -> None:
+        """An artifact is attached, listed by its type, read, and goes along with a copy."""
+        source, _ = lab.layout()
+        self._push(lab, source, lab.image())
+        file = lab.folder / "note.txt"
+        file.write_text("a note")
+        kind = "application/vnd.example.note"
+        put = ("--artifact-type", kind, "--file", str(file), "--file-media-type", "text/plain")
+        self.run("artifact", "put", *put, "--subject", lab.image())
+        self.run("image", "copy", "--referrers", lab.image(), lab.image("1", "/copy"))
+        for image in (lab.image(), lab.image("1", "/copy")):
+            got = self.run("artifact", "get", "--subject", image, "--filter-artifact-type", kind)
+            assert got == "a note"
+
+    def delete(self, lab: Lab) -> None:
+        """A tag alone; then the digest behind another one."""
+        source, digest = lab.layout()
+        for tag in ("1", "2"):
+            self._push(lab, source, lab.image(tag))
+        self.run("tag", "rm", lab.image("2"))
+        lab.check_manifest(digest)
+        self.run("image", "delete", "--force-tag-dereference", lab.image())
+        lab.check_deleted(digest)
+
+    def chunks(self, lab: Lab) -> None:
+        """A layer in several PATCHes."""
+        self.run("registry", "set", "--blob-chunk", str(CHUNK), "--blob-max", str(CHUNK), lab.host)
+        source, digest = lab.layout()
+        with lab.registry.requests() as requests:
+            self._push(lab, source, lab.image())
+        lab.check_manifest(digest)
+        # Of a layer of 9 MiB: regctl takes the registry's own minimum, 8 MiB, where it is told less.
+        assert requests.get("PATCH /v2/<name>/blobs/uploads/<id>", 2) >= 2, requests
+
+
+class Oras(Tool):
+    """For artifacts, and images as well."""
+
+    title, source = "oras", "oras.land/oras"
+    limits: ClassVar[Mapping[str, str]] = {
+        "chunks": "oras-go sends a blob as one PUT (`registry/remote/repository.go`)"
+    }
+
+    def _log_in(self, lab: Lab, password: str) -> None:
+        options = ("--plain-http", "--username", WRITER.name, "--password-stdin")
+        self.run("login", *options, lab.host, stdin=password)
+
+    def _push(self, lab: Lab, source: Path, image: str) -> None:
+        self.run("cp", "--from-oci-layout", f"{source}:1", "--to-plain-http", image)
+
+    def _pull(self, lab: Lab, image: str) -> str:
+        target = lab.folder / "pulled"
+        self.run("cp", "--from-plain-http", image, "--to-oci-layout", f"{target}:1")
+        return entry_digest(target)
+
+    def _copy(self, lab: Lab, source: str, target: str) -> None:
+        self.run("cp", "--from-plain-http", source, "--to-plain-http", target)
+
+    def tags(self, lab: Lab) -> None:
+        """The tags that were pushed."""
+        source, _ = lab.layout()
+        for tag in ("1", "2"):
+            self._push(lab, source, lab.image(tag))
+        assert self.run("repo", "tags", "--plain-http", f"{lab.host}/{lab.name}").split() == ["1", "2"]
+
+    def referrers(self, lab: Lab) -> None:
+        """An artifact is attached, and found by its type and not by another one."""
+        source, _ = lab.layout()
+        self._push(lab, source, lab.image())
+        (lab.folder / "note.txt").write_text("a note")
+        file = f"{lab.folder / 'note.txt'}:text/plain"
+        kind = "application/vnd.example.note"
+        self.run("attach", "--plain-http", "--disable-path-validation", "--artifact-type", kind, lab.image(), file)
+        for asked, count in ((kind, 1), ("application/vnd.example.other", 0)):
+            options = ("--plain-http", "--format", "json", "--artifact-type", asked)
+            found = json.loads(self.run("discover", *options, lab.image()))
+            assert len(found.get("referrers") or []) == count
+
+    def delete(self, lab: Lab) -> None:
+        """By digest, its tag with it."""
+        source, digest = lab.layout()
+        self._push(lab, source, lab.image())
+        self.run("manifest", "delete", "--plain-http", "--force", f"{lab.host}/{lab.name}@{digest}")
+        lab.check_deleted(digest)
