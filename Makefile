@@ -14,6 +14,7 @@ VENDORED := $(VENV)/.vendored
 # A compiler from PyPI, for clients that are built from source: the machine's may be too old.
 GO := .go/bin/go
 GO_READY := build/go/.ready
+GO_CLIENTS := build/go/.clients-ready
 
 .DEFAULT_GOAL := help
 .PHONY: help serve test unit workerd conformance clients ops bench bench-memory bench-large lint types format install constraints clean
@@ -36,7 +37,7 @@ workerd: $(JS_READY) $(VENDORED) ## the contract suite and API tests inside real
 conformance: $(PY_READY) $(JS_READY) $(VENDORED) $(GO_READY) ## the official suite of the distribution specification; reports in build/conformance
 	$(VENV)/bin/pytest -o addopts= -rP tests/conformance
 
-clients: $(PY_READY) $(JS_READY) $(VENDORED) $(GO_READY) ## real clients (docs/clients.md) against the local registry (tests/clients/install.sh installs them)
+clients: $(PY_READY) $(JS_READY) $(VENDORED) $(GO_CLIENTS) ## real clients (docs/clients.md) against the local registry (tests/clients/install.sh installs them)
 	$(VENV)/bin/pytest -o addopts= tests/clients
 
 ops: $(PY_READY) ## the R2 calls that every flow costs, beside their budgets (JSON=1 for a machine)
@@ -89,6 +90,17 @@ $(GO): tests/clients/go-constraints.txt
 
 $(GO_READY): tests/clients/go-tools.txt $(GO)
 	grep -v '^#' $< | GOBIN=$(CURDIR)/build/go/bin xargs -n 1 $(GO) install
+	@touch $@
+
+# What only `make clients` needs; these take minutes to compile. BuildKit's go.mod excludes versions, so that it must be
+# the main module.
+$(GO_CLIENTS): tests/clients/go-clients.txt $(GO_READY)
+	grep -v '^#' $< | grep -v moby/buildkit | GOBIN=$(CURDIR)/build/go/bin xargs -n 1 $(GO) install
+	rm -rf build/go/buildkit
+	cp -r "$$($(GO) mod download -json $$(grep moby/buildkit $<) | sed -n 's/.*"Dir": "\(.*\)".*/\1/p')" build/go/buildkit
+	chmod -R u+w build/go/buildkit
+	cd build/go/buildkit && GOBIN=$(CURDIR)/build/go/bin $(CURDIR)/$(GO) install -mod=mod ./cmd/buildctl ./cmd/buildkitd
+	rm -rf build/go/buildkit
 	@touch $@
 
 constraints: $(PY_READY) ## pin the newest versions that pyproject.toml allows

@@ -11,10 +11,12 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from .builders import Buildctl
 from .daemons import Buildah, Containerd, Docker, Podman
 from .processes import Client, Server
 from .target import PERSON, READER, ROOT, WRITER, Registry, local_runtime, log_in
@@ -134,14 +136,13 @@ def repository(registry: Registry, request: pytest.FixtureRequest) -> str:
     return f"{registry.host}/clients/{request.function.__name__}-{secrets.token_hex(4)}"
 
 
-@pytest.fixture(scope="session")
-def docker_socket(session_folder: Path) -> Iterator[str]:
-    """Run dockerd and return its address.
+@contextmanager
+def run_dockerd(home: Path, attempts: int) -> Iterator[str]:
+    """Run dockerd and give its address; it tries a download so many times.
 
     It needs root and nothing else: no bridge, no iptables, no storage driver but plain copies.
     """
     assert DOCKERD.exists(), f"{DOCKERD} is missing: run tests/clients/install.sh"
-    home = session_folder / "dockerd"
     home.mkdir()
     # Instead of /etc/docker/daemon.json; the key is otherwise written to /etc/docker.
     settings = home / "daemon.json"
@@ -158,11 +159,19 @@ def docker_socket(session_folder: Path) -> Iterator[str]:
         "--bridge=none",
         "--iptables=false",
         "--ip6tables=false",
-        "--max-download-attempts=1",
+        f"--max-download-attempts={attempts}",
     ]
     environment = {"PATH": SYSTEM_PATH, "HOME": str(home)}
     with Server("dockerd", command, environment, "API listen on") as server:
         servers.append(server)
+        yield address
+        servers.remove(server)
+
+
+@pytest.fixture(scope="session")
+def docker_socket(session_folder: Path) -> Iterator[str]:
+    """Return the address of a dockerd that tries once: a second attempt would hide a failure."""
+    with run_dockerd(session_folder / "dockerd", attempts=1) as address:
         yield address
 
 
@@ -246,12 +255,41 @@ def built_client(program: str, home: Path) -> Client:
     """Return a client that was built from source, without credentials, that keeps its files in a new folder."""
     home.mkdir()
     environment = {
-        "PATH": SYSTEM_PATH,
         "HOME": str(home),
         "DOCKER_CONFIG": str(home / "docker"),
         "REGCTL_CONFIG": str(home / "regctl.json"),
+        # cosign: of the keys that it makes, and it keeps no trust root of sigstore.dev.
+        "COSIGN_PASSWORD": "for tests",
+        "SIGSTORE_NO_CACHE": "true",
+        # ko: builds with the compiler that built it, without the network.
+        "PATH": f"{ROOT / '.go/bin'}:{SYSTEM_PATH}",
+        "GOCACHE": str(Path.home() / ".cache/go-build"),
+        "GOPROXY": "off",
+        "GOFLAGS": "-mod=mod",
     }
     return Client(GO_BIN / program, environment)
+
+
+@pytest.fixture(scope="session")
+def buildkit_address(session_folder: Path) -> Iterator[str]:
+    """Run BuildKit's daemon with a store of its own and return its address."""
+    home = session_folder / "buildkit"
+    home.mkdir()
+    (home / "buildkitd.toml").touch()
+    address = f"unix://{home}/b.sock"
+    command = [
+        str(GO_BIN / "buildkitd"),
+        f"--config={home}/buildkitd.toml",
+        f"--root={home}/root",
+        f"--addr={address}",
+        f"--otel-socket-path={home}/otel.sock",
+        "--oci-worker-snapshotter=native",
+        "--oci-worker-net=host",
+        "--containerd-worker=false",
+    ]
+    with Server("buildkitd", command, {"PATH": SYSTEM_PATH, "HOME": str(home)}, "running server on") as server:
+        servers.append(server)
+        yield address
 
 
 @pytest.fixture
@@ -275,7 +313,10 @@ def make_tool(request: pytest.FixtureRequest) -> Callable[[type[Tool], Path], To
                 "CONTAINERD_NAMESPACE": secrets.token_hex(4),
             }
             return kind(Client(CTR, environment))
-        return kind(built_client(kind.__name__.lower(), home))
+        client = built_client(kind.__name__.lower(), home)
+        if kind is Buildctl:
+            client = client.inside(folder, {"BUILDKIT_HOST": request.getfixturevalue("buildkit_address")})
+        return kind(client)
 
     return make
 

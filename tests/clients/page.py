@@ -35,8 +35,9 @@ def rendered() -> str:
 
 def _version(tool: type[Tool]) -> str:
     """A pinned version where the client is built from source."""
-    for line in (ROOT / "tests/clients/go-tools.txt").read_text().splitlines():
-        module, _, version = line.partition("@")
-        if module.startswith(tool.source):
-            return f"{version}"
+    for name in ("go-tools.txt", "go-clients.txt"):
+        for line in (ROOT / "tests/clients" / name).read_text().splitlines():
+            module, _, version = line.partition("@")
+            if module.startswith(tool.source):
+                return version
     return tool.source

@@ -27,6 +27,7 @@ class Client:
 
     program: Path
     environment: Mapping[str, str]
+    folder: Path | None = None
 
     def succeeds(self, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
         """Run a command that has to exit with 0."""
@@ -40,11 +41,16 @@ class Client:
         assert result.returncode != 0, f"exit code 0, not a failure\n{shown(result)}"
         return result
 
+    def inside(self, folder: Path, settings: Mapping[str, str]) -> "Client":
+        """Return the same client, which runs in a folder and with more in its environment."""
+        return Client(self.program, {**self.environment, **settings}, folder)
+
     def _run(self, arguments: Sequence[str], stdin: str) -> subprocess.CompletedProcess[str]:
         assert self.program.exists(), f"{self.program} is missing: run tests/clients/install.sh"
         command = [str(self.program), *arguments]
         with subprocess.Popen(
             command,
+            cwd=self.folder,
             env=self.environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

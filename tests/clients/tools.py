@@ -62,16 +62,42 @@ class Lab:
         path.write_bytes(docker_archive(image, [layer(image, KIB), layer(image, 9 * MIB)]))
         return path
 
-    def ask(self, method: str, path: str, **headers: str) -> tuple[int, bytes]:
+    def ask(self, method: str, path: str, content: bytes | None = None, **headers: str) -> tuple[int, bytes]:
         """Ask the registry without the client; status and body."""
         credentials = base64.b64encode(WRITER.credentials.encode()).decode()
         all_headers = {"Authorization": f"Basic {credentials}", **headers}
-        request = urllib.request.Request(f"http://{self.host}/v2/{path}", method=method, headers=all_headers)
+        url = f"http://{self.host}/v2/{path}"
+        request = urllib.request.Request(url, content, method=method, headers=all_headers)
         try:
             with urllib.request.urlopen(request, timeout=20) as answer:
                 return answer.status, answer.read()
         except urllib.error.HTTPError as error:
             return error.code, error.read()
+
+    def push_base(self, name: str) -> str:
+        """Push an index of two architectures, each with a layer, without a client; its digest."""
+        layout = OciLayout(self.folder / secrets.token_hex(4))
+        images = {each: layout.add_image([layer(f"{name}{each}", KIB)], each) for each in ("amd64", "arm64")}
+        index = layout.add_index(images)
+        for path in (layout.folder / "blobs" / "sha256").iterdir():
+            content, digest = path.read_bytes(), f"sha256:{path.name}"
+            self._put(f"{name}/blobs/uploads/?digest={digest}", content, method="POST")
+        for descriptor in (*images.values(), index):
+            content = (layout.folder / "blobs" / "sha256" / str(descriptor["digest"])[7:]).read_bytes()
+            reference = "1" if descriptor is index else descriptor["digest"]
+            self._put(f"{name}/manifests/{reference}", content, str(descriptor["mediaType"]))
+        return str(index["digest"])
+
+    def _put(self, path: str, content: bytes, media_type: str = "", method: str = "PUT") -> None:
+        status, body = self.ask(method, path, content, **{"Content-Type": media_type or "application/octet-stream"})
+        assert status == 201, body
+
+    def write_docker_credentials(self, client: Client) -> None:
+        """Log in as docker would, for clients that leave it to docker."""
+        folder = Path(client.environment["DOCKER_CONFIG"])
+        folder.mkdir(exist_ok=True)
+        credentials = base64.b64encode(WRITER.credentials.encode()).decode()
+        (folder / "config.json").write_text(json.dumps({"auths": {self.host: {"auth": credentials}}}))
 
     def check_manifest(self, digest: str, reference: str = "1", name: str = "") -> dict[str, Any]:
         """The registry has exactly this manifest there, and all of its blobs and children."""
