@@ -98,9 +98,10 @@ async def put_layers(registry: FakeRegistry, count: int) -> None:
 
 
 async def ten_thousand_digests(registry: FakeRegistry) -> None:
-    """A repository with one tag among them."""
+    """A repository with one tag among them, and with as many blobs."""
     for number in range(10_000):
-        registry.bucket.seed(f"{NAME}/manifests/{digest_of(str(number).encode())}", b"{}", NO_ATTRIBUTES, None)
+        for kind in ("manifests", "blobs"):
+            registry.bucket.seed(f"{NAME}/{kind}/{digest_of(str(number).encode())}", b"{}", NO_ATTRIBUTES, None)
     registry.bucket.seed(f"{NAME}/manifests/latest", b"{}", NO_ATTRIBUTES, None)
 
 
@@ -131,6 +132,23 @@ async def a_pushed_image(registry: FakeRegistry) -> None:
 async def get(registry: FakeRegistry, method: str, size: int) -> None:
     """One blob."""
     assert (await registry.call(method, f"/v2/{NAME}/blobs/{digest_of(bytes_of(size))}")).status == 200
+
+
+async def get_part(registry: FakeRegistry, size: int) -> None:
+    """The second half of a blob."""
+    url = f"/v2/{NAME}/blobs/{digest_of(bytes_of(size))}"
+    assert (await registry.call("GET", url, headers={"Range": f"bytes={size // 2}-"})).status == 206
+
+
+async def delete(registry: FakeRegistry, path: str) -> None:
+    """DELETE."""
+    assert (await registry.call("DELETE", f"/v2/{NAME}/{path}")).status == 202
+
+
+async def delete_image(registry: FakeRegistry) -> None:
+    """The manifest that `a_pushed_image` tagged, by its digest."""
+    manifest = await registry.call("HEAD", f"/v2/{NAME}/manifests/1.0")
+    await delete(registry, f"manifests/{manifest.headers['Docker-Content-Digest']}")
 
 
 async def list_tags(registry: FakeRegistry) -> None:
@@ -177,6 +195,10 @@ FLOWS: dict[str, Flow] = {
         a_pushed_image, lambda r: docker_push(r, "other", mount_from=NAME), 16, 32, sum(LAYERS), 0.08
     ),
     "pull-5-layers": Flow(a_pushed_image, pull, 0, 10),
+    "get-half-a-linked-blob": Flow(pushed(64 * MIB), lambda r: get_part(r, 64 * MIB), 0, 2),
+    "delete-tag": Flow(a_pushed_image, lambda r: delete(r, "manifests/1.0"), 0, 1),
+    "delete-manifest": Flow(a_pushed_image, delete_image, 3, 2),
+    "delete-linked-blob": Flow(pushed(64 * MIB), lambda r: delete(r, f"blobs/{digest_of(bytes_of(64 * MIB))}"), 0, 2),
 }
 # Bytes that are written beside the content: headers of log entries, links, manifests.
 OVERHEAD = 8 * KIB
