@@ -197,7 +197,7 @@ FLOWS: dict[str, Flow] = {
     "pull-5-layers": Flow(a_pushed_image, pull, 0, 10),
     "get-half-a-linked-blob": Flow(pushed(64 * MIB), lambda r: get_part(r, 64 * MIB), 0, 2),
     "delete-tag": Flow(a_pushed_image, lambda r: delete(r, "manifests/1.0"), 0, 1),
-    "delete-manifest": Flow(a_pushed_image, delete_image, 3, 2),
+    "delete-manifest": Flow(a_pushed_image, delete_image, 4, 2),
     "delete-linked-blob": Flow(pushed(64 * MIB), lambda r: delete(r, f"blobs/{digest_of(bytes_of(64 * MIB))}"), 0, 2),
 }
 # Bytes that are written beside the content: headers of log entries, links, manifests.
