@@ -173,7 +173,7 @@ def _account(**members: object) -> list[dict[str, Any]]:
         (json.dumps(_account(secret=stretched("p", b"short"))), "registry-token hash"),
         (json.dumps(_account(permissions={"**": ["admin"]})), "pull, push, delete"),
         (json.dumps(_account(permissions={"A": ["pull"]})), "can match no repository"),
-        (json.dumps(_account() + _account()), "account 2: the name 'x' is there twice"),
+        (json.dumps(_account() + _account()), "account 2: 'x' is there twice"),
     ],
 )
 async def test_malformed_accounts_close_the_door(value: str, sentence: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,13 +8,13 @@ import base64
 import binascii
 import hashlib
 import hmac
-import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from registry.crypto import PBKDF2_BYTES, PBKDF2_ITERATIONS, Crypto
 from registry.permissions import Permissions, parse_permissions
+from registry.setting_lists import parse_list
 
 _SHA256 = re.compile(r"sha256:([0-9a-f]{64})", re.ASCII)
 _PBKDF2 = re.compile(rf"pbkdf2-sha256:{PBKDF2_ITERATIONS}:([A-Za-z0-9_-]+):([A-Za-z0-9_-]+)", re.ASCII)
@@ -39,22 +39,7 @@ def plain_account(name: str, secret: str, permissions: Permissions) -> Account:
 
 def parse_accounts(text: str) -> tuple[Account, ...]:
     """The value of ACCOUNTS_JSON. Raises ValueError with a sentence that repeats no secret."""
-    try:
-        entries = json.loads(text)
-    except ValueError as error:
-        raise ValueError(f"not JSON: {error}") from None
-    if not isinstance(entries, list):
-        raise ValueError("it is a list of accounts")
-    accounts: dict[str, Account] = {}
-    for number, entry in enumerate(entries, 1):
-        try:
-            account = _parse_account(entry)
-        except ValueError as error:
-            raise ValueError(f"account {number}: {error}") from None
-        if account.name in accounts:
-            raise ValueError(f"account {number}: the name {account.name!r} is there twice")
-        accounts[account.name] = account
-    return tuple(accounts.values())
+    return parse_list(text, "account", _parse_account, lambda account: account.name)
 
 
 def _parse_account(entry: object) -> Account:

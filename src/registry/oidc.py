@@ -13,6 +13,7 @@ from registry.log import log
 from registry.permissions import Glob, Permissions, parse_glob, parse_permissions
 from registry.platform import Platform
 from registry.public_keys import parse_key_set, pick
+from registry.setting_lists import parse_list
 from registry.signed_tokens import Token, verify
 from registry.web import WebError
 
@@ -60,22 +61,7 @@ def _text(value: object) -> str:
 
 def parse_issuers(text: str) -> tuple[Issuer, ...]:
     """The value of OIDC_ISSUERS_JSON. Raises ValueError with a sentence."""
-    try:
-        entries = json.loads(text)
-    except ValueError as error:
-        raise ValueError(f"not JSON: {error}") from None
-    if not isinstance(entries, list):
-        raise ValueError("it is a list of issuers")
-    issuers: dict[str, Issuer] = {}
-    for number, entry in enumerate(entries, 1):
-        try:
-            issuer = _parse_issuer(entry)
-        except ValueError as error:
-            raise ValueError(f"issuer {number}: {error}") from None
-        if issuer.url in issuers:
-            raise ValueError(f"issuer {number}: {issuer.url} is there twice")
-        issuers[issuer.url] = issuer
-    return tuple(issuers.values())
+    return parse_list(text, "issuer", _parse_issuer, lambda issuer: issuer.url)
 
 
 def _parse_issuer(entry: object) -> Issuer:
