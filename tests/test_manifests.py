@@ -128,6 +128,19 @@ async def test_other_formats(blobs: FakeRegistry) -> None:
     assert (await blobs.call("HEAD", f"/v2/{NAME}/manifests/bare")).headers["Content-Type"] == MANIFEST
 
 
+async def test_what_others_write_comes_back(blobs: FakeRegistry) -> None:
+    """Layers of zstd, the empty config of artifacts, fields that nobody here knows: the bytes as they were."""
+    document = image(CONFIG_BYTES, [])
+    document["config"]["mediaType"] = "application/vnd.oci.empty.v1+json"
+    document["config"]["data"] = "e30="
+    document["layers"] = [descriptor(LAYER_BYTES, "application/vnd.oci.image.layer.v1.tar+zstd") | {"x-unknown": [1]}]
+    document["artifactType"] = "application/vnd.example+type"
+    document["x-unknown"] = {"a": None}
+    manifest = json.dumps(document, indent=3).encode() + b"\n"
+    assert (await put_manifest(blobs, NAME, "odd", manifest)).status == 201
+    assert (await blobs.call("GET", f"/v2/{NAME}/manifests/odd")).body == manifest
+
+
 async def test_foreign_layers_need_not_be_there(blobs: FakeRegistry) -> None:
     """Windows base layers lie elsewhere."""
     for media_type in (

@@ -18,6 +18,7 @@ import pytest
 
 from .builders import Buildctl
 from .daemons import Buildah, Containerd, Docker, Podman
+from .issuer import JOB_RULE, Issuer
 from .processes import Client, Server
 from .target import PERSON, READER, ROOT, WRITER, Registry, local_runtime, log_in
 from .tools import GO_BIN, Lab, Skopeo, Tool
@@ -88,9 +89,21 @@ def registry(session_folder: Path, more_users: Mapping[str, str]) -> Iterator[Re
 
 
 @pytest.fixture(scope="session")
-def token_registry(session_folder: Path, more_users: Mapping[str, str]) -> Iterator[Registry]:
+def issuer() -> Iterator[Issuer]:
+    """Return a CI system that signs who its jobs are; its keys are served on loopback."""
+    with Issuer.running() as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def token_registry(session_folder: Path, more_users: Mapping[str, str], issuer: Issuer) -> Iterator[Registry]:
     """Return a registry of our own that sends clients to its token endpoint, and where some repositories are public."""
-    settings = {**more_users, "BEARER_TOKENS": "true", "ANONYMOUS_PULL": "public/**"}
+    settings = {
+        **more_users,
+        "BEARER_TOKENS": "true",
+        "ANONYMOUS_PULL": "public/**",
+        "OIDC_ISSUERS_JSON": json.dumps([{**issuer.setting, "rules": [JOB_RULE]}]),
+    }
     with local_runtime(session_folder / "token-bucket", **settings) as (server, registry):
         servers.append(server)
         yield registry

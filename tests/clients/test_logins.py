@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from .images import KIB, OciLayout, docker_archive, layer
+from .issuer import Issuer
 from .processes import Client
 from .target import PERSON, WRITER, Registry, User, login_command
 
@@ -140,6 +141,18 @@ def test_anonymous_pull(tool: Tool, token_registry: Registry) -> None:
             assert tool.pull(image) == made
         else:
             tool.client.fails(*tool.pull_command(image))
+
+
+def test_a_job_logs_in_with_its_identity(tool: Tool, token_registry: Registry, issuer: Issuer) -> None:
+    """The identity token is the password: docker exchanges it at login, the others each time."""
+    tool.log_in(token_registry, User("job", issuer.sign({"repository": "org/app"})))
+    image = f"{token_registry.host}/org/app:{secrets.token_hex(4)}"
+    made = tool.make(image)
+    tool.client.succeeds(*tool.push_command(image))
+    assert tool.pull(image) == made
+    elsewhere = image.replace("/org/app", "/org/other")
+    tool.make(elsewhere)
+    tool.client.fails(*tool.push_command(elsewhere))
 
 
 def test_docker_keeps_no_password(anonymous_docker: Client, token_registry: Registry) -> None:
