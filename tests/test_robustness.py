@@ -8,11 +8,29 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from registry.settings import Settings, read_settings
 from registry.storage import ClientGone, StorageBusy, StorageError
-from tests.fakes.client import FakeRegistry, digest_of
+from tests.fakes.client import SETTINGS, VARIABLES, FakeRegistry, digest_of
+from tests.test_auth import ACCOUNTS
+from tests.tokens import jwk, setting
 
 METHODS = st.sampled_from(["GET", "HEAD", "PUT", "POST", "PATCH", "DELETE", "OPTIONS", "TRACE", "BREW"])
-WORDS = ["v2", "a", "blobs", "uploads", "manifests", "tags", "list", "referrers", "_catalog", "latest", "", "..", "%2e"]
+WORDS = [
+    "token",
+    "v2",
+    "a",
+    "blobs",
+    "uploads",
+    "manifests",
+    "tags",
+    "list",
+    "referrers",
+    "_catalog",
+    "latest",
+    "",
+    "..",
+    "%2e",
+]
 REFERENCES = [digest_of(b""), digest_of(b"", "sha512"), "sha256:0", "%ff", "x.1.2"]
 SEGMENTS = st.one_of(st.sampled_from(WORDS), st.sampled_from(REFERENCES), st.text(max_size=8))
 PATHS = st.lists(SEGMENTS, max_size=6).map(lambda segments: "/v2/" + "/".join(segments).replace("?", "%3F"))
@@ -21,18 +39,47 @@ QUERIES = st.one_of(
     st.text(max_size=12).map(lambda text: "?" + text),
 )
 HEADERS = st.dictionaries(
-    st.sampled_from(["content-range", "content-type", "range", "if-none-match", "accept"]), st.text(max_size=20)
+    st.sampled_from(
+        ["content-range", "content-type", "range", "if-none-match", "if-range", "accept", "origin", "authorization"]
+    ),
+    st.text(max_size=20),
+)
+# Every way to come in, and every setting that changes an answer.
+ALL_ON = {
+    **VARIABLES,
+    "ACCOUNTS_JSON": json.dumps(ACCOUNTS),
+    "JWT_REGISTRY_TOKENS_PUBLIC_KEY": setting(jwk("ES256")),
+    "BEARER_TOKENS": "true",
+    "ANONYMOUS_PULL": "a, latest/**",
+    "CORS_ORIGINS": "*",
+    "SPARSE_MANIFESTS": "true",
+}
+CALLERS = st.tuples(
+    st.sampled_from([SETTINGS, read_settings(ALL_ON.get)]),
+    st.sampled_from([None, ("hello", "world"), ("ci", "generated")]),
 )
 
 
 @settings(max_examples=1000, deadline=None)
-@given(METHODS, PATHS, QUERIES, HEADERS, st.binary(max_size=40), st.booleans())
+@given(
+    METHODS,
+    PATHS,
+    QUERIES,
+    HEADERS,
+    st.one_of(st.binary(max_size=40), st.lists(st.binary(max_size=40), max_size=1)),
+    CALLERS,
+)
 def test_no_request_makes_a_5xx(
-    method: str, path: str, query: str, headers: dict[str, str], body: bytes, known: bool
+    method: str,
+    path: str,
+    query: str,
+    headers: dict[str, str],
+    body: bytes | list[bytes],
+    caller: tuple[Settings, tuple[str, str] | None],
 ) -> None:
-    """Arbitrary methods, paths, queries, headers and bodies."""
-    registry = FakeRegistry()
-    answer = asyncio.run(registry.call(method, path + query, body if known else [body], headers=headers))
+    """Arbitrary methods, paths, queries, headers and bodies, with a length and without, from whomever."""
+    registry = FakeRegistry(settings=caller[0])
+    answer = asyncio.run(registry.call(method, path + query, body, headers=headers, user=caller[1]))
     assert answer.status < 500, answer
     if answer.status >= 400:
         assert answer.codes
