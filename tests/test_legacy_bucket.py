@@ -83,3 +83,18 @@ async def test_links_that_lead_nowhere(legacy: FakeRegistry) -> None:
         legacy.bucket.seed(f"{name}/blobs/{digest}", b"link", attributes, None)
         for method in ("GET", "HEAD"):
             assert (await legacy.call(method, f"/v2/{name}/blobs/{digest}")).status == status
+
+
+@pytest.mark.parametrize("found", [found for found in MANIFESTS if ":" in found["key"]], ids=lambda found: found["key"])
+async def test_a_manifest_is_deleted_with_the_tags_that_sr_wrote(legacy: FakeRegistry, found: dict[str, Any]) -> None:
+    """Exactly those with its bytes, and its place among the referrers; the blobs wait for the migration."""
+    name, _, digest = found["key"].rpartition("/manifests/")
+    of_name = [other for other in MANIFESTS if other["key"].startswith(f"{name}/manifests/")]
+    assert (await legacy.call("DELETE", f"/v2/{name}/manifests/{digest}")).status == 202
+    for other in of_name:
+        answer = await legacy.call("GET", f"/v2/{other['key']}")
+        assert answer.status == (404 if other["body_base64"] == found["body_base64"] else 200)
+    assert not [key for key in legacy.bucket.keys(f"{name}/_referrers/") if key.endswith(f"/{digest}")]
+    for blob in BLOBS:
+        if blob["key"].startswith(f"{name}/blobs/"):
+            assert (await legacy.call("DELETE", f"/v2/{blob['key']}")).status == 409
