@@ -8,8 +8,9 @@ PAGE = "docs/clients.md"
 _HEAD = """# Clients
 
 What `make clients` does with each client against the local registry, in real workerd. Without the client it is checked
-that the registry has exactly the bytes that were pushed, and that what is pulled is the same. docker, podman and skopeo
-also log in with a password, a stretched one and a signed token, asked for Basic and for Bearer, and pull anonymously.
+that the registry has exactly the bytes that were pushed, and that what is pulled is the same. All this happens with
+Basic credentials; pushing and pulling also where the registry sends clients to its token endpoint. docker, podman and
+skopeo log in with a password, a stretched one, a signed token and the identity token of a CI job, and pull anonymously.
 
 A number leads to the reason why a client does not do something.
 """

@@ -1,25 +1,38 @@
 """Every client with every action it has; docs/clients.md is what comes out."""
 
+import secrets
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from .page import PAGE, rendered
-from .target import ROOT
+from .target import ROOT, Registry
 from .toolbox import TOOLS
 from .tools import ACTIONS, Lab, Tool
 
+MakeTool = Callable[[type[Tool], Path], Tool]
 CELLS = [(tool, action) for tool in TOOLS for action in ACTIONS if action not in tool.limits]
 
 
 @pytest.mark.parametrize(("kind", "action"), CELLS, ids=[f"{tool.__name__}-{action}" for tool, action in CELLS])
-def test_cell(kind: type[Tool], action: str, lab: Lab, make_tool: Callable[[type[Tool], Path], Tool]) -> None:
+def test_cell(kind: type[Tool], action: str, lab: Lab, make_tool: MakeTool) -> None:
     """A client does something, and the registry has exactly what it should."""
     tool = make_tool(kind, lab.folder)
     if action != "login":
         tool.prepare(lab)
     getattr(tool, action)(lab)
+
+
+@pytest.mark.parametrize(
+    "kind", [tool for tool in TOOLS if "push_and_pull" not in tool.limits], ids=lambda tool: tool.__name__
+)
+def test_bearer(kind: type[Tool], token_registry: Registry, folder: Path, make_tool: MakeTool) -> None:
+    """Each client also pushes and pulls where it is sent to the token endpoint."""
+    lab = Lab(token_registry, folder, f"bearer/{secrets.token_hex(4)}")
+    tool = make_tool(kind, folder)
+    tool.prepare(lab)
+    tool.push_and_pull(lab)
 
 
 def test_the_page_is_current() -> None:
