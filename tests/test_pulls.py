@@ -92,6 +92,24 @@ async def test_a_cut_download_is_resumed(registry: FakeRegistry) -> None:
         assert (answer.status, answer.body) == (200, LARGE)
 
 
+async def test_a_blob_that_moves_while_a_part_of_it_is_read(registry: FakeRegistry) -> None:
+    """The migration puts a link where SR's bytes were: its bytes are not those of the blob."""
+    await registry.push_blob("other", LARGE)
+    link = registry.bucket.objects[f"other/blobs/{digest_of(LARGE)}"]
+    key = f"{NAME}/blobs/{digest_of(LARGE)}"
+    registry.bucket.seed(key, LARGE, NO_ATTRIBUTES, None)
+
+    def move(call: str, asked: str) -> None:
+        if (call, asked) == ("get", key):
+            registry.bucket.seed(key, link.data, link.attributes, None)
+
+    no_fault, registry.bucket.fail = registry.bucket.fail, move
+    assert (await get(registry, LARGE, range="bytes=0-9")).status == 503
+    registry.bucket.fail = no_fault
+    answer = await get(registry, LARGE, range="bytes=0-9")
+    assert (answer.status, answer.body) == (206, LARGE[:10])
+
+
 async def test_a_range_of_nothing(registry: FakeRegistry) -> None:
     """404 goes before everything else; HEAD knows no ranges."""
     for headers in ({"range": "bytes=0-1"}, {"if_none_match": "*"}):

@@ -16,6 +16,7 @@ from registry.storage import (
     ABSENT,
     MAX_PUT_SIZE,
     Attributes,
+    ByteRange,
     ChecksumMismatch,
     Content,
     Source,
@@ -122,6 +123,18 @@ async def read(platform: Platform, name: RepositoryName, digest: Digest) -> Stor
     if target is None:
         log("link-without-target", key=stored.object.key)
     return target
+
+
+async def read_part(platform: Platform, blob: Blob, part: ByteRange | None) -> StoredBody | None:
+    """Some bytes of a blob that `find` found; None when it was deleted since.
+
+    Raises StorageError when something else lies there by now: the migration puts a link where bytes were.
+    """
+    stored = await platform.storage.get(blob.key, part)
+    if stored is not None and stored.object.size != blob.size:
+        await stored.body.cancel()
+        raise StorageError("the blob was moved while it was read")
+    return stored
 
 
 async def resolve(platform: Platform, stored: StoredObject, digest: Digest) -> Blob | None:

@@ -35,9 +35,9 @@ async def get_blob(registry: Registry, endpoint: GetBlob, request: Request) -> R
         return Response(304, _lasting_headers(digest))
     resumes = may_resume(request.header("if-range"), _etag(digest))
     part = parse_range(request.header("range"), blob.size) if resumes else None
-    stored = await platform.storage.get(blob.key, part)
+    stored = await blobs.read_part(platform, blob, part)
     if stored is None:
-        raise _unknown(digest)  # it was deleted meanwhile
+        raise _unknown(digest)
     headers = _headers(digest, blob.size)
     if part is None:
         return Response(200, headers, stored.body)
