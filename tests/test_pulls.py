@@ -10,7 +10,7 @@ from registry.conditions import is_unchanged, may_resume
 from registry.errors import RegistryError
 from registry.ranges import content_range, parse_range
 from registry.settings import read_settings
-from registry.storage import NO_ATTRIBUTES
+from registry.storage import NO_ATTRIBUTES, Attributes
 from registry.upload_parts import SMALL_PART
 from tests.fakes.client import VARIABLES, Answer, FakeRegistry, digest_of
 from tests.images import push_image
@@ -108,6 +108,25 @@ async def test_a_blob_that_moves_while_a_part_of_it_is_read(registry: FakeRegist
     registry.bucket.fail = no_fault
     answer = await get(registry, LARGE, range="bytes=0-9")
     assert (answer.status, answer.body) == (206, LARGE[:10])
+
+
+async def test_a_linked_blob_that_moves_while_it_is_read(registry: FakeRegistry) -> None:
+    """A link of SR's leads to a repository where the migration puts a link of ours in this moment."""
+    await registry.push_blob("other", LARGE)
+    ours = registry.bucket.objects[f"other/blobs/{digest_of(LARGE)}"]
+    source = f"source/blobs/{digest_of(LARGE)}"
+    registry.bucket.seed(source, LARGE, NO_ATTRIBUTES, None)
+    sr = Attributes(metadata={"X-Serverless-Registry-Symlink": "source"})
+    registry.bucket.seed(f"{NAME}/blobs/{digest_of(LARGE)}", b"source", sr, None)
+
+    def move(call: str, asked: str) -> None:
+        if (call, asked) == ("get", source):
+            registry.bucket.seed(source, ours.data, ours.attributes, None)
+
+    no_fault, registry.bucket.fail = registry.bucket.fail, move
+    assert (await get(registry, LARGE)).status == 503
+    registry.bucket.fail = no_fault
+    assert (await get(registry, LARGE)).body == LARGE
 
 
 async def test_a_range_of_nothing(registry: FakeRegistry) -> None:

@@ -119,7 +119,7 @@ async def read(platform: Platform, name: RepositoryName, digest: Digest) -> Stor
         return stored
     await stored.body.cancel()
     blob = await resolve(platform, stored.object, digest)
-    target = None if blob is None else await platform.storage.get(blob.key)
+    target = None if blob is None else await read_part(platform, blob, None)
     if target is None:
         log("link-without-target", key=stored.object.key)
     return target
