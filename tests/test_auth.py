@@ -13,7 +13,6 @@ from registry.crypto import PBKDF2_ITERATIONS
 from registry.settings import Settings, read_settings
 from tests.fakes.client import VARIABLES, FakeRegistry, basic
 
-PULLER = ("reader", "looks-only")
 BASIC = 'Basic realm="container registry", charset="UTF-8"'
 
 

@@ -3,21 +3,17 @@
 Every R2 call takes a number of turns that a seed decides, so that the requests meet everywhere.
 """
 
-import asyncio
-import random
 from collections.abc import Awaitable, Callable
 
 import pytest
 
 from tests.fakes.client import Answer, FakeRegistry, digest_of, with_query
-from tests.fakes.r2 import MAX_OPEN_BODIES
 from tests.invariants import PART, check_blob, check_links
 from tests.test_uploads import bytes_of
 
 pytestmark = pytest.mark.usefixtures("small_parts")
 NAME = "team/app"
 SEEDS = 150
-_MAX_TURNS = 6
 
 # 202, 201, 204: won; 416 and 404: the session stands elsewhere, or is gone; 400: a wrong digest, where one was sent.
 _SPEC = {201, 202, 204, 400, 404, 416}
@@ -47,14 +43,7 @@ def put(registry: FakeRegistry, location: str, data: bytes, body: bytes = b"") -
 
 async def race(registry: FakeRegistry, seed: int, *requests: Awaitable[Answer]) -> list[Answer]:
     """Run them at once, in the order of a seed."""
-    turns = random.Random(seed)
-    registry.bucket.delay = lambda: turns.randrange(_MAX_TURNS)
-    registry.side_by_side = True
-    registry.bucket.open_limit = MAX_OPEN_BODIES * len(requests)
-    answers = await asyncio.gather(*requests)
-    registry.side_by_side = False
-    registry.bucket.delay = lambda: 1
-    assert registry.bucket.open_bodies == 0
+    answers = await registry.at_once(seed, *requests)
     assert all(answer.status in _SPEC for answer in answers), (seed, answers)
     check_links(registry)
     return answers

@@ -1,8 +1,6 @@
 """Deleting tags, manifests and blobs: end-9 and end-10."""
 
-import asyncio
 import json
-import random
 from collections.abc import Awaitable, Callable
 
 import pytest
@@ -204,17 +202,6 @@ async def test_what_broke_off_is_ended(registry: FakeRegistry) -> None:
 
 
 # ------------------------------------------------------------------ meeting a push
-async def race(registry: FakeRegistry, seed: int, *requests: Awaitable[Answer]) -> list[Answer]:
-    """Run them at once, in the order of a seed; R2 calls take long enough to pass the second between two writes."""
-    turns = random.Random(seed)
-    registry.bucket.delay = lambda: turns.randrange(6)
-    registry.side_by_side = True
-    answers = await asyncio.gather(*requests)
-    registry.side_by_side = False
-    registry.bucket.delay = lambda: 1
-    return list(answers)
-
-
 @pytest.mark.parametrize("seed", range(150))
 async def test_deletion_meets_a_push_of_the_same_image(seed: int) -> None:
     """One of them is wholly the later one: the pushed tag and its manifest are both there, or neither is."""
@@ -222,8 +209,7 @@ async def test_deletion_meets_a_push_of_the_same_image(seed: int) -> None:
     manifest = await push_image(registry, NAME, "old", [b"layer"])
     digest = digest_of(manifest)
     tag = "old" if seed % 2 else "new"
-    deleted, pushed = await race(
-        registry,
+    deleted, pushed = await registry.at_once(
         seed,
         registry.call("DELETE", f"/v2/{NAME}/manifests/{digest}"),
         put_manifest(registry, NAME, tag, manifest),
@@ -240,8 +226,7 @@ async def test_deletion_meets_a_tag_that_moves_away(seed: int) -> None:
     registry = FakeRegistry()
     old = await push_image(registry, NAME, "1", [b"old"])
     new = await push_image(registry, NAME, "other", [b"new"])
-    deleted, pushed = await race(
-        registry,
+    deleted, pushed = await registry.at_once(
         seed,
         registry.call("DELETE", f"/v2/{NAME}/manifests/{digest_of(old)}"),
         put_manifest(registry, NAME, "1", new),
@@ -260,8 +245,7 @@ async def test_deletion_meets_a_push_of_the_same_referrer(seed: int) -> None:
         image(b'{"layers": 1}', [b"layer"], subject={"mediaType": "a/b", "digest": subject, "size": 2})
     ).encode()
     assert (await put_manifest(registry, NAME, "sig", signature)).status == 201
-    await race(
-        registry,
+    await registry.at_once(
         seed,
         registry.call("DELETE", f"/v2/{NAME}/manifests/{digest_of(signature)}"),
         put_manifest(registry, NAME, "sig", signature),
@@ -310,7 +294,7 @@ async def test_blob_deletion_meets_pushes_and_mounts(seed: int) -> None:
         lambda: registry.call("POST", f"/v2/other/blobs/uploads/?mount={digest_of(LARGE)}&from={NAME}"),
         lambda: registry.call("DELETE", url),
     ]
-    answers = await race(registry, seed, *(request() for request in requests))
+    answers = await registry.at_once(seed, *(request() for request in requests))
     assert {answer.status for answer in answers} <= {201, 202, 404, 429}, answers
     check_links(registry)
     for name in (NAME, "other"):

@@ -28,9 +28,7 @@ def _make_key(algorithm: str, which: int) -> PrivateKey:
     if algorithm == "EdDSA":
         return ed25519.Ed25519PrivateKey.generate()
     if algorithm.startswith("ES"):
-        return ec.generate_private_key(
-            {"ES256": ec.SECP256R1(), "ES384": ec.SECP384R1(), "ES512": ec.SECP521R1()}[algorithm]
-        )
+        return ec.generate_private_key(_CURVES[algorithm])
     return rsa.generate_private_key(65537, 2048)
 
 

@@ -81,22 +81,8 @@ class Accounts:
         """Every name."""
         return frozenset({account.name for account in self._plain} | self._salted.keys())
 
-    async def find(self, name: str, secret: str) -> Account | None:
-        """The account with this name and secret, or None.
-
-        For a wrong password, known name or not, every digest is compared, and one PBKDF2 is done when any account
-        needs it.
-        """
-        found = self.find_plain(name, secret)
-        if found is not None or not self._salted:
-            return found
-        account = self._salted.get(name)
-        stand_in = account or next(iter(self._salted.values()))
-        derived = await self._crypto.pbkdf2(secret.encode(), stand_in.salt or b"")
-        return account if hmac.compare_digest(derived, stand_in.digest) and account is stand_in else None
-
     def find_plain(self, name: str, secret: str) -> Account | None:
-        """As `find`, among the accounts that take no PBKDF2."""
+        """The account with this name and secret, or None, among those that take no PBKDF2: all are compared."""
         given_name, given = _sha256(name), _sha256(secret)
         found = None
         for account in self._plain:
@@ -104,6 +90,15 @@ class Accounts:
             if hmac.compare_digest(given, account.digest) and is_name:
                 found = account
         return found
+
+    async def find_stretched(self, name: str, secret: str) -> Account | None:
+        """As `find_plain`, among the others: one PBKDF2, whether the name is known or not."""
+        if not self._salted:
+            return None
+        account = self._salted.get(name)
+        stand_in = account or next(iter(self._salted.values()))
+        derived = await self._crypto.pbkdf2(secret.encode(), stand_in.salt or b"")
+        return account if hmac.compare_digest(derived, stand_in.digest) and account is stand_in else None
 
     def find_bound(self, name: str, binding: str, key: bytes) -> Account | None:
         """The account of a refresh token: as long as its secret is what it was when the token was issued."""

@@ -35,8 +35,8 @@ from registry.permissions import (
     Permissions,
     allow,
     parse_access,
-    parse_permissions,
     parse_repository_glob,
+    parse_tables,
 )
 from registry.platform import Platform
 from registry.public_keys import pick
@@ -146,7 +146,7 @@ class Authenticator:
         account = self._accounts.find_plain(name, secret)
         if account is None and token is not None:
             return await self._by_signed_token(token)
-        account = account or await self._accounts.find(name, secret)
+        account = account or await self._accounts.find_stretched(name, secret)
         if account is None:
             known = name if name in self._accounts.names() else None
             raise RegistryError(Problem.UNAUTHORIZED, "wrong user name or password", account=known)
@@ -175,10 +175,7 @@ class Authenticator:
         if "issuer" in claims:
             issuer = self._identities.issuer(claims["issuer"])
             if issuer is not None and issuer.binding == claims["binding"]:
-                permissions = Permissions()
-                for table in claims["permissions"]:
-                    permissions |= parse_permissions(table)
-                return Identity(Caller(claims["sub"], permissions), claims["exp"])
+                return Identity(Caller(claims["sub"], parse_tables(claims["permissions"])), claims["exp"])
         else:
             account = self._accounts.find_bound(claims["sub"], claims["binding"], await self.tokens.binding_key())
             if account is not None:

@@ -12,7 +12,7 @@ import jwt
 
 from registry.callers import Caller, Grant
 from registry.errors import Problem, RegistryError
-from registry.permissions import Permissions, parse_permissions
+from registry.permissions import Permissions, parse_tables
 from registry.platform import Platform
 from registry.scopes import Scopes, parse_scopes
 from registry.signed_tokens import Token
@@ -65,10 +65,7 @@ class BearerTokens:
     async def read_access(self, token: Token) -> tuple[Caller, int]:
         """Who brings an access token, and when it expires (seconds since the epoch). Raises UNAUTHORIZED."""
         claims = await self._verify(token, _API)
-        listing = Permissions()
-        for table in claims.get("listing", []):
-            listing |= parse_permissions(table)
-        grant = Grant(_scopes(claims["denied"]), listing)
+        grant = Grant(_scopes(claims["denied"]), parse_tables(claims.get("listing", [])))
         return Caller(claims["sub"], _scopes(claims["access"]).permissions(), grant), claims["exp"]
 
     async def issue_refresh(self, name: str, claims: Mapping[str, Any]) -> str:

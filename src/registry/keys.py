@@ -17,7 +17,7 @@ Ours alone::
     _refs/<random id>/<nonce>/<name>      "a link of <name> leads to _data/<random id>": written before that link
     _refs/<random id>/!condemned          "_data/<random id> is being deleted"
     <name>/uploads/<session>/<start>      an entry of an upload session's log (`registry.upload_log`)
-    _registry/session-secret              the key that signs upload session ids
+    _registry/session-secret              the secret behind every key that signs (`registry.signing_key`)
     _registry/format                      the bucket is in our format: nothing of SR's is left to migrate
     _registry/migration                   how far the migration is
 

@@ -125,7 +125,7 @@ class Permissions:
         )
 
     def as_json(self) -> list[dict[str, list[str]]]:
-        """For a token; `parse_permissions` reads each table back."""
+        """For a token; `parse_tables` reads it back."""
         return [{glob.text: sorted(one.value for one in access) for glob, access in table} for table in self.tables]
 
 
@@ -156,3 +156,8 @@ def parse_permissions(value: object) -> Permissions:
     if not isinstance(value, Mapping) or not value:
         raise ValueError("permissions are an object of globs, each with a list of what is allowed")
     return Permissions((tuple((parse_repository_glob(glob), parse_access(access)) for glob, access in value.items()),))
+
+
+def parse_tables(tables: Iterable[object]) -> Permissions:
+    """What `Permissions.as_json` made. Raises ValueError with a sentence."""
+    return reduce(Permissions.__or__, (parse_permissions(table) for table in tables), Permissions())

@@ -1,4 +1,4 @@
-"""Every setting, read once. Their names are SR's; `wrangler.toml.example` explains them to the operator."""
+"""Every setting, read once, by SR's name where SR has it; `wrangler.toml.example` explains them to the operator."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -51,24 +51,18 @@ class Registry:
     @contextmanager
     def receives_no_blob(self) -> Iterator[None]:
         """Assert that no upload session is used while the block runs, if the registry counts."""
-        if self.stats_url is None:
+        with self.requests() as requests:
             yield
-            return
-        self._ask("POST", "/reset")
-        yield
-        uploads = [name for name in self._ask("GET", "/stats") if "/blobs/uploads/" in name]
+        uploads = [name for name in requests if "/blobs/uploads/" in name]
         assert not uploads, f"blobs were uploaded again: {uploads}"
 
     @contextmanager
     def counted(self) -> Iterator[dict[str, int]]:
         """Count R2 calls and bytes while the block runs; filled in at its end, empty without a count."""
         counts: dict[str, int] = {}
-        if self.stats_url is None:
+        with self._watched() as endpoints:
             yield counts
-            return
-        self._ask("POST", "/reset")
-        yield counts
-        for endpoint in self._ask("GET", "/stats").values():
+        for endpoint in endpoints.values():
             for name, count in endpoint.items():
                 counts[name] = counts.get(name, 0) + int(count)
 
@@ -76,12 +70,19 @@ class Registry:
     def requests(self) -> Iterator[dict[str, int]]:
         """Count the requests while the block runs, by method and path; filled in at its end, empty without a count."""
         counts: dict[str, int] = {}
-        if self.stats_url is None:
+        with self._watched() as endpoints:
             yield counts
+        counts.update({name: int(endpoint["n"]) for name, endpoint in endpoints.items()})
+
+    @contextmanager
+    def _watched(self) -> Iterator[dict[str, Any]]:
+        endpoints: dict[str, Any] = {}
+        if self.stats_url is None:
+            yield endpoints
             return
         self._ask("POST", "/reset")
-        yield counts
-        counts.update({name: int(endpoint["n"]) for name, endpoint in self._ask("GET", "/stats").items()})
+        yield endpoints
+        endpoints.update(self._ask("GET", "/stats"))
 
     def _ask(self, method: str, path: str) -> dict[str, Any]:
         request = urllib.request.Request(f"{self.stats_url}{path}", method=method)

@@ -20,7 +20,6 @@ from .processes import Client
 from .target import ROOT, STRANGER, WRITER, Registry
 
 GO_BIN = ROOT / "build/go/bin"
-INDEX_TYPES = ("application/vnd.oci.image.index.v1+json", "application/vnd.docker.distribution.manifest.list.v2+json")
 CHUNK = MIB  # bytes of a chunk, where a client takes a size
 
 

@@ -5,7 +5,7 @@ import base64
 import hashlib
 import json
 import random
-from collections.abc import Iterable, Mapping
+from collections.abc import Awaitable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,10 +16,11 @@ from registry.router import handle
 from registry.settings import Settings, read_settings
 from registry.storage import Source, Storage
 from tests.fakes.machine import FakeCrypto, FakeWeb, TokenClock
-from tests.fakes.r2 import FakeR2, Usage
+from tests.fakes.r2 import MAX_OPEN_BODIES, FakeR2, Usage
 from tests.fakes.streams import FakeSource, FakeStreams
 
 START = 1_800_000_000.0  # seconds since the epoch
+_MAX_TURNS = 6  # of the loop, for an R2 call of `at_once`
 MAX_CALLS = 50  # R2 calls of one request on the Free plan (docs/adr/0009)
 ORIGIN = "https://registry.example"
 VARIABLES = {
@@ -148,6 +149,18 @@ class FakeRegistry:
         for name in ("class_a", "class_b", "free", "written", "read"):
             setattr(self.bucket.usage, name, getattr(before, name) + getattr(used, name))
         return answer
+
+    async def at_once(self, seed: int, *requests: Awaitable[Answer]) -> list[Answer]:
+        """Run requests side by side: a seed decides how many turns of the loop each R2 call takes."""
+        turns = random.Random(seed)
+        self.bucket.delay = lambda: turns.randrange(_MAX_TURNS)
+        self.side_by_side = True
+        self.bucket.open_limit = MAX_OPEN_BODIES * len(requests)
+        answers = await asyncio.gather(*requests)
+        self.side_by_side = False
+        self.bucket.delay = lambda: 1
+        assert self.bucket.open_bodies == 0
+        return list(answers)
 
     async def _read(self, response: Response) -> Answer:
         body: Any = response.body
