@@ -18,7 +18,8 @@ from registry.registry import Registry
 from registry.router import handle
 from registry.settings import read_settings
 
-# They change nothing: there is nothing to finish when the client goes away.
+# They change nothing, unless they bring something from another registry: there is nothing to finish when the client
+# goes away.
 _READS = frozenset({"GET", "HEAD"})
 
 # Made by the first request and kept while the isolate lives. Not at import: the top level is snapshotted at deploy.
@@ -45,9 +46,9 @@ class Default(WorkerEntrypoint):
         global _registry
         if _registry is None:
             _registry = _make_registry()
-        core = to_request(request)
+        core = to_request(request, self.ctx.waitUntil)
         answering: Awaitable[CoreResponse] = handle(_registry, core)
-        if core.method not in _READS:
+        if core.method not in _READS or _registry.settings.upstreams:
             # A client that resets its connection would otherwise stop us anywhere, and no `finally` would run
             # (docs/adr/0009).
             answering = asyncio.ensure_future(answering)

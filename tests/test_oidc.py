@@ -9,6 +9,7 @@ import pytest
 
 from registry.settings import read_settings
 from tests.fakes.client import START, VARIABLES, Answer, FakeRegistry
+from tests.fakes.machine import Reply, WebRequest
 from tests.test_bearer_tokens import body, get_token, post_token, use
 from tests.tokens import jwk, sign
 
@@ -51,9 +52,11 @@ class IssuerKeys:
         keys = [{"kty": "new", "kid": "x"}, jwk("RS256", which, kid=f"key-{which}", use="sig", alg="RS256")]
         self.answer = (200, json.dumps({"keys": keys}).encode())
 
-    async def __call__(self) -> tuple[int, bytes]:
+    async def __call__(self, request: WebRequest) -> Reply:
         """Answer."""
-        return self.answer
+        assert request.url == JWKS
+        status, data = self.answer
+        return Reply(status, chunks=[data])
 
 
 @pytest.fixture
@@ -66,7 +69,7 @@ def keys() -> IssuerKeys:
 def registry(keys: IssuerKeys) -> FakeRegistry:
     """A registry that trusts the issuer."""
     registry = FakeRegistry(settings=read_settings({**VARIABLES, "OIDC_ISSUERS_JSON": json.dumps([ISSUER])}.get))
-    registry.web.pages[JWKS] = keys
+    registry.web.servers[URL] = keys
     return registry
 
 
@@ -213,7 +216,7 @@ async def test_an_issuer_that_does_not_answer(
 ) -> None:
     """503 with Retry-After, a line in the log, and not a request for each token that comes."""
     if answer is None:
-        del registry.web.pages[JWKS]
+        del registry.web.servers[URL]
     else:
         keys.answer = answer
     for _ in range(3):
@@ -221,6 +224,18 @@ async def test_an_issuer_that_does_not_answer(
         assert (refused.status, refused.headers["Retry-After"]) == (503, "60")
     assert registry.web.asked == [JWKS]
     assert "issuer-keys-not-fetched" in capsys.readouterr().out
+
+
+async def test_an_issuer_that_falls_silent(registry: FakeRegistry) -> None:
+    """Its keys begin to arrive and never end: 503 after seconds."""
+
+    async def keys(request: WebRequest) -> Reply:
+        return Reply(200, chunks=[b"{", lambda: registry.clock.sleep(3600), b"}"])
+
+    registry.web.servers[URL] = keys
+    before = registry.clock.now
+    assert (await exchange(registry, identity())).status == 503
+    assert registry.clock.now - before < 10
 
 
 # ------------------------------------------------------------------ the setting

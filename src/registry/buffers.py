@@ -71,13 +71,20 @@ class BufferPool:
         return lease
 
     async def fill(self, source: Source, lease: "Lease", stop: int, *, start: int = 0) -> int:
-        """Fill a buffer from `start` to `stop`; 503 for a client so slow that others wait for its buffer."""
+        """Fill a buffer from `start` to `stop`; 503 for a client so slow that others wait for its buffer.
+
+        Who is cancelled here leaves the buffer to the source, which may go on filling it: nobody gets it again.
+        """
         filling = asyncio.ensure_future(source.fill(lease.buffer, start, stop))
         began = self._now()
         while True:
             if lease.timer is None or lease.timer.done():
                 lease.timer = asyncio.ensure_future(self._sleep(PATIENCE_SECONDS / 4))
-            await asyncio.wait((filling, lease.timer), return_when=asyncio.FIRST_COMPLETED)
+            try:
+                await asyncio.wait((filling, lease.timer), return_when=asyncio.FIRST_COMPLETED)
+            except asyncio.CancelledError:
+                self._leases.discard(lease)
+                raise
             lease.touched = self._now()
             if filling.done():
                 return filling.result()

@@ -42,6 +42,9 @@ class Problem(Enum):
     NOT_FOUND = ("UNSUPPORTED", 404, "there is nothing at this path")  # not a path of the spec
     TOO_MANY_REQUESTS = ("TOOMANYREQUESTS", 429, "too many requests")  # code-14
     UNAVAILABLE = ("TOOMANYREQUESTS", 503, "the storage did not answer; try again")
+    # Not in the spec's table.
+    UPSTREAM_FAILED = ("UNAVAILABLE", 502, "a registry behind this one failed")
+    UPSTREAM_SLOW = ("UNAVAILABLE", 504, "a registry behind this one did not answer in time")
     # The last one is not a row of the spec: a fault of ours, never of the client's.
     INTERNAL = ("UNKNOWN", 500, "internal error")
 

@@ -6,43 +6,67 @@ from registry.endpoints import DeleteBlob, GetBlob, HeadBlob
 from registry.errors import Problem, RegistryError
 from registry.http import OCTETS, Request, Response
 from registry.names import Digest
+from registry.permissions import Access
 from registry.ranges import content_range, parse_range
 from registry.registry import Registry
 
 
 async def head_blob(registry: Registry, endpoint: HeadBlob, request: Request) -> Response:
     """end-2, HEAD: 200 with the size and digest of the bytes, wherever they lie."""
-    blob = await blobs.find(registry.platform, endpoint.name, endpoint.digest)
-    if blob is None:
-        raise _unknown(endpoint.digest)
-    if is_unchanged(request.header("if-none-match"), _etag(endpoint.digest)):
-        return Response(304, _lasting_headers(endpoint.digest))
-    return Response(200, _headers(endpoint.digest, blob.size))
+    name, digest = endpoint.name, endpoint.digest
+    blob = await blobs.find(registry.platform, name, digest)
+    if blob is not None:
+        size: int | None = blob.size
+    elif Access.PUSH in registry.auth.allowed_on(request.caller, name):
+        # Who pushes must upload what is not here, wherever else it is. Nobody asks so before a pull.
+        raise _unknown(digest)
+    else:
+        size = await registry.fallback.blob_size(name, digest)
+    if size is None:
+        raise _unknown(digest)
+    if is_unchanged(request.header("if-none-match"), _etag(digest)):
+        return Response(304, _lasting_headers(digest))
+    return Response(200, _headers(digest, size))
 
 
 async def get_blob(registry: Registry, endpoint: GetBlob, request: Request) -> Response:
     """end-2, GET: the bytes, passed through untouched; a part of them, or none when the client has them."""
-    platform, digest = registry.platform, endpoint.digest
+    platform, name, digest = registry.platform, endpoint.name, endpoint.digest
     if request.header("range") is None and request.header("if-none-match") is None:
-        stored = await blobs.read(platform, endpoint.name, digest)
+        stored = await blobs.read(platform, name, digest)
         if stored is None:
-            raise _unknown(digest)
+            return await _copy_from_upstream(registry, endpoint, request)
         return Response(200, _headers(digest, stored.object.size), stored.body)
-    blob = await blobs.find(platform, endpoint.name, digest)
-    if blob is None:
+    blob = await blobs.find(platform, name, digest)
+    size = await registry.fallback.blob_size(name, digest) if blob is None else blob.size
+    if size is None:
         raise _unknown(digest)
     if is_unchanged(request.header("if-none-match"), _etag(digest)):
         return Response(304, _lasting_headers(digest))
     resumes = may_resume(request.header("if-range"), _etag(digest))
-    part = parse_range(request.header("range"), blob.size) if resumes else None
-    stored = await blobs.read_part(platform, blob, part)
-    if stored is None:
+    part = parse_range(request.header("range"), size) if resumes else None
+    if blob is not None:
+        stored = await blobs.read_part(platform, blob, part)
+        body = None if stored is None else stored.body
+    else:
+        body = None if part is None else await registry.fallback.part(name, digest, part, size)
+        if body is None:
+            return await _copy_from_upstream(registry, endpoint, request)
+    if body is None:
         raise _unknown(digest)
-    headers = _headers(digest, blob.size)
+    headers = _headers(digest, size)
     if part is None:
-        return Response(200, headers, stored.body)
-    headers |= {"Content-Length": str(part.length), "Content-Range": content_range(part, blob.size)}
-    return Response(206, headers, stored.body)
+        return Response(200, headers, body)
+    headers |= {"Content-Length": str(part.length), "Content-Range": content_range(part, size)}
+    return Response(206, headers, body)
+
+
+async def _copy_from_upstream(registry: Registry, endpoint: GetBlob, request: Request) -> Response:
+    copy = await registry.fallback.blob(endpoint.name, endpoint.digest)
+    if copy is None:
+        raise _unknown(endpoint.digest)
+    request.keep_running(copy.run())
+    return Response(200, _headers(endpoint.digest, copy.size), copy.content)
 
 
 async def delete_blob(registry: Registry, endpoint: DeleteBlob, request: Request) -> Response:
@@ -70,12 +94,12 @@ def _lasting_headers(digest: Digest) -> dict[str, str]:
     }
 
 
-def _headers(digest: Digest, size: int) -> dict[str, str]:
+def _headers(digest: Digest, size: int | None) -> dict[str, str]:
     # Without a Content-Type and no-transform an edge compresses the bytes and drops their length (docs/adr/0009).
     return {
         **_lasting_headers(digest),
         "Content-Type": OCTETS,
-        "Content-Length": str(size),
+        **({} if size is None else {"Content-Length": str(size)}),
         "Accept-Ranges": "bytes",
     }
 

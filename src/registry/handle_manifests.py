@@ -1,22 +1,31 @@
 """Answers to end-3, 7 and 9: pulling, pushing and deleting manifests."""
 
+from dataclasses import dataclass
+
 from registry import manifest_deletion, manifests
 from registry.conditions import is_unchanged
 from registry.endpoints import DeleteManifest, GetManifest, HeadManifest, PutManifest, build
 from registry.errors import Problem, RegistryError
 from registry.http import OCTETS, Request, Response
 from registry.manifest_format import MAX_MANIFEST_SIZE
-from registry.names import Digest, Reference
+from registry.manifests import Received
+from registry.names import Digest, Reference, RepositoryName
+from registry.permissions import Access
 from registry.registry import Registry
 from registry.storage import Source, StoredObject
 
 
 async def head_manifest(registry: Registry, endpoint: HeadManifest, request: Request) -> Response:
     """end-3, HEAD."""
-    stored = await manifests.find(registry.platform, endpoint.name, endpoint.reference)
+    name, reference = endpoint.name, endpoint.reference
+    stored = await manifests.find(registry.platform, name, reference)
+    if not _is_push(registry, name, request):
+        copied = await registry.fallback.manifest(name, reference, stored)
+        if copied is not None:
+            return _answer(_describe_copied(copied), reference, request, None)
     if stored is None:
-        raise _unknown(endpoint.reference)
-    return _answer(stored, endpoint.reference, request, None)
+        raise _unknown(reference)
+    return _answer(_describe(stored, reference), reference, request, None)
 
 
 async def get_manifest(registry: Registry, endpoint: GetManifest, request: Request) -> Response:
@@ -24,11 +33,21 @@ async def get_manifest(registry: Registry, endpoint: GetManifest, request: Reque
 
     Whatever the client accepts: there is nothing else to give it, and the type says what it is (docs/adr/0006).
     """
-    stored = await manifests.read(registry.platform, endpoint.name, endpoint.reference)
-    if stored is None:
-        raise _unknown(endpoint.reference)
-    answer = _answer(stored.object, endpoint.reference, request, stored.body)
-    if answer.body is None:
+    name, reference = endpoint.name, endpoint.reference
+    stored = await manifests.read(registry.platform, name, reference)
+    try:
+        copied = await registry.fallback.manifest(name, reference, None if stored is None else stored.object)
+    except RegistryError:
+        if stored is not None:
+            await stored.body.cancel()
+        raise
+    if copied is not None:
+        answer = _answer(_describe_copied(copied), reference, request, copied.data)
+    elif stored is not None:
+        answer = _answer(_describe(stored.object, reference), reference, request, stored.body)
+    else:
+        raise _unknown(reference)
+    if stored is not None and answer.body is not stored.body:
         await stored.body.cancel()
     return answer
 
@@ -66,25 +85,52 @@ async def delete_manifest(registry: Registry, endpoint: DeleteManifest, request:
     return Response(202)
 
 
-def _answer(stored: StoredObject, reference: Reference, request: Request, body: Source | None) -> Response:
-    headers = _headers(stored, reference)
+def _is_push(registry: Registry, name: RepositoryName, request: Request) -> bool:
+    """Whether a push asks what is there already: what upstreams have is nothing to it.
+
+    A token says what it was asked for. Of a password nobody knows: containerd asks so before it pulls, too.
+    """
+    caller = request.caller
+    if caller is None or caller.grant is None:
+        return False
+    return Access.PUSH in registry.auth.allowed_on(caller, name)
+
+
+@dataclass(frozen=True, slots=True)
+class _Described:
+    """What the headers say of a manifest. `size` is in bytes; SR left some tags without a digest."""
+
+    media_type: str | None
+    size: int
+    digest: Digest | None
+
+
+def _describe(stored: StoredObject, reference: Reference) -> _Described:
+    return _Described(stored.content_type, stored.size, manifests.digest_of(stored, reference))
+
+
+def _describe_copied(received: Received) -> _Described:
+    return _Described(received.manifest.media_type, len(received.data), received.digest)
+
+
+def _answer(found: _Described, reference: Reference, request: Request, body: Source | bytes | None) -> Response:
+    headers = _headers(found, reference)
     etag = headers.get("ETag")
     if etag is not None and is_unchanged(request.header("if-none-match"), etag):
         return Response(304, {name: value for name, value in headers.items() if not name.startswith("Content-")})
     return Response(200, headers, body)
 
 
-def _headers(stored: StoredObject, reference: Reference) -> dict[str, str]:
-    digest = manifests.digest_of(stored, reference)
+def _headers(found: _Described, reference: Reference) -> dict[str, str]:
     # A tag may move; a digest never does. no-transform: nobody on the way may compress what has a digest.
     cache = "max-age=31536000, immutable" if isinstance(reference, Digest) else "no-cache"
     headers = {
-        "Content-Type": stored.content_type or OCTETS,
-        "Content-Length": str(stored.size),
+        "Content-Type": found.media_type or OCTETS,
+        "Content-Length": str(found.size),
         "Cache-Control": f"private, {cache}, no-transform",
     }
-    if digest is not None:
-        headers |= {"Docker-Content-Digest": str(digest), "ETag": f'"{digest}"'}
+    if found.digest is not None:
+        headers |= {"Docker-Content-Digest": str(found.digest), "ETag": f'"{found.digest}"'}
     return headers
 
 

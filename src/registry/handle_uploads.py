@@ -19,6 +19,7 @@ from registry.http import Request, Response
 from registry.names import ALGORITHMS, Digest, RepositoryName
 from registry.ranges import parse_chunk_range, upload_range
 from registry.registry import Registry
+from registry.sessions import new_uuid
 from registry.storage import MAX_PUT_SIZE, ChecksumMismatch
 from registry.upload_log import OutOfDate, State, gone
 from registry.upload_parts import SMALL_PART
@@ -58,7 +59,7 @@ async def upload_blob(registry: Registry, endpoint: UploadBlob, request: Request
     if _fits_one_put(request.body.size):
         await _put_whole(registry, endpoint, request)
     else:
-        async with Upload(registry.platform, endpoint.name, registry.sessions.new_uuid()) as upload:
+        async with Upload(registry.platform, endpoint.name, new_uuid(registry.platform)) as upload:
             await _append_and_close(upload, State(), endpoint, request)
     return _created(endpoint.name, endpoint.digest)
 

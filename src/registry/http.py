@@ -1,7 +1,7 @@
 """One request and one response as the core sees them."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
 from registry.callers import Caller
@@ -15,7 +15,8 @@ OCTETS = "application/octet-stream"
 class Request:
     """A request as it came. `path` and `query` are percent-encoded; `header` takes a name in lower case.
 
-    `origin` is how the client knows us: scheme, host and port. `caller` is filled in when it is known.
+    `origin` is how the client knows us: scheme, host and port. `keep_running` takes what goes on beside the answer's
+    body, up to 30 seconds longer than the client listens (`waitUntil`). `caller` is filled in when it is known.
     """
 
     method: str
@@ -24,6 +25,7 @@ class Request:
     query: str
     header: Callable[[str], str | None]
     body: Source
+    keep_running: Callable[[Awaitable[None]], object]
     caller: Caller | None = None
 
 
@@ -33,7 +35,7 @@ class Response:
 
     status: int
     headers: Mapping[str, str] = field(default_factory=dict)
-    body: str | Source | None = None
+    body: str | bytes | Source | None = None
 
 
 def json_response(status: int, value: object, headers: Mapping[str, str] | None = None) -> Response:

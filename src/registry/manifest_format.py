@@ -16,6 +16,10 @@ MAX_MANIFEST_SIZE = 4 * 1024 * 1024  # bytes; spec, "Pushing Manifests": at leas
 
 OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 OCI_INDEX = "application/vnd.oci.image.index.v1+json"
+_DOCKER_MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
+_DOCKER_LIST = "application/vnd.docker.distribution.manifest.list.v2+json"
+# What other registries are asked for: whatever they have. Schema 1 they would make of something better.
+PULLED_TYPES = (OCI_INDEX, OCI_MANIFEST, _DOCKER_LIST, _DOCKER_MANIFEST)
 _OCI_ARTIFACT = "application/vnd.oci.artifact.manifest.v1+json"
 _SCHEMA_1 = "application/vnd.docker.distribution.manifest.v1+json"
 # Layers of these types may lie elsewhere (image spec, layer.md, "Non-Distributable Layers"; Docker's foreign layers).

@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from registry import blobs, keys
@@ -12,13 +12,15 @@ from registry.http import JSON
 from registry.manifest_format import Manifest, parse_manifest
 from registry.names import Digest, Reference, RepositoryName, Tag, parse_digest
 from registry.platform import Platform
-from registry.storage import Attributes, StorageBusy, StoredBody, StoredObject
+from registry.storage import ABSENT, Attributes, NotAfter, StorageBusy, StoredBody, StoredObject
 
 # Seconds. A manifest put this recently is not put again: two tags pushed in one second would make its key hot.
 FRESH = 300
 _ATTEMPTS = 3  # at a manifest that is deleted while it is pushed
 # Metadata, as SR writes it.
 _HAS_SUBJECT, _SUBJECT = "hasSubject", "subjectDigest"
+# Metadata of a tag that is a copy: the origin of the upstream that has it.
+_UPSTREAM = "upstream"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +66,41 @@ async def put(
             return
         await _put_under_digest(platform, name, received)
     raise StorageBusy("the manifest is deleted again and again while it is pushed")
+
+
+async def keep(
+    platform: Platform,
+    name: RepositoryName,
+    received: Received,
+    reference: Reference,
+    upstream: str,
+    known: StoredObject | None,
+) -> None:
+    """Store a copy of what `upstream` has at `reference`; what it refers to comes when it is pulled.
+
+    A tag is replaced only while the copy `known` lies there, or nothing: never one that was pushed meanwhile.
+    """
+    if await find(platform, name, received.digest) is None:
+        await _put_under_digest(platform, name, received)
+    if isinstance(reference, Digest):
+        return
+    key, storage, checksum = keys.manifest(name, reference), platform.storage, received.digest
+    attributes = _attributes(received, {_UPSTREAM: upstream})
+    condition = ABSENT if known is None else NotAfter(known.uploaded)
+    if await storage.put(key, received.data, attributes, checksum=checksum, only_if=condition) is None:
+        there = await storage.head(key)
+        if known is not None or there is None or not is_tombstone(there):
+            return
+        condition = NotAfter(there.uploaded)
+        await storage.put(key, received.data, attributes, checksum=checksum, only_if=condition)
+    # Who deletes the manifest meanwhile (registry.manifest_deletion) may have missed the tag.
+    if await find(platform, name, received.digest) is None:
+        await _put_under_digest(platform, name, received)
+
+
+def upstream_of(stored: StoredObject) -> str | None:
+    """The upstream whose tag this is a copy of; None when it was pushed."""
+    return stored.metadata.get(_UPSTREAM)
 
 
 async def _put_under_digest(platform: Platform, name: RepositoryName, received: Received) -> None:
@@ -137,10 +174,10 @@ def digest_of(stored: StoredObject, reference: Reference) -> Digest | None:
     return reference if isinstance(reference, Digest) else stored.checksum
 
 
-def _attributes(received: Received) -> Attributes:
+def _attributes(received: Received, more: Mapping[str, str] | None = None) -> Attributes:
     subject = received.manifest.subject
     metadata = {_HAS_SUBJECT: "false"} if subject is None else {_HAS_SUBJECT: "true", _SUBJECT: str(subject.digest)}
-    return Attributes(received.manifest.media_type, metadata)
+    return Attributes(received.manifest.media_type, {**metadata, **(more or {})})
 
 
 def _referrer(received: Received) -> dict[str, object]:

@@ -15,6 +15,7 @@ from registry.platform import Platform
 from registry.public_keys import parse_key_set, pick
 from registry.setting_lists import parse_list
 from registry.signed_tokens import Token, verify
+from registry.tasks import within
 from registry.web import WebError
 
 DEFAULT_SESSION = 3600  # seconds that a refresh token of an identity lives: a job's length
@@ -159,7 +160,14 @@ class Identities:
         return pick(known.keys, key_id)
 
     async def _fetch(self, url: str) -> tuple[PublicKey, ...]:
-        answer = await self._platform.web.get(url, {"Accept": "application/json"}, _FETCH_SECONDS)
+        try:
+            data = await within(_FETCH_SECONDS, self._platform.sleep, self._read(url))
+        except TimeoutError:
+            raise WebError(f"no answer within {_FETCH_SECONDS} seconds") from None
+        return parse_key_set(json.loads(data))
+
+    async def _read(self, url: str) -> bytes:
+        answer = await self._platform.web.fetch("GET", url, {"Accept": "application/json"})
         try:
             if answer.status != 200:
                 raise WebError(f"status {answer.status}")
@@ -168,4 +176,4 @@ class Identities:
             await answer.body.cancel()
         if len(data) > _MAX_KEY_SET:
             raise WebError(f"more than {_MAX_KEY_SET} bytes")
-        return parse_key_set(json.loads(data))
+        return data

@@ -41,6 +41,7 @@ class Platform:
     crypto: Crypto
     web: Web
     now: Callable[[], float]
+    sleep: Callable[[float], Awaitable[None]]
     random_hex: Callable[[int], str]
 
 
@@ -56,5 +57,6 @@ def make_platform(storage: Storage, streams: Streams, machine: Machine) -> Platf
         machine.crypto,
         machine.web,
         now,
+        sleep,
         machine.random_hex,
     )

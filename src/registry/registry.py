@@ -2,6 +2,7 @@
 
 from registry.auth import Authenticator
 from registry.platform import Platform
+from registry.pull_fallback import PullFallback
 from registry.sessions import Sessions
 from registry.settings import Settings
 from registry.signing_key import SigningKey
@@ -16,6 +17,7 @@ class Registry:
         self.signing_key = SigningKey(platform)
         self.auth = Authenticator(platform, settings, self.signing_key)
         self.sessions = Sessions(platform, self.signing_key)
+        self.fallback = PullFallback(platform, settings.upstreams, self.before_first_write)
 
     async def before_first_write(self) -> None:
         """To be awaited before the bucket is written to by what needs no session.

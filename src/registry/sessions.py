@@ -30,13 +30,9 @@ class Sessions:
     async def issue(self, name: RepositoryName) -> str:
         """A new session id for uploads to `name`."""
         secret = await self._key.secret()
-        uuid = self.new_uuid()
+        uuid = new_uuid(self._platform)
         issued = f"{int(self._platform.now()):x}"
         return f"{uuid}.{issued}.{_mac(secret, uuid, issued, name)}"
-
-    def new_uuid(self) -> str:
-        """A random UUID (RFC 9562, version 4)."""
-        return str(UUID(bytes=bytes.fromhex(self._platform.random_hex(16)), version=4))
 
     async def verify(self, name: RepositoryName, session: str) -> str:
         """The UUID of a session of `name`. Raises BLOB_UPLOAD_UNKNOWN for a foreign, expired or invented id."""
@@ -53,6 +49,11 @@ class Sessions:
         if not hmac.compare_digest(mac, _mac(await self._key.read(), uuid, issued, name)):
             raise RegistryError(Problem.UPLOAD_UNKNOWN)
         return uuid
+
+
+def new_uuid(platform: Platform) -> str:
+    """A random UUID (RFC 9562, version 4)."""
+    return str(UUID(bytes=bytes.fromhex(platform.random_hex(16)), version=4))
 
 
 def _mac(secret: bytes, uuid: str, issued: str, name: RepositoryName) -> str:

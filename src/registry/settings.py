@@ -12,6 +12,7 @@ from registry.oidc import Issuer, parse_issuers
 from registry.permissions import EVERYTHING, Access, Glob, Permissions, allow, parse_repository_glob
 from registry.platform import PART_BUFFER
 from registry.public_keys import parse_public_keys
+from registry.upstreams import Upstream, parse_upstreams
 
 CHUNK_STEP = PART_BUFFER  # bytes: chunks of a multiple of it leave nothing over that is stored twice
 # Bytes. Cloudflare takes bodies of 100 MB on Free and Pro.
@@ -34,6 +35,7 @@ class Settings:
     cors_origins: tuple[str, ...] = ()
     sparse_manifests: bool = False
     chunk_max_length: int = DEFAULT_CHUNK_MAX_LENGTH  # bytes
+    upstreams: tuple[Upstream, ...] = ()
 
     @property
     def uses_bearer(self) -> bool:
@@ -61,6 +63,9 @@ def read_settings(variable: _Variable) -> Settings:
         sparse_manifests=_parsed("SPARSE_MANIFESTS", variable("SPARSE_MANIFESTS"), _switch, default=False),
         chunk_max_length=_parsed(
             "CHUNK_MAX_LENGTH", variable("CHUNK_MAX_LENGTH"), _chunk_length, DEFAULT_CHUNK_MAX_LENGTH
+        ),
+        upstreams=_parsed(
+            "REGISTRIES_JSON", variable("REGISTRIES_JSON"), lambda text: parse_upstreams(text, variable), ()
         ),
     )
 

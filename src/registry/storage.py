@@ -39,6 +39,10 @@ class StorageBusy(StorageError):
     """R2 asks to slow down: more than one write a second to a key, or too many calls (R2 10058, 429)."""
 
 
+class PipeBroken(StorageError):
+    """Who reads a pipe stopped: a storage that failed, or a client that went away."""
+
+
 class ClientGone(Exception):
     """The stream that was being read or passed on broke: the client went away."""
 
@@ -104,15 +108,15 @@ class Source(Protocol):
 
 
 class Pipe(Protocol):
-    """A stream of a known number of bytes: written on one side, given to `put` or `upload_part` on the other."""
+    """A stream that is written on one side, and on the other given to `put` or `upload_part`, or to a client."""
 
     @property
     def content(self) -> Source:
-        """The side to hand to the storage."""
+        """The side to hand on."""
         ...
 
     async def write(self, content: "Content") -> None:
-        """Pass bytes on; returns when they were taken, so the buffer may be filled again."""
+        """Pass bytes on; returns when they were taken, so the buffer may be filled again. Raises PipeBroken."""
         ...
 
     async def close(self) -> None:
@@ -120,7 +124,7 @@ class Pipe(Protocol):
         ...
 
     async def abort(self) -> None:
-        """Make the storage's call fail; nothing is stored."""
+        """Make the storage's call fail, and nothing is stored; a client sees its download break."""
         ...
 
 
@@ -155,8 +159,8 @@ class Streams(Protocol):
         """Python's bytes as content, for a pipe."""
         ...
 
-    def pipe(self, size: int) -> Pipe:
-        """A pipe for exactly `size` bytes."""
+    def pipe(self, size: int | None) -> Pipe:
+        """A pipe for exactly `size` bytes; without a size only a client can read it."""
         ...
 
     def digester(self, algorithm: str) -> Digester:

@@ -1,7 +1,7 @@
 """Helpers around asyncio's tasks."""
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -12,6 +12,20 @@ async def settled(task: asyncio.Future[Any]) -> None:
     await asyncio.wait((task,))
     if not task.cancelled():
         task.exception()
+
+
+async def within(seconds: float, sleep: Callable[[float], Awaitable[None]], work: Awaitable[T]) -> T:
+    """What `work` returns; raises TimeoutError when that takes longer, and then it was cancelled."""
+    task, timer = asyncio.ensure_future(work), asyncio.ensure_future(sleep(seconds))
+    try:
+        await asyncio.wait((task, timer), return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+    finally:
+        timer.cancel()
+        task.cancel()
+    await settled(task)
+    raise TimeoutError
 
 
 async def beside(first: Awaitable[T], second: Awaitable[object]) -> T:

@@ -9,7 +9,7 @@ from typing import TypeVar
 from registry.errors import RegistryError
 from registry.names import Digest
 from registry.platform import COPY_BUFFER, Platform
-from registry.storage import ClientGone, Digester, Pipe, Source
+from registry.storage import ClientGone, Digester, Pipe, PipeBroken, Source
 from registry.tasks import beside, settled
 
 T = TypeVar("T")
@@ -47,6 +47,8 @@ async def through_pipe(
     if writing.exception() is not None:
         await pipe.abort()
         await settled(storing)
+        if isinstance(writing.exception(), PipeBroken):
+            return storing.result()  # why it stopped reading
     writing.result()
     return storing.result()
 

@@ -8,7 +8,7 @@ from registry.storage import Source
 
 
 class WebError(Exception):
-    """No answer: the server cannot be reached, or took too long."""
+    """The server cannot be reached, or its answer broke off."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +23,9 @@ class WebResponse:
 class Web(Protocol):
     """Asks other servers. Redirects are not followed: they are answers like any other."""
 
-    async def get(self, url: str, headers: Mapping[str, str], seconds: float) -> WebResponse:
-        """GET. Raises WebError; so does reading the body after `seconds` from the start of the request."""
+    async def fetch(self, method: str, url: str, headers: Mapping[str, str], body: str = "") -> WebResponse:
+        """Ask; returns when the answer begins. Raises WebError, and so does reading the body.
+
+        There is no time limit: who cancels this gives the request up.
+        """
         ...

@@ -14,7 +14,8 @@ from registry.platform import Machine, make_platform
 from registry.registry import Registry
 from registry.router import handle
 from registry.settings import Settings, read_settings
-from registry.storage import Source, Storage
+from registry.storage import ClientGone, Source, Storage
+from registry.web import WebError
 from tests.fakes.machine import FakeCrypto, FakeWeb, TokenClock
 from tests.fakes.r2 import MAX_OPEN_BODIES, FakeR2, Usage
 from tests.fakes.streams import FakeSource, FakeStreams
@@ -75,6 +76,7 @@ class Answer:
     status: int
     headers: Mapping[str, str]
     body: bytes
+    is_whole: bool = True  # the connection did not break before the end
 
     @property
     def codes(self) -> list[str]:
@@ -102,6 +104,8 @@ class FakeRegistry:
     storage: Storage | None = None
     # Requests run at once: what one of them takes cannot be told.
     side_by_side: bool = False
+    # Clients go away when they have read so many bytes of an answer.
+    leave_after: int | None = None
     crypto: FakeCrypto = field(default_factory=FakeCrypto)
     web: FakeWeb = field(default_factory=FakeWeb)
 
@@ -138,11 +142,24 @@ class FakeRegistry:
         else:
             source = FakeSource(body)
         path, _, query = url.partition("?")
-        request = Request(method, ORIGIN, path, query, sent.get, source)
-        if self.side_by_side:
-            return await self._read(await handle(self.registry, request))
-        before, self.bucket.usage = self.bucket.usage, Usage()
+        running: list[asyncio.Future[None]] = []
+        request = Request(
+            method,
+            ORIGIN,
+            path,
+            query,
+            sent.get,
+            source,
+            lambda work: running.append(asyncio.ensure_future(work)),
+        )
+        before = self.bucket.usage
+        if not self.side_by_side:
+            self.bucket.usage = Usage()
         answer = await self._read(await handle(self.registry, request))
+        await asyncio.gather(*running)
+        if self.side_by_side:
+            return answer
+        assert self.web.open_bodies == 0, "an answer of another server was neither read nor cancelled"
         used = self.bucket.usage
         assert used.class_a + used.class_b + used.free <= budget, "more R2 calls than one request has on the Free plan"
         assert self.bucket.open_bodies == 0, "a body was neither read nor cancelled"
@@ -164,14 +181,21 @@ class FakeRegistry:
 
     async def _read(self, response: Response) -> Answer:
         body: Any = response.body
-        if isinstance(body, str):
-            return Answer(response.status, response.headers, body.encode())
+        if body is None or isinstance(body, str | bytes):
+            text = body.encode() if isinstance(body, str) else body or b""
+            return Answer(response.status, response.headers, text)
         data = bytearray()
-        if body is not None:
-            source: Source = body
-            while chunk := await source.read(65_536):
+        source: Source = body
+        try:
+            while self.leave_after is None or len(data) < self.leave_after:
+                chunk = await source.read(65_536)
+                if not chunk:
+                    return Answer(response.status, response.headers, bytes(data))
                 data += chunk
-        return Answer(response.status, response.headers, bytes(data))
+        except (ClientGone, WebError):
+            pass
+        await source.cancel()
+        return Answer(response.status, response.headers, bytes(data), is_whole=False)
 
     async def push_blob(self, name: str, data: bytes) -> str:
         """POST and PUT, as containerd does it; the digest."""

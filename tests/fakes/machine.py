@@ -2,7 +2,7 @@
 
 import asyncio
 import hashlib
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, tzinfo
 from typing import Protocol
@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.serialization import load_der_public_key
 
 from registry.crypto import PBKDF2_BYTES, PBKDF2_ITERATIONS, PublicKey
 from registry.web import WebError, WebResponse
-from tests.fakes.streams import FakeSource
+from tests.fakes.streams import Chunk, FakeSource
 
 
 class FakeCrypto:
@@ -42,19 +42,64 @@ class FakeCrypto:
         return hashlib.pbkdf2_hmac("sha256", password, salt, PBKDF2_ITERATIONS, PBKDF2_BYTES)
 
 
+@dataclass(frozen=True, slots=True)
+class WebRequest:
+    """What a server is asked; header names are in lower case."""
+
+    method: str
+    url: str
+    headers: Mapping[str, str]
+    body: str
+
+    @property
+    def origin(self) -> str:
+        """Scheme, host and port."""
+        return "/".join(self.url.split("/")[:3])
+
+    @property
+    def path(self) -> str:
+        """Path and query."""
+        return self.url[len(self.origin) :]
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What it answers; header names are in lower case."""
+
+    status: int
+    headers: Mapping[str, str] = field(default_factory=dict)
+    chunks: Iterable[Chunk] = ()
+
+
+Server = Callable[[WebRequest], Awaitable[Reply]]
+
+
 @dataclass(slots=True)
 class FakeWeb:
-    """`registry.web.Web`: each URL is answered by a function, any other one by nobody. `asked` is every URL."""
+    """`registry.web.Web`: each origin is answered by a function, any other one by nobody."""
 
-    pages: dict[str, Callable[[], Awaitable[tuple[int, bytes]]]] = field(default_factory=dict)
-    asked: list[str] = field(default_factory=list)
+    servers: dict[str, Server] = field(default_factory=dict)
+    requests: list[WebRequest] = field(default_factory=list)
+    open_bodies: int = 0
 
-    async def get(self, url: str, headers: Mapping[str, str], seconds: float) -> WebResponse:
-        self.asked.append(url)
-        if url not in self.pages:
+    @property
+    def asked(self) -> list[str]:
+        """Every URL."""
+        return [request.url for request in self.requests]
+
+    async def fetch(self, method: str, url: str, headers: Mapping[str, str], body: str = "") -> WebResponse:
+        request = WebRequest(method, url, {name.lower(): value for name, value in headers.items()}, body)
+        self.requests.append(request)
+        await asyncio.sleep(0)
+        if request.origin not in self.servers:
             raise WebError("connection refused")
-        status, data = await self.pages[url]()
-        return WebResponse(status, lambda _: None, FakeSource([data]))
+        reply = await self.servers[request.origin](request)
+        self.open_bodies += 1
+        chunks = () if method == "HEAD" else reply.chunks
+        return WebResponse(reply.status, reply.headers.get, FakeSource(chunks, None, self._closed))
+
+    def _closed(self) -> None:
+        self.open_bodies -= 1
 
 
 class _Clock(Protocol):

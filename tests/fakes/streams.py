@@ -3,10 +3,13 @@
 import asyncio
 import hashlib
 import mmap
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 
 from registry.names import Digest
-from registry.storage import Buffer, ClientGone, Content
+from registry.storage import Buffer, ClientGone, Content, PipeBroken
+
+# What arrives: bytes, the end of the connection, or a while in which nothing does.
+Chunk = bytes | Exception | Callable[[], Awaitable[None]]
 
 
 class FakeContent(Content):
@@ -40,19 +43,20 @@ class FakeBuffer:
 
 
 class FakeSource:
-    """A stream that is read once. `chunks` are what arrives, in the sender's pieces; ClientGone may be among them."""
+    """A stream that is read once. `chunks` are what arrives, in the sender's pieces."""
 
     def __init__(
         self,
-        chunks: Iterable[bytes | Exception],
+        chunks: Iterable[Chunk],
         size: int | None = None,
         on_close: Callable[[], None] = lambda: None,
     ) -> None:
-        self._chunks: Iterator[bytes | Exception] = iter(chunks)
+        self._chunks: Iterator[Chunk] = iter(chunks)
         self._rest = b""
         self._size = size
         self._on_close = on_close
         self._closed = False
+        self._cancelled = asyncio.Event()
         self._taken = 0
         self.started = False
 
@@ -70,8 +74,13 @@ class FakeSource:
                 raise chunk
             if chunk is None:
                 self._close()
-            else:
+            elif isinstance(chunk, bytes):
                 self._rest = chunk
+            else:
+                waits = asyncio.ensure_future(chunk()), asyncio.ensure_future(self._cancelled.wait())
+                await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+                for wait in waits:
+                    wait.cancel()
         taken, self._rest = self._rest[:limit], self._rest[limit:]
         self._taken += len(taken)
         if self._taken == self._size:
@@ -98,6 +107,7 @@ class FakeSource:
 
     async def cancel(self) -> None:
         self._rest = b""
+        self._cancelled.set()
         self._close()
 
     def _close(self) -> None:
@@ -109,29 +119,49 @@ class FakeSource:
 class PipeContent(FakeSource):
     """The readable side of a pipe: one reader takes what the writer passes on."""
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int | None) -> None:
         super().__init__([], size)
         self.queue: asyncio.Queue[bytes | Exception | None] = asyncio.Queue(1)
+        self._received = 0
+
+    async def _next(self, limit: int) -> bytes:
+        self.started = True
+        while not self._rest and not self._closed:
+            item = await self.queue.get()
+            self.queue.task_done()
+            if isinstance(item, bytes):
+                self._rest = item
+                self._received += len(item)
+                continue
+            self._close()
+            if item is not None:
+                raise item
+            if self.size not in (None, self._received):
+                raise TypeError(f"FixedLengthStream got {self._received} bytes, expected {self.size}")
+        taken, self._rest = self._rest[:limit], self._rest[limit:]
+        return taken
 
     async def collect(self) -> bytes:
         """All bytes; raises when there were too few, too many, or the writer gave up."""
-        received = bytearray()
-        while (item := await self.queue.get()) is not None:
-            if isinstance(item, Exception):
-                self.queue.task_done()
-                raise item
-            received += item
+        assert self.size is not None
+        return await self.read(self.size + 1)
+
+    async def cancel(self) -> None:
+        await super().cancel()
+        while not self.queue.empty():
+            self.queue.get_nowait()
             self.queue.task_done()
-        self.queue.task_done()
-        if len(received) != self.size:
-            raise TypeError(f"FixedLengthStream got {len(received)} bytes, expected {self.size}")
-        return bytes(received)
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether the reader stopped."""
+        return self._cancelled.is_set()
 
 
 class FakePipe:
-    """FixedLengthStream: exactly `size` bytes go through."""
+    """FixedLengthStream: exactly `size` bytes go through. Or, without a size, IdentityTransformStream."""
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int | None) -> None:
         self._content = PipeContent(size)
 
     @property
@@ -140,14 +170,20 @@ class FakePipe:
 
     async def write(self, content: Content) -> None:
         assert isinstance(content, FakeContent)
-        await self._content.queue.put(bytes(content.data))
-        await self._content.queue.join()
+        await self._put(bytes(content.data))
 
     async def close(self) -> None:
-        await self._content.queue.put(None)
+        await self._put(None)
 
     async def abort(self) -> None:
         await self._content.queue.put(ClientGone("the writer gave up"))
+
+    async def _put(self, item: bytes | None) -> None:
+        if not self._content.is_gone:
+            await self._content.queue.put(item)
+            await self._content.queue.join()
+        if self._content.is_gone:
+            raise PipeBroken("the reader stopped")
 
 
 class FakeDigester:
@@ -178,7 +214,7 @@ class FakeStreams:
     def content(self, data: bytes) -> FakeContent:
         return FakeContent(data)
 
-    def pipe(self, size: int) -> FakePipe:
+    def pipe(self, size: int | None) -> FakePipe:
         return FakePipe(size)
 
     def digester(self, algorithm: str) -> FakeDigester:

@@ -1,15 +1,18 @@
 """Requests and responses between the Workers SDK and the core."""
 
+import asyncio
+from collections.abc import Awaitable, Callable
 from typing import Any
 from urllib.parse import urlsplit
 
 import workers
+from pyodide.ffi import to_js
 
 from registry.cloudflare.streams import JsSource, present
 from registry.http import Request, Response
 
 
-def to_request(request: workers.Request) -> Request:
+def to_request(request: workers.Request, wait_until: Callable[[Awaitable[Any]], object]) -> Request:
     """The core's view of a request. Headers are looked up one by one: the SDK's mapping parses all of them."""
     raw: Any = request.js_object
     url = urlsplit(raw.url)
@@ -26,6 +29,7 @@ def to_request(request: workers.Request) -> Request:
         url.query,
         header,
         JsSource(raw.body, _size(raw.body, header("content-length"))),
+        lambda work: wait_until(asyncio.ensure_future(work)),
     )
 
 
@@ -41,4 +45,6 @@ def to_response(response: Response) -> workers.Response:
     body: Any = response.body
     if isinstance(body, JsSource):
         body = body.hand_over()
+    elif isinstance(body, bytes):
+        body = to_js(body)
     return workers.Response(body, status=response.status, headers=dict(response.headers))

@@ -7,7 +7,7 @@ import js
 from pyodide.ffi import JsException, jsnull, to_js
 
 from registry.names import Digest
-from registry.storage import Buffer, ClientGone
+from registry.storage import Buffer, ClientGone, PipeBroken
 
 # DigestStream's names of `registry.names.ALGORITHMS`.
 _WEB_CRYPTO_NAMES = {"sha256": "SHA-256", "sha512": "SHA-512"}
@@ -83,16 +83,22 @@ class JsSource:
 class JsPipe:
     """FixedLengthStream: R2 takes a stream only when its length is known."""
 
-    def __init__(self, size: int) -> None:
-        stream = js.FixedLengthStream.new(size)
+    def __init__(self, size: int | None) -> None:
+        stream = js.IdentityTransformStream.new() if size is None else js.FixedLengthStream.new(size)
         self.content = JsSource(stream.readable, size)
         self._writer = stream.writable.getWriter()
 
     async def write(self, content: Any) -> None:
-        await self._writer.write(content)
+        try:
+            await self._writer.write(content)
+        except JsException as error:
+            raise PipeBroken(str(error)) from None
 
     async def close(self) -> None:
-        await self._writer.close()
+        try:
+            await self._writer.close()
+        except JsException as error:
+            raise PipeBroken(str(error)) from None
 
     async def abort(self) -> None:
         await self._writer.abort(js.Error.new("given up"))
@@ -129,7 +135,7 @@ class JsStreams:
     def content(self, data: bytes) -> Any:
         return to_js(data)
 
-    def pipe(self, size: int) -> JsPipe:
+    def pipe(self, size: int | None) -> JsPipe:
         return JsPipe(size)
 
     def digester(self, algorithm: str) -> JsDigester:

@@ -1,6 +1,8 @@
 """`registry.web.Web` on the runtime's `fetch`."""
 
+import asyncio
 from collections.abc import Mapping
+from typing import Any
 
 import js
 from pyodide.ffi import JsException
@@ -13,13 +15,24 @@ from registry.web import WebError, WebResponse
 class JsWeb:
     """`fetch`."""
 
-    async def get(self, url: str, headers: Mapping[str, str], seconds: float) -> WebResponse:
-        signal = js.AbortSignal.timeout(int(seconds * 1000))
+    async def fetch(self, method: str, url: str, headers: Mapping[str, str], body: str = "") -> WebResponse:
+        controller = js.AbortController.new()
+        # As options of a plain object: `signal` is one of JavaScript's own, and stays it.
+        options: dict[str, Any] = {
+            "method": method,
+            "headers": dict(headers),
+            "redirect": "manual",
+            "signal": controller.signal,
+        }
+        if body:
+            options["body"] = body
         try:
-            # As options of a plain object: `signal` is one of JavaScript's own, and stays it.
-            answer = await js.fetch(url, as_js({"headers": dict(headers), "redirect": "manual", "signal": signal}))
+            answer = await js.fetch(url, as_js(options))
         except JsException as error:
             raise WebError(str(error)) from None
+        except asyncio.CancelledError:
+            controller.abort()
+            raise
 
         def header(name: str) -> str | None:
             value: str | None = present(answer.headers.get(name))

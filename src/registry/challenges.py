@@ -1,0 +1,35 @@
+"""WWW-Authenticate as other registries write it (RFC 9110, section 11.6.1), well or badly."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+# A parameter: quoted, or bare as some registries send it; or a scheme, which no "=" follows.
+_PART = re.compile(
+    r'\s*(?:(?P<name>[A-Za-z][\w-]*)\s*=\s*(?:"(?P<quoted>(?:[^"\\]|\\.)*)"|(?P<bare>[^\s,"]+))'
+    r"|(?P<scheme>[A-Za-z][\w-]*))\s*,?",
+    re.ASCII,
+)
+_ESCAPED = re.compile(r"\\(.)")
+
+
+@dataclass(frozen=True, slots=True)
+class Challenge:
+    """What a server asks for: the scheme in lower case, and its parameters."""
+
+    scheme: str
+    parameters: Mapping[str, str]
+
+
+def parse_challenges(header: str) -> list[Challenge]:
+    """Every challenge of a header, several of them included; what cannot be read ends the list."""
+    found: list[tuple[str, dict[str, str]]] = []
+    at = 0
+    while at < len(header) and (part := _PART.match(header, at)):
+        at = part.end()
+        if part["scheme"]:
+            found.append((part["scheme"].lower(), {}))
+        elif found:
+            value = part["bare"] if part["quoted"] is None else _ESCAPED.sub(r"\1", part["quoted"])
+            found[-1][1].setdefault(part["name"].lower(), value)
+    return [Challenge(scheme, parameters) for scheme, parameters in found]

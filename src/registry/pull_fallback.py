@@ -1,0 +1,205 @@
+"""Pull fallback: what is not here is asked for at other registries, and copied into R2 on its way to the client.
+
+Only pulls come here. What a push asks for exists when it is in this bucket.
+"""
+
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from registry import manifests
+from registry.blob_copies import BlobCopy
+from registry.errors import Problem, RegistryError
+from registry.log import log
+from registry.manifest_format import MAX_MANIFEST_SIZE, PULLED_TYPES
+from registry.manifests import Received
+from registry.names import Digest, Reference, RepositoryName, Tag
+from registry.platform import Platform
+from registry.ranges import content_range
+from registry.storage import ByteRange, Source, StorageError, StoredObject
+from registry.tasks import within
+from registry.upstream_client import UpstreamClient, UpstreamError
+from registry.upstreams import Upstream
+
+T = TypeVar("T")
+
+REVALIDATE_TIMEOUT = 5  # seconds that a pull waits for an upstream when there is a copy to serve
+_RETRY_SECONDS = 30  # after which an upstream that failed to revalidate a tag is asked again
+_REMEMBERED = 10_000  # tags
+_ACCEPT = {"Accept": ", ".join(PULLED_TYPES)}
+# What servers say that do not know what they send: the manifest knows.
+_VAGUE_TYPES = frozenset({"application/json", "application/octet-stream", "text/plain", "binary/octet-stream"})
+
+
+class PullFallback:
+    """Asks the upstreams in their order. Remembers for the life of the isolate when tags were compared."""
+
+    def __init__(
+        self, platform: Platform, upstreams: tuple[Upstream, ...], before_first_write: Callable[[], Awaitable[None]]
+    ) -> None:
+        self._platform = platform
+        self._upstreams = upstreams
+        self._before_first_write = before_first_write
+        self._client = UpstreamClient(platform)
+        self._compared: dict[str, float] = {}  # key of a tag -> when, in seconds since the epoch
+
+    # ------------------------------------------------------------------ blobs
+    async def blob_size(self, name: RepositoryName, digest: Digest) -> int | None:
+        """The size of a blob that an upstream has, in bytes; None when none has it."""
+
+        async def ask(upstream: Upstream, there: RepositoryName) -> int | None:
+            answer = await self._client.ask(upstream, "HEAD", there, f"blobs/{digest}")
+            if answer is None:
+                return None
+            await answer.body.cancel()
+            if answer.size is None:
+                raise UpstreamError(upstream, "does not say how large the blob is")
+            return answer.size
+
+        return await self._first(name, digest, Problem.BLOB_UNKNOWN, ask)
+
+    async def blob(self, name: RepositoryName, digest: Digest) -> BlobCopy | None:
+        """A blob that an upstream has, to be passed on and copied; None when none has it."""
+        if self._upstreams:
+            await self._before_first_write()
+
+        async def ask(upstream: Upstream, there: RepositoryName) -> BlobCopy | None:
+            answer = await self._client.ask(upstream, "GET", there, f"blobs/{digest}")
+            return None if answer is None else BlobCopy(self._platform, name, digest, upstream, answer)
+
+        return await self._first(name, digest, Problem.BLOB_UNKNOWN, ask)
+
+    async def part(self, name: RepositoryName, digest: Digest, part: ByteRange, size: int) -> Source | None:
+        """Some bytes of a blob of `size` bytes: passed on, not copied. None when no upstream sends parts."""
+        asked = content_range(part, size)
+
+        async def ask(upstream: Upstream, there: RepositoryName) -> Source | None:
+            headers = {"Range": asked.replace("bytes ", "bytes=").partition("/")[0]}
+            answer = await self._client.ask(upstream, "GET", there, f"blobs/{digest}", headers)
+            if answer is None:
+                return None
+            if answer.status == 206 and (answer.content_range or "").strip() == asked:
+                return answer.body
+            await answer.body.cancel()
+            return None
+
+        return await self._first(name, digest, Problem.BLOB_UNKNOWN, ask)
+
+    # ------------------------------------------------------------------ manifests
+    async def manifest(
+        self, name: RepositoryName, reference: Reference, stored: StoredObject | None
+    ) -> Received | None:
+        """What is to be served instead of `stored`, which is what lies here, and was stored; None when that is right.
+
+        Raises what the client is told when an upstream fails and there is nothing to serve.
+        """
+        if stored is None:
+            return await self._first(
+                name,
+                reference,
+                Problem.MANIFEST_UNKNOWN,
+                lambda upstream, there: self._copy(upstream, there, name, reference, None),
+            )
+        if isinstance(reference, Digest):
+            return None
+        for upstream in self._upstreams:
+            there = upstream.name_there(name)
+            if upstream.origin == manifests.upstream_of(stored) and there is not None:
+                return await self._revalidate(upstream, there, name, reference, stored)
+        return None
+
+    async def _revalidate(
+        self, upstream: Upstream, there: RepositoryName, name: RepositoryName, tag: Tag, stored: StoredObject
+    ) -> Received | None:
+        """The manifest that the upstream's tag has moved to since."""
+        now = self._platform.now()
+        if now - max(stored.uploaded, self._compared.get(stored.key, 0.0)) < upstream.revalidate:
+            return None
+        self._remember(stored.key, now)
+        timeout = min(upstream.timeout, REVALIDATE_TIMEOUT) if upstream.serve_stale else upstream.timeout
+        try:
+            comparing = self._compare(upstream, there, name, tag, stored)
+            return await within(timeout, self._platform.sleep, comparing)
+        except TimeoutError:
+            error = UpstreamError.too_slow(upstream, timeout)
+        except UpstreamError as failed:
+            error = failed
+        log("tag-not-revalidated", upstream=upstream.host, repository=name, tag=tag, reason=error.reason)
+        self._remember(stored.key, now - upstream.revalidate + _RETRY_SECONDS)
+        if upstream.serve_stale:
+            return None
+        raise error.told(Problem.MANIFEST_UNKNOWN)
+
+    async def _compare(
+        self, upstream: Upstream, there: RepositoryName, name: RepositoryName, tag: Tag, stored: StoredObject
+    ) -> Received | None:
+        answer = await self._client.ask(upstream, "HEAD", there, f"manifests/{tag}", _ACCEPT)
+        if answer is None:
+            raise UpstreamError(upstream, f"has no tag {tag} any more", is_denial=True)
+        await answer.body.cancel()
+        if answer.digest == str(stored.checksum):
+            return None
+        return await self._copy(upstream, there, name, tag, stored)
+
+    async def _copy(
+        self,
+        upstream: Upstream,
+        there: RepositoryName,
+        name: RepositoryName,
+        reference: Reference,
+        known: StoredObject | None,
+    ) -> Received | None:
+        """Fetch a manifest and store it; None when the upstream has none, or the one that is `known`."""
+        answer = await self._client.ask(upstream, "GET", there, f"manifests/{reference}", _ACCEPT)
+        if answer is None:
+            return None
+        data = await self._client.read(upstream, answer, MAX_MANIFEST_SIZE)
+        media_type = (answer.content_type or "").partition(";")[0].strip().lower()
+        try:
+            received = manifests.receive(data, None if media_type in _VAGUE_TYPES else media_type, reference)
+        except RegistryError as error:
+            raise UpstreamError(upstream, f"sent no manifest of {reference}: {error.message}") from None
+        if known is not None and received.digest == known.checksum:
+            return None
+        try:
+            await self._before_first_write()
+            await manifests.keep(self._platform, name, received, reference, upstream.origin, known)
+        except (StorageError, RegistryError) as error:
+            # Ours failed: that is nothing to the client.
+            log("copy-not-stored", repository=name, reference=str(reference), error=str(error))
+        return received
+
+    def _remember(self, key: str, when: float) -> None:
+        if len(self._compared) >= _REMEMBERED:
+            self._compared.clear()
+        self._compared[key] = when
+
+    async def _first(
+        self,
+        name: RepositoryName,
+        reference: Reference,
+        unknown: Problem,
+        ask: Callable[[Upstream, RepositoryName], Awaitable[T | None]],
+    ) -> T | None:
+        """What the first upstream that has it answers; raises what the client is told when none has and one failed.
+
+        A tag stops at an upstream that fails: the next one may have something else of the same name.
+        """
+        failure: UpstreamError | None = None
+        for upstream in self._upstreams:
+            there = upstream.name_there(name)
+            if there is None:
+                continue
+            try:
+                found = await ask(upstream, there)
+            except UpstreamError as error:
+                log("upstream-failed", upstream=upstream.host, repository=name, reason=error.reason)
+                if failure is None or failure.is_denial:
+                    failure = error
+                if not (error.is_denial or isinstance(reference, Digest)):
+                    break
+            else:
+                if found is not None:
+                    return found
+        if failure is not None:
+            raise failure.told(unknown)
+        return None

@@ -1,0 +1,183 @@
+"""Other registries behind this one: REGISTRIES_JSON, as serverless-registry has it, and more."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from urllib.parse import urlsplit
+
+from registry import ecr
+from registry.errors import RegistryError
+from registry.names import RepositoryName, parse_name
+from registry.permissions import Glob, parse_repository_glob
+from registry.setting_lists import parse_list
+
+DEFAULT_REVALIDATE = 300  # seconds after which the tag of a copy is compared with the upstream's
+DEFAULT_TIMEOUT = 30  # seconds that an upstream may take to begin an answer, or to go on with it
+_MAX_TIMEOUT = 300
+_MAX_REVALIDATE = 365 * 24 * 3600
+_LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
+DOCKER_HUB = "https://registry-1.docker.io"
+
+_MEMBERS = (
+    "registry",
+    "username",
+    "password_env",
+    "prefix",
+    "include",
+    "exclude",
+    "revalidate",
+    "serve_stale",
+    "auth",
+    "timeout",
+)
+
+
+class Auth(Enum):
+    """How to authenticate to an upstream."""
+
+    CHALLENGE = "challenge"  # as its answer of 401 asks for
+    BASIC = "basic"  # with every request, whatever it asks for
+    ECR = "ecr"  # Amazon's: user name and password are an access key, which buys a password of twelve hours
+
+
+@dataclass(frozen=True, slots=True)
+class Upstream:
+    """A registry that is asked for what is not here."""
+
+    origin: str  # scheme, host and port
+    folder: str  # that all names there begin with: "" or with "/" at its end
+    username: str
+    password: str
+    auth: Auth
+    prefix: str  # that names here begin with, and there do not: "" or with "/" at its end
+    include: tuple[Glob, ...]  # names there; none: all
+    exclude: tuple[Glob, ...]
+    revalidate: int  # seconds
+    serve_stale: bool
+    timeout: int  # seconds
+
+    @property
+    def host(self) -> str:
+        """For messages."""
+        return urlsplit(self.origin).netloc
+
+    def name_there(self, name: RepositoryName) -> RepositoryName | None:
+        """What the upstream calls the repository `name`; None when it is not to be asked for it."""
+        if not name.startswith(self.prefix):
+            return None
+        there = self.folder + name.removeprefix(self.prefix)
+        if self.origin == DOCKER_HUB and "/" not in there:
+            there = f"library/{there}"
+        try:
+            checked = parse_name(there)
+        except RegistryError:
+            return None
+        is_included = not self.include or any(glob.matches(checked) for glob in self.include)
+        return checked if is_included and not any(glob.matches(checked) for glob in self.exclude) else None
+
+
+def parse_upstreams(text: str, variable: Callable[[str], str | None]) -> tuple[Upstream, ...]:
+    """The value of REGISTRIES_JSON; `variable` gives the secrets that it names. Raises ValueError with a sentence."""
+    return parse_list(
+        text,
+        "registry",
+        lambda entry: _parse(entry, variable),
+        lambda upstream: f"{upstream.prefix} {upstream.origin}/{upstream.folder}",
+    )
+
+
+def _parse(entry: object, variable: Callable[[str], str | None]) -> Upstream:
+    if not isinstance(entry, Mapping) or "registry" not in entry:
+        raise ValueError('it is an object with at least "registry"')
+    unknown = sorted(set(entry) - set(_MEMBERS))
+    if unknown:
+        raise ValueError(f"there is no {unknown[0]!r}; what there is: {', '.join(_MEMBERS)}")
+    origin, folder = _parse_url(entry["registry"])
+    username, password = _credentials(entry, variable)
+    auth = _auth(entry.get("auth", Auth.CHALLENGE.value))
+    if auth is not Auth.CHALLENGE and not username:
+        raise ValueError(f'auth "{auth.value}" needs username and password_env')
+    if auth is Auth.ECR and ecr.region_of(urlsplit(origin).hostname or "") is None:
+        raise ValueError('auth "ecr" is for <account>.dkr.ecr.<region>.amazonaws.com')
+    return Upstream(
+        origin,
+        folder,
+        username,
+        password,
+        auth,
+        _prefix(entry.get("prefix", "")),
+        _globs(entry, "include"),
+        _globs(entry, "exclude"),
+        _seconds(entry, "revalidate", DEFAULT_REVALIDATE, _MAX_REVALIDATE),
+        _switch(entry.get("serve_stale", True)),
+        _seconds(entry, "timeout", DEFAULT_TIMEOUT, _MAX_TIMEOUT),
+    )
+
+
+def _parse_url(text: object) -> tuple[str, str]:
+    url = urlsplit(text if isinstance(text, str) else "")
+    is_secure = url.scheme == "https" or (url.scheme == "http" and url.hostname in _LOOPBACK)
+    if not is_secure or not url.hostname or "@" in url.netloc or url.query or url.fragment:
+        raise ValueError("registry is the https URL of a registry: https://registry.example.com")
+    if url.hostname == "docker.io" or url.hostname.endswith(".docker.io"):
+        return DOCKER_HUB, ""  # Docker itself calls it https://index.docker.io/v1/
+    folder = url.path.strip("/")
+    if folder and not _is_name(folder):
+        raise ValueError("the path of registry is the beginning of its repository names, as in https://gcr.io/project")
+    return f"{url.scheme}://{url.netloc}", f"{folder}/" if folder else ""
+
+
+def _credentials(entry: Mapping[str, object], variable: Callable[[str], str | None]) -> tuple[str, str]:
+    username, password_env = entry.get("username", ""), entry.get("password_env", "")
+    if not isinstance(username, str) or not isinstance(password_env, str):
+        raise ValueError("username and password_env are strings")
+    if bool(username) != bool(password_env):
+        raise ValueError("username and password_env go together; without both the registry is asked anonymously")
+    # What `echo` and `base64` put behind a secret is not part of it; line ends within are Google's affair.
+    password = (variable(password_env) or "").strip() if password_env else ""
+    if password_env and not password:
+        raise ValueError(f"the secret {password_env!r}, which password_env names, is not set")
+    return username, password
+
+
+def _auth(value: object) -> Auth:
+    try:
+        return Auth(value)
+    except ValueError:
+        raise ValueError(f"auth is one of {', '.join(auth.value for auth in Auth)}") from None
+
+
+def _prefix(value: object) -> str:
+    if value == "":
+        return ""
+    if not isinstance(value, str) or not _is_name(value.removesuffix("/")):
+        raise ValueError("prefix is the beginning of repository names: whole segments")
+    return f"{value.removesuffix('/')}/"
+
+
+def _is_name(text: str) -> bool:
+    try:
+        parse_name(text)
+    except RegistryError:
+        return False
+    return True
+
+
+def _globs(entry: Mapping[str, object], member: str) -> tuple[Glob, ...]:
+    value = entry.get(member, [])
+    if not isinstance(value, list):
+        raise ValueError(f"{member} is a list of globs of the registry's own repository names")
+    return tuple(parse_repository_glob(glob) for glob in value)
+
+
+def _seconds(entry: Mapping[str, object], member: str, default: int, largest: int) -> int:
+    value = entry.get(member, default)
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 < value <= largest:
+        raise ValueError(f"{member} is a number of seconds from 1 to {largest}")
+    return value
+
+
+def _switch(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError("serve_stale is true or false")
+    return value
