@@ -7,6 +7,7 @@ bytes never look like a whole blob.
 
 import asyncio
 import contextlib
+from typing import Self
 
 from registry import blobs
 from registry.errors import RegistryError
@@ -19,7 +20,7 @@ from registry.tasks import beside
 from registry.transfer import Span, copy, through_pipe
 from registry.upload_log import State
 from registry.uploads import Upload
-from registry.upstream_client import Answer
+from registry.upstream_client import Answer, UpstreamError
 from registry.upstreams import Upstream
 from registry.web import WebError
 
@@ -29,7 +30,7 @@ _WATCH_SECONDS = 5  # between two looks at how it goes: one timer for the whole 
 
 
 class BlobCopy:
-    """One blob on its way. `content` is for the client; `run` has to be awaited beside its reading."""
+    """One blob on its way: either `content` is for the client and `run` goes on beside it, or it is stored first."""
 
     def __init__(
         self, platform: Platform, name: RepositoryName, digest: Digest, upstream: Upstream, answer: Answer
@@ -38,32 +39,35 @@ class BlobCopy:
         self._name = name
         self._digest = digest
         self._upstream = upstream
-        self._client = platform.streams.pipe(answer.size)
-        self._passing = _Passing(platform, answer, self._client, digest, upstream.timeout)
+        client = None if answer.size is None else platform.streams.pipe(answer.size)
+        self._passing = _Passing(platform, answer, client, digest, upstream.timeout)
         self.size = answer.size
-
-    @property
-    def content(self) -> Source:
-        """The bytes for the client."""
-        return self._client.content
+        # None when the size is unknown: a client cannot see that a body without a length breaks (docs/adr/0013).
+        self.content = None if client is None else client.content
 
     async def run(self) -> None:
         """Pass on and store. Never raises: what goes wrong is logged, and a client that is still there sees it."""
-        watching = asyncio.ensure_future(self._passing.watch())
         try:
-            try:
-                await self._store()
-            except (StorageError, ClientGone, RegistryError) as error:
-                # R2 failed, or its end of a pipe: that is nothing to the client.
-                self._log("copy-not-stored", error)
-                await self._pass_the_rest()
+            async with self._passing:
+                try:
+                    await self._store()
+                except (StorageError, ClientGone, RegistryError) as error:
+                    # R2 failed, or its end of a pipe: that is nothing to the client.
+                    self._log("copy-not-stored", error)
+                    await self._pass_the_rest()
         except WebError as error:
             self._log("copy-given-up", error)
         except Exception as error:  # noqa: BLE001 - nobody awaits this; the client must not wait for ever
             self._log("internal-error", error)
-        finally:
-            watching.cancel()
-            await self._passing.give_up()
+
+    async def store_first(self) -> None:
+        """Store it before anything is served. Raises UpstreamError, and what the storage raises."""
+        try:
+            async with self._passing:
+                await self._store()
+        except WebError as error:
+            self._log("copy-given-up", error)
+            raise UpstreamError(self._upstream, str(error)) from None
 
     async def _store(self) -> None:
         source, size = self._passing, self.size
@@ -99,7 +103,7 @@ class BlobCopy:
 class _Passing:
     """The upstream's bytes as a source: what is read of it was passed on to the client."""
 
-    def __init__(self, platform: Platform, answer: Answer, client: Pipe, digest: Digest, timeout: int) -> None:
+    def __init__(self, platform: Platform, answer: Answer, client: Pipe | None, digest: Digest, timeout: int) -> None:
         self._platform = platform
         self._source = answer.body
         self.size = answer.size
@@ -109,12 +113,29 @@ class _Passing:
         self._digester = platform.streams.digester(digest.algorithm)
         self._taken = 0  # bytes
         self._is_over = False  # all was read and looked at, or it broke
-        self._is_served = False  # the client has all of it, or is gone
+        self._is_served = client is None  # the client has all of it, or is gone, or there is none
         self._left: float | None = None  # when the client went away, in seconds since the epoch
         self._asked: float | None = None  # since when the upstream is waited for
         self._reason: str | None = None  # why it was given up
         # A reader that is cancelled leaves a read behind, whose bytes come before those of the next one.
         self._reading = asyncio.Lock()
+
+    async def __aenter__(self) -> Self:
+        """Watch over it."""
+        self._watching = asyncio.ensure_future(self._watch())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Free the connection; a client that did not get all of it sees its download break."""
+        self._watching.cancel()
+        await self._source.cancel()
+        async with self._reading:
+            if not self._is_over:
+                self._is_over = True
+                await self._digester.abort()
+            if self._client is not None and not self._is_served:
+                self._is_served = True
+                await self._client.abort()
 
     @property
     def has_client(self) -> bool:
@@ -158,18 +179,18 @@ class _Passing:
             await self._digester.update(content)
         digest = await self._digester.digest()
         if self.size not in (None, self._taken):
-            raise WebError(f"it broke off after {self._taken} of {self.size} bytes")
+            raise WebError(f"broke off after {self._taken} of {self.size} bytes")
         if digest != self._expected:
-            raise WebError("it sent other bytes than those of the digest")
+            raise WebError("sent other bytes than those of the digest")
         if content is not None:
             await self._pass(content)
-        if not self._is_served:
+        if self._client is not None and not self._is_served:
             with contextlib.suppress(PipeBroken):
                 await self._client.close()
             self._is_served = True
 
     async def _pass(self, content: Content) -> None:
-        if self._is_served:
+        if self._client is None or self._is_served:
             return
         try:
             await self._client.write(content)
@@ -184,24 +205,13 @@ class _Passing:
         """Give up what was not read."""
         await self._source.cancel()
 
-    async def watch(self) -> None:
+    async def _watch(self) -> None:
         """Give up an upstream that is too slow, and a copy that takes too long without its client."""
         while self._reason is None:
             await self._platform.sleep(_WATCH_SECONDS)
             now = self._platform.now()
             if self._asked is not None and now - self._asked >= self._timeout:
-                self._reason = f"it sent next to nothing for {self._timeout} seconds"
+                self._reason = f"sent next to nothing for {self._timeout} seconds"
             elif self._left is not None and now - self._left >= GRACE_SECONDS:
                 self._reason = "the client went away, and the rest takes too long"
         await self._source.cancel()
-
-    async def give_up(self) -> None:
-        """At the end: free the connection; a client that did not get all of it sees its download break."""
-        await self._source.cancel()
-        async with self._reading:
-            if not self._is_over:
-                self._is_over = True
-                await self._digester.abort()
-            if not self._is_served:
-                self._is_served = True
-                await self._client.abort()

@@ -9,6 +9,7 @@ from registry.names import Digest
 from registry.permissions import Access
 from registry.ranges import content_range, parse_range
 from registry.registry import Registry
+from registry.upstream_client import UpstreamError
 
 
 async def head_blob(registry: Registry, endpoint: HeadBlob, request: Request) -> Response:
@@ -62,11 +63,21 @@ async def get_blob(registry: Registry, endpoint: GetBlob, request: Request) -> R
 
 
 async def _copy_from_upstream(registry: Registry, endpoint: GetBlob, request: Request) -> Response:
-    copy = await registry.fallback.blob(endpoint.name, endpoint.digest)
+    name, digest = endpoint.name, endpoint.digest
+    copy = await registry.fallback.blob(name, digest)
     if copy is None:
-        raise _unknown(endpoint.digest)
-    request.keep_running(copy.run())
-    return Response(200, _headers(endpoint.digest, copy.size), copy.content)
+        raise _unknown(digest)
+    if copy.content is not None and copy.size is not None:
+        request.keep_running(copy.run())
+        return Response(200, _headers(digest, copy.size), copy.content)
+    try:
+        await copy.store_first()
+    except UpstreamError as error:
+        raise error.told(Problem.BLOB_UNKNOWN) from None
+    stored = await blobs.read(registry.platform, name, digest)
+    if stored is None:
+        raise _unknown(digest)
+    return Response(200, _headers(digest, stored.object.size), stored.body)
 
 
 async def delete_blob(registry: Registry, endpoint: DeleteBlob, request: Request) -> Response:
@@ -94,12 +105,12 @@ def _lasting_headers(digest: Digest) -> dict[str, str]:
     }
 
 
-def _headers(digest: Digest, size: int | None) -> dict[str, str]:
+def _headers(digest: Digest, size: int) -> dict[str, str]:
     # Without a Content-Type and no-transform an edge compresses the bytes and drops their length (docs/adr/0009).
     return {
         **_lasting_headers(digest),
         "Content-Type": OCTETS,
-        **({} if size is None else {"Content-Length": str(size)}),
+        "Content-Length": str(size),
         "Accept-Ranges": "bytes",
     }
 

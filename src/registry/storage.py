@@ -108,7 +108,7 @@ class Source(Protocol):
 
 
 class Pipe(Protocol):
-    """A stream that is written on one side, and on the other given to `put` or `upload_part`, or to a client."""
+    """A stream of a known number of bytes: written on one side, given on the other to `put`, a part, or a client."""
 
     @property
     def content(self) -> Source:
@@ -159,8 +159,8 @@ class Streams(Protocol):
         """Python's bytes as content, for a pipe."""
         ...
 
-    def pipe(self, size: int | None) -> Pipe:
-        """A pipe for exactly `size` bytes; without a size only a client can read it."""
+    def pipe(self, size: int) -> Pipe:
+        """A pipe for exactly `size` bytes."""
         ...
 
     def digester(self, algorithm: str) -> Digester:

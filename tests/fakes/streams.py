@@ -119,7 +119,7 @@ class FakeSource:
 class PipeContent(FakeSource):
     """The readable side of a pipe: one reader takes what the writer passes on."""
 
-    def __init__(self, size: int | None) -> None:
+    def __init__(self, size: int) -> None:
         super().__init__([], size)
         self.queue: asyncio.Queue[bytes | Exception | None] = asyncio.Queue(1)
         self._received = 0
@@ -136,7 +136,7 @@ class PipeContent(FakeSource):
             self._close()
             if item is not None:
                 raise item
-            if self.size not in (None, self._received):
+            if self.size != self._received:
                 raise TypeError(f"FixedLengthStream got {self._received} bytes, expected {self.size}")
         taken, self._rest = self._rest[:limit], self._rest[limit:]
         return taken
@@ -159,9 +159,9 @@ class PipeContent(FakeSource):
 
 
 class FakePipe:
-    """FixedLengthStream: exactly `size` bytes go through. Or, without a size, IdentityTransformStream."""
+    """FixedLengthStream: exactly `size` bytes go through."""
 
-    def __init__(self, size: int | None) -> None:
+    def __init__(self, size: int) -> None:
         self._content = PipeContent(size)
 
     @property
@@ -214,7 +214,7 @@ class FakeStreams:
     def content(self, data: bytes) -> FakeContent:
         return FakeContent(data)
 
-    def pipe(self, size: int | None) -> FakePipe:
+    def pipe(self, size: int) -> FakePipe:
         return FakePipe(size)
 
     def digester(self, algorithm: str) -> FakeDigester:

@@ -83,8 +83,8 @@ class JsSource:
 class JsPipe:
     """FixedLengthStream: R2 takes a stream only when its length is known."""
 
-    def __init__(self, size: int | None) -> None:
-        stream = js.IdentityTransformStream.new() if size is None else js.FixedLengthStream.new(size)
+    def __init__(self, size: int) -> None:
+        stream = js.FixedLengthStream.new(size)
         self.content = JsSource(stream.readable, size)
         self._writer = stream.writable.getWriter()
 
@@ -135,7 +135,7 @@ class JsStreams:
     def content(self, data: bytes) -> Any:
         return to_js(data)
 
-    def pipe(self, size: int | None) -> JsPipe:
+    def pipe(self, size: int) -> JsPipe:
         return JsPipe(size)
 
     def digester(self, algorithm: str) -> JsDigester:
