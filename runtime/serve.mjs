@@ -27,6 +27,7 @@ const VARS_FROM_ENVIRONMENT = [
   "READONLY_USERNAME",
   "REGISTRIES_JSON",
   "SPARSE_MANIFESTS",
+  "UPSTREAM_PASSWORD",
 ];
 
 const problem = whatIsMissing();

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 # A parameter: quoted, or bare as some registries send it; or a scheme, which no "=" follows.
 _PART = re.compile(
     r'\s*(?:(?P<name>[A-Za-z][\w-]*)\s*=\s*(?:"(?P<quoted>(?:[^"\\]|\\.)*)"|(?P<bare>[^\s,"]+))'
-    r"|(?P<scheme>[A-Za-z][\w-]*))\s*,?",
+    r"|(?P<scheme>[A-Za-z][\w-]*)(?![\w-]|\s*=))\s*,?",
     re.ASCII,
 )
 _ESCAPED = re.compile(r"\\(.)")

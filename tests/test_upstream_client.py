@@ -1,0 +1,311 @@
+"""How upstreams are asked: which credentials go where, tokens, redirects."""
+
+import base64
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from registry.ecr import AccessKey, token_request
+from tests.fakes.client import basic, digest_of
+from tests.fakes.machine import Reply, WebRequest
+from tests.fakes.upstream import TOKEN_SERVER, UPSTREAM, FakeTokenServer, FakeUpstream
+from tests.test_pull_fallback import with_upstreams
+
+LAYER = b"a layer"
+NAMED = {"registry": UPSTREAM, "username": "me", "password_env": "THERE"}
+BEARER = f'Bearer realm="{TOKEN_SERVER}/token",service="up.example",scope="repository:team/app:pull,push"'
+
+
+class World:
+    """A registry, the one behind it, and its token server."""
+
+    def __init__(self, entry: Mapping[str, Any], **token_server: Any) -> None:
+        """Everything runs."""
+        self.upstream = FakeUpstream()
+        self.upstream.push("team/app", "1", [LAYER])
+        self.upstream.push("team/other", "1", [LAYER])
+        self.tokens = FakeTokenServer(self.upstream, **token_server)
+        self.registry = with_upstreams(entry, THERE="s3cret")
+        self.registry.web.servers |= {UPSTREAM: self.upstream, TOKEN_SERVER: self.tokens}
+
+    async def get(self, name: str = "team/app", path: str = f"blobs/{digest_of(LAYER)}") -> int:
+        """Pull; what was copied is forgotten again."""
+        answer = await self.registry.call("GET", f"/v2/{name}/{path}")
+        for key in self.registry.bucket.keys(name):
+            del self.registry.bucket.objects[key]
+        return answer.status
+
+    def sent(self, origin: str) -> list[str | None]:
+        """The Authorization of each request to an origin."""
+        return [one.headers.get("authorization") for one in self.registry.web.requests if one.origin == origin]
+
+
+# ------------------------------------------------------------------ credentials
+async def test_nothing_is_sent_unasked() -> None:
+    """A registry that asks for nothing gets no password."""
+    world = World(NAMED)
+    assert await world.get() == 200
+    assert world.sent(UPSTREAM) == [None]
+
+
+async def test_basic() -> None:
+    """After the challenge; from then on at once, for this repository."""
+    world = World(NAMED)
+    world.upstream.challenge = 'Basic realm="there"'
+    world.upstream.accepted = {basic("me", "s3cret")}
+    for _ in range(2):
+        assert await world.get() == 200
+    assert world.sent(UPSTREAM) == [None, basic("me", "s3cret"), basic("me", "s3cret")]
+
+
+async def test_basic_without_a_challenge() -> None:
+    """`auth` "basic": some answer 404 to strangers, or a page."""
+    world = World({**NAMED, "auth": "basic"})
+    world.upstream.quirk = lambda request, reply: reply if "authorization" in request.headers else Reply(404)
+    assert await world.get() == 200
+    assert world.sent(UPSTREAM) == [basic("me", "s3cret")]
+
+
+@pytest.mark.parametrize("users", [{}, {"me": "s3cret"}], ids=["anonymous", "named"])
+async def test_bearer_by_get(users: dict[str, str]) -> None:
+    """A token for pulling this repository, whatever the challenge suggests, kept until it expires."""
+    world = World(NAMED if users else {"registry": UPSTREAM}, users=users)
+    world.upstream.challenge = BEARER
+    for _ in range(3):
+        assert await world.get() == 200
+    assert world.tokens.asked == [{"scope": ["repository:team/app:pull"], "service": ["up.example"]}]
+    assert await world.get("team/other") == 200
+    assert world.tokens.asked[1]["scope"] == ["repository:team/other:pull"]
+    world.registry.clock.now += 300
+    assert await world.get() == 200
+    assert len(world.tokens.asked) == 3
+    assert world.sent(TOKEN_SERVER) == [basic("me", "s3cret") if users else None] * 3
+    assert all(sent != basic("me", "s3cret") for sent in world.sent(UPSTREAM))
+
+
+async def test_bearer_by_post() -> None:
+    """Where GET is refused: OAuth2, with the password in the body and never in the URL."""
+    world = World(NAMED, users={"me": "s3cret"}, takes_get=False)
+    world.upstream.challenge = BEARER
+    assert await world.get() == 200
+    (asked,) = world.tokens.asked
+    assert asked["grant_type"] == ["password"]
+    assert asked["scope"] == ["repository:team/app:pull"]
+    assert all("s3cret" not in url for url in world.registry.web.asked)
+
+
+@pytest.mark.parametrize(("expires_in", "used_after"), [(None, 45), (300, 285)])
+async def test_tokens_expire(expires_in: int | None, used_after: int) -> None:
+    """After `expires_in`, which is 60 seconds when the server does not say."""
+    world = World({"registry": UPSTREAM}, expires_in=expires_in)
+    world.upstream.challenge = BEARER
+    assert await world.get() == 200
+    world.registry.clock.now += used_after
+    assert await world.get() == 200
+    assert len(world.tokens.asked) == 1
+    world.registry.clock.now += 10
+    assert await world.get() == 200
+    assert len(world.tokens.asked) == 2
+
+
+async def test_a_token_that_is_refused_is_replaced_once() -> None:
+    """The server forgot it: another one; refused again, it is a denial."""
+    world = World({"registry": UPSTREAM})
+    world.upstream.challenge = BEARER
+    assert await world.get() == 200
+    world.upstream.accepted = set()
+    assert await world.get() == 200
+    world.upstream.quirk = lambda *_: Reply(401, {"www-authenticate": BEARER})
+    assert await world.get() == 404
+    assert len(world.tokens.asked) == 3
+
+
+@pytest.mark.parametrize(
+    ("challenge", "url"),
+    [
+        (f"Bearer realm={TOKEN_SERVER}/token,service=up", f"{TOKEN_SERVER}/token?"),
+        (
+            f'Basic realm="x", Bearer realm="{TOKEN_SERVER}/t?account=a%26b&empty="',
+            f"{TOKEN_SERVER}/t?account=a%26b&empty=&",
+        ),
+        ('Bearer realm="/token"', f"{UPSTREAM}/token?"),
+    ],
+)
+async def test_odd_challenges(challenge: str, url: str) -> None:
+    """Unquoted, after another one that we cannot answer, with a query, relative."""
+    world = World({"registry": UPSTREAM})
+    world.upstream.challenge = challenge
+
+    def token(request: WebRequest, reply: Reply) -> Reply:
+        if not request.path.startswith("/token"):
+            return reply
+        world.upstream.accepted = {"Bearer t"}
+        return Reply(200, {}, [b'{"token": "t"}'])
+
+    world.upstream.quirk = token
+    assert await world.get() == 200
+    assert any(asked.startswith(url) for asked in world.registry.web.asked)
+
+
+@pytest.mark.parametrize(
+    ("challenge", "entry", "status", "message"),
+    [
+        ('Basic realm="x"', {"registry": UPSTREAM}, 404, "there are none in REGISTRIES_JSON"),
+        ("Negotiate", NAMED, 502, "asks for other credentials"),
+        ("", NAMED, 502, "asks for other credentials"),
+        ('Bearer realm="http://insecure.example/token"', NAMED, 502, "insecure"),
+        ('Bearer realm="https://["', NAMED, 502, "no address"),
+        ('Bearer realm="https://nobody.example/t"', NAMED, 502, "cannot be reached: nothing came from nobody.example"),
+        (BEARER, {**NAMED, "username": "you"}, 502, "refuses our credentials"),
+        (BEARER, {"registry": UPSTREAM}, 404, "gives no token: its token server answered 401"),
+    ],
+)
+async def test_credentials_that_do_not_do(
+    challenge: str, entry: Mapping[str, Any], status: int, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The answer says what the operator has to mend; neither it nor the log has the password."""
+    world = World(entry, users={"me": "s3cret"})
+    world.upstream.challenge = challenge
+    answer = await world.registry.call("GET", f"/v2/team/app/blobs/{digest_of(LAYER)}")
+    assert answer.status == status
+    assert message in json.loads(answer.body)["errors"][0]["message"]
+    printed = answer.body.decode() + capsys.readouterr().out
+    assert "s3cret" not in printed
+    assert base64.b64encode(b"me:s3cret").decode() not in printed
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        Reply(200, {}, [b"<html>"]),
+        Reply(200, {}, [b"[]"]),
+        Reply(200, {}, [b'{"token": 5}']),
+        Reply(200, {}, [b" " * 100_000]),
+        Reply(302, {"location": "https://elsewhere.example"}),
+        Reply(500),
+    ],
+)
+async def test_a_token_server_that_gives_none(reply: Reply) -> None:
+    """502."""
+    world = World({"registry": UPSTREAM})
+    world.upstream.challenge = BEARER
+
+    async def server(request: WebRequest) -> Reply:
+        return reply
+
+    world.registry.web.servers[TOKEN_SERVER] = server
+    assert await world.get() == 502
+
+
+# ------------------------------------------------------------------ redirects
+async def test_credentials_stay_where_they_belong() -> None:
+    """A redirect to a store is followed without them: it has its own in the URL, which is left as it is."""
+    world = World(NAMED)
+    world.upstream.challenge = 'Basic realm="there"'
+    world.upstream.accepted = {basic("me", "s3cret")}
+    location = "https://store.example:8443/a%2Fb?X-Amz-Signature=1%2B2&empty="
+
+    def redirect(request: WebRequest, reply: Reply) -> Reply:
+        if reply.status == 200 and "again" not in request.path:
+            return Reply(307, {"location": f"{request.path}?again"})  # first on its own host
+        return Reply(302, {"location": location}) if reply.status == 200 else reply
+
+    async def store(request: WebRequest) -> Reply:
+        return Reply(200, {"content-length": str(len(LAYER))}, [LAYER])
+
+    world.upstream.quirk = redirect
+    world.registry.web.servers["https://store.example:8443"] = store
+    assert await world.get() == 200
+    assert world.sent(UPSTREAM) == [None, basic("me", "s3cret"), basic("me", "s3cret")]
+    assert world.sent("https://store.example:8443") == [None]
+    assert world.registry.web.asked[-1] == location
+
+
+async def test_what_is_compressed_on_the_way_has_no_length() -> None:
+    """Its Content-Length is not that of the blob."""
+    world = World({"registry": UPSTREAM})
+    headers = {"content-length": "3", "content-encoding": "gzip"}
+    world.upstream.quirk = lambda _, reply: Reply(200, headers, reply.chunks)
+    assert await world.get() == 200
+    assert world.registry.web.requests[0].headers["accept-encoding"] == "identity"
+
+
+# ------------------------------------------------------------------ Amazon ECR
+ECR = "123456789012.dkr.ecr.eu-west-1.amazonaws.com"
+KEY = AccessKey("AKIDEXAMPLE", "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY")
+
+
+@pytest.mark.parametrize(
+    ("host", "url", "signature"),
+    [
+        (
+            ECR,
+            "https://api.ecr.eu-west-1.amazonaws.com/",
+            (
+                "eu-west-1/ecr/aws4_request, SignedHeaders=content-type;host;x-amz-date;x-amz-target, "
+                "Signature=160c19a801bc557664031ee5a98fd5ba6ca14653ec2627a340479dd4b4faeb15"
+            ),
+        ),
+        (
+            "123456789012.dkr.ecr.cn-north-1.amazonaws.com.cn",
+            "https://api.ecr.cn-north-1.amazonaws.com.cn/",
+            (
+                "cn-north-1/ecr/aws4_request, SignedHeaders=content-type;host;x-amz-date;x-amz-target, "
+                "Signature=dfdb8895cae538b92494d49a7787d768649ecee1e6706420054be1aca5abbcd8"
+            ),
+        ),
+    ],
+)
+def test_signature(host: str, url: str, signature: str) -> None:
+    """As botocore signs the same request at the same time."""
+    request = token_request(host, KEY, 1795464000.0)  # 2026-11-23T20:00:00Z
+    assert request.url == url
+    assert request.headers["authorization"] == f"AWS4-HMAC-SHA256 Credential=AKIDEXAMPLE/20261123/{signature}"
+    assert request.headers["x-amz-date"] == "20261123T200000Z"
+    assert "host" not in request.headers
+
+
+async def test_ecr() -> None:
+    """The access key buys a password, which is used until it expires; the key itself goes nowhere."""
+    world = World({**NAMED, "registry": f"https://{ECR}", "username": KEY.id, "auth": "ecr"})
+    world.registry.web.servers[f"https://{ECR}"] = world.upstream
+    world.upstream.challenge = f'Basic realm="https://{ECR}/",service="ecr.amazonaws.com"'
+    bought = 0
+
+    async def api(request: WebRequest) -> Reply:
+        nonlocal bought
+        bought += 1
+        assert request.method == "POST"
+        assert request.headers["x-amz-target"].endswith(".GetAuthorizationToken")
+        token = base64.b64encode(f"AWS:{bought}".encode()).decode()
+        world.upstream.accepted = {f"Basic {token}"}
+        expires = world.registry.clock.now + 12 * 3600
+        data = {"authorizationData": [{"authorizationToken": token, "expiresAt": expires, "proxyEndpoint": "x"}]}
+        return Reply(200, {}, [json.dumps(data).encode()])
+
+    world.registry.web.servers["https://api.ecr.eu-west-1.amazonaws.com"] = api
+    for _ in range(2):
+        assert await world.get() == 200
+    assert bought == 1
+    world.registry.clock.now += 12 * 3600
+    assert await world.get() == 200
+    assert bought == 2
+    assert all("s3cret" not in f"{one.url} {one.headers} {one.body}" for one in world.registry.web.requests)
+
+
+@pytest.mark.parametrize(
+    "answer", [b"", b"{}", b'{"authorizationData": []}', b'{"authorizationData": [{}]}', b"[1]", b"5"]
+)
+async def test_ecr_that_gives_no_password(answer: bytes) -> None:
+    """502."""
+    world = World({**NAMED, "registry": f"https://{ECR}", "username": KEY.id, "auth": "ecr"})
+    world.registry.web.servers[f"https://{ECR}"] = world.upstream
+    world.upstream.challenge = "Basic"
+
+    async def api(request: WebRequest) -> Reply:
+        return Reply(200, {}, [answer])
+
+    world.registry.web.servers["https://api.ecr.eu-west-1.amazonaws.com"] = api
+    assert await world.get() == 502

@@ -1,0 +1,139 @@
+"""REGISTRIES_JSON: what serverless-registry documents, what is new, and what makes no sense."""
+
+import json
+from typing import Any
+
+import pytest
+
+from registry.names import RepositoryName
+from registry.settings import read_settings
+from registry.upstreams import Auth, Upstream, parse_upstreams
+
+SECRETS = {"REGISTRY_TOKEN": "s3cret\n", "EMPTY": "", "GCR": "eyJ0\neXBl\n"}
+
+
+def parse(*entries: Any) -> tuple[Upstream, ...]:
+    """Read the setting."""
+    return parse_upstreams(json.dumps(entries), SECRETS.get)
+
+
+def one(**entry: Any) -> Upstream:
+    """Read an entry."""
+    (upstream,) = parse({"registry": "https://registry.example.com", **entry})
+    return upstream
+
+
+def test_what_serverless_registry_documents() -> None:
+    """Its README's examples, word for word: another registry with a token, and Docker Hub anonymously."""
+    text = (
+        '[{ "registry": "https://url-to-other-registry", "password_env": "REGISTRY_TOKEN", '
+        '"username": "username-to-use" }]'
+    )
+    (other,) = parse_upstreams(text, SECRETS.get)
+    assert (other.origin, other.username, other.password) == (
+        "https://url-to-other-registry",
+        "username-to-use",
+        "s3cret",  # `echo $TOKEN | wrangler secret put`
+    )
+    (hub,) = parse_upstreams('[{ "registry": "https://index.docker.io/" }]', SECRETS.get)
+    assert (hub.origin, hub.username) == ("https://registry-1.docker.io", "")
+    (local,) = parse({"registry": "http://localhost:9999", "password_env": "REGISTRY_TOKEN", "username": "hello"})
+    assert local.host == "localhost:9999"
+    # `cat key.json | base64 | wrangler secret put`: lines within belong to it.
+    (gcr,) = parse({"registry": "https://gcr.io/project", "password_env": "GCR", "username": "_json_key_base64"})
+    assert gcr.password == "eyJ0\neXBl"
+    assert gcr.name_there(RepositoryName("app")) == "project/app"
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["https://index.docker.io/", "https://index.docker.io/v1/", "https://docker.io", "https://registry-1.docker.io"],
+)
+def test_docker_hub(url: str) -> None:
+    """By every name of it; official images are below library/ there."""
+    (hub,) = parse({"registry": url, "prefix": "hub/"})
+    assert hub.name_there(RepositoryName("hub/alpine")) == "library/alpine"
+    assert hub.name_there(RepositoryName("hub/grafana/grafana")) == "grafana/grafana"
+    assert hub.name_there(RepositoryName("alpine")) is None
+    assert hub.name_there(RepositoryName("hub")) is None
+
+
+def test_defaults() -> None:
+    """All that is new is optional."""
+    upstream = one()
+    assert upstream.auth is Auth.CHALLENGE
+    assert (upstream.revalidate, upstream.serve_stale, upstream.timeout) == (300, True, 30)
+    assert (upstream.prefix, upstream.folder, upstream.include, upstream.exclude) == ("", "", (), ())
+    assert upstream.name_there(RepositoryName("any/thing")) == "any/thing"
+
+
+def test_include_and_exclude() -> None:
+    """Globs of the names there."""
+    upstream = one(prefix="mirror", include=["team/**", "base"], exclude=["team/secret"])
+    for name, there in {
+        "mirror/team/app": "team/app",
+        "mirror/base": "base",
+        "mirror/team/secret": None,
+        "mirror/other": None,
+        "team/app": None,
+    }.items():
+        assert upstream.name_there(RepositoryName(name)) == there
+
+
+def test_names_that_become_too_long() -> None:
+    """What is no name there is not asked for."""
+    assert one(registry="https://a.example/very/long").name_there(RepositoryName("a" * 250)) is None
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ({}, 'at least "registry"'),
+        ("https://registry.example.com", 'at least "registry"'),
+        ({"registry": "https://r.example", "user": "me"}, "there is no 'user'"),
+        ({"registry": "registry.example.com"}, "https URL"),
+        ({"registry": "http://registry.example.com"}, "https URL"),
+        ({"registry": "https://me:secret@registry.example.com"}, "https URL"),
+        ({"registry": "https://r.example?x"}, "https URL"),
+        ({"registry": 5}, "https URL"),
+        ({"registry": "https://r.example/UPPER"}, "the path of registry"),
+        ({"registry": "https://r.example", "username": "me"}, "go together"),
+        ({"registry": "https://r.example", "password_env": "REGISTRY_TOKEN"}, "go together"),
+        ({"registry": "https://r.example", "username": "me", "password_env": "NOBODY"}, "'NOBODY'"),
+        ({"registry": "https://r.example", "username": "me", "password_env": "EMPTY"}, "is not set"),
+        ({"registry": "https://r.example", "username": 1, "password_env": "x"}, "are strings"),
+        ({"registry": "https://r.example", "prefix": "Hub"}, "prefix is"),
+        ({"registry": "https://r.example", "prefix": "/hub"}, "prefix is"),
+        ({"registry": "https://r.example", "prefix": 1}, "prefix is"),
+        ({"registry": "https://r.example", "include": "team/**"}, "include is a list"),
+        ({"registry": "https://r.example", "exclude": ["team//**"]}, "glob"),
+        ({"registry": "https://r.example", "revalidate": 0}, "revalidate is a number"),
+        ({"registry": "https://r.example", "revalidate": True}, "revalidate is a number"),
+        ({"registry": "https://r.example", "timeout": 301}, "timeout is a number"),
+        ({"registry": "https://r.example", "serve_stale": "yes"}, "serve_stale is"),
+        ({"registry": "https://r.example", "auth": "digest"}, "auth is one of challenge, basic, ecr"),
+        ({"registry": "https://r.example", "auth": "basic"}, "needs username"),
+        ({"registry": "https://r.example", "auth": "ecr", "username": "a", "password_env": "GCR"}, "dkr.ecr"),
+    ],
+)
+def test_what_makes_no_sense(entry: Any, message: str) -> None:
+    """A sentence that says which entry and what is wrong with it."""
+    with pytest.raises(ValueError, match="registry 2: ") as error:
+        parse({"registry": "https://fine.example"}, entry)
+    assert message in str(error.value)
+
+
+def test_twice() -> None:
+    """The same registry for the same names is a mistake; for other names it is not."""
+    parse({"registry": "https://r.example"}, {"registry": "https://r.example", "prefix": "r"})
+    with pytest.raises(ValueError, match="there twice"):
+        parse({"registry": "https://r.example"}, {"registry": "https://r.example/"})
+
+
+def test_a_wrong_setting_asks_nobody(capsys: pytest.CaptureFixture[str]) -> None:
+    """It is ignored as a whole, and the log says why, without a secret."""
+    variables = {"REGISTRIES_JSON": '[{"registry": "https://a:hidden@r.example"}]'}
+    assert read_settings(variables.get).upstreams == ()
+    line = json.loads(capsys.readouterr().out)
+    assert (line["event"], line["setting"]) == ("setting-ignored", "REGISTRIES_JSON")
+    assert "hidden" not in line["help"]
