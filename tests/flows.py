@@ -5,8 +5,10 @@ import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
+from registry.settings import read_settings
 from registry.storage import NO_ATTRIBUTES
-from tests.fakes.client import FakeRegistry, digest_of, with_query
+from tests.fakes.client import VARIABLES, FakeRegistry, digest_of, with_query
+from tests.fakes.upstream import UPSTREAM, FakeUpstream
 from tests.images import image, put_manifest
 
 KIB, MIB = 1024, 1024 * 1024
@@ -157,6 +159,22 @@ async def list_tags(registry: FakeRegistry) -> None:
     assert json.loads(answer.body)["tags"] == ["latest"]
 
 
+async def an_upstream(registry: FakeRegistry) -> None:
+    """The image of five layers is in a registry behind this one."""
+    upstream = FakeUpstream()
+    upstream.push(NAME, "1.0", [bytes_of(size) for size in LAYERS])
+    registry.settings = read_settings({**VARIABLES, "REGISTRIES_JSON": json.dumps([{"registry": UPSTREAM}])}.get)
+    registry.web.servers[UPSTREAM] = upstream
+    registry.restart()
+
+
+async def a_copied_image(registry: FakeRegistry) -> None:
+    """The image was pulled through, long ago."""
+    await an_upstream(registry)
+    await pull(registry)
+    registry.clock.now += 3600
+
+
 @dataclass(frozen=True, slots=True)
 class Flow:
     """What is there before, what is measured, and its budget: Class A, Class B, and bytes written per byte pushed."""
@@ -195,6 +213,8 @@ FLOWS: dict[str, Flow] = {
         a_pushed_image, lambda r: docker_push(r, "other", mount_from=NAME), 16, 32, sum(LAYERS), 0.08
     ),
     "pull-5-layers": Flow(a_pushed_image, pull, 0, 10),
+    "pull-through-5-layers": Flow(an_upstream, pull, 12, 10, sum(LAYERS), 1.0),
+    "pull-copied-5-layers": Flow(a_copied_image, pull, 0, 9),
     "get-half-a-linked-blob": Flow(pushed(64 * MIB), lambda r: get_part(r, 64 * MIB), 0, 2),
     "delete-tag": Flow(a_pushed_image, lambda r: delete(r, "manifests/1.0"), 0, 1),
     "delete-manifest": Flow(a_pushed_image, delete_image, 4, 2),

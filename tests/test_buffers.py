@@ -44,6 +44,23 @@ def pool(clock: Clock) -> BufferPool:
     return BufferPool(FakeStreams(), clock, clock.sleep, 10, 2)
 
 
+async def test_a_buffer_that_may_still_be_filled(pool: BufferPool, clock: Clock) -> None:
+    """Who is cancelled while a source fills a buffer gives back no buffer for others."""
+    source = TricklingSource(clock, 5)
+    lease = await pool.take()
+
+    async def fill() -> None:
+        with lease:
+            await pool.fill(source, lease, 10)
+
+    filling = asyncio.ensure_future(fill())
+    await asyncio.sleep(0)
+    filling.cancel()
+    await asyncio.wait((filling,))
+    with await pool.take() as other:
+        assert other.buffer is not lease.buffer
+
+
 async def test_no_more_than_the_limit(pool: BufferPool) -> None:
     """A third one waits until one is given back."""
     first, second = await pool.take(), await pool.take()

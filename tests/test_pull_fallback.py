@@ -12,7 +12,7 @@ from registry.blob_copies import GRACE_SECONDS
 from registry.settings import read_settings
 from registry.storage import StorageError
 from registry.web import WebError
-from tests.fakes.client import ORIGIN, VARIABLES, Answer, FakeRegistry, digest_of
+from tests.fakes.client import ORIGIN, VARIABLES, Answer, FakeRegistry, digest_of, with_query
 from tests.fakes.machine import Reply, WebRequest
 from tests.fakes.upstream import UPSTREAM, FakeUpstream, ask_registry, pieces
 from tests.images import push_image, put_manifest
@@ -558,16 +558,44 @@ async def test_several_at_once(registry: FakeRegistry, upstream: FakeUpstream, s
     turns = random.Random(seed)
     upstream.quirk = lambda _, reply: reply if turns.random() < 0.5 else no_length(reply)
     data = [SMALL, LARGE][seed % 2]
+
+    async def push() -> Answer:
+        started = await registry.call("POST", f"/v2/{NAME}/blobs/uploads/")
+        return await registry.call("PUT", with_query(started.location, digest=digest_of(data)), data)
+
     answers = await registry.at_once(
-        seed, *(blob(registry, data) for _ in range(3)), *(get(registry, "manifests/1") for _ in range(3))
+        seed, push(), *(blob(registry, data) for _ in range(3)), *(get(registry, "manifests/1") for _ in range(3))
     )
-    assert [answer.status for answer in answers] == [200] * 6
-    assert [answer.body for answer in answers[:3]] == [data] * 3
+    assert [answer.status for answer in answers] == [201] + [200] * 6
+    assert [answer.body for answer in answers[1:4]] == [data] * 3
     holds_only_verified_bytes(registry)
     registry.web.servers.clear()
     registry.clock.now += 1
     assert (await blob(registry, data)).body == data
     assert (await get(registry, "manifests/1")).status == 200
+
+
+@pytest.mark.parametrize("seed", range(60))
+async def test_a_manifest_that_is_copied_and_deleted_at_once(
+    registry: FakeRegistry, upstream: FakeUpstream, seed: int
+) -> None:
+    """A tag never stays without its digest, and the next pull brings it back."""
+    data = upstream.manifests[NAME, "1"][0]
+    if seed % 2:
+        await get(registry, f"manifests/{digest_of(data)}")
+        registry.clock.now += 1000
+    pulled, deleted = await registry.at_once(
+        seed, get(registry, "manifests/1"), registry.call("DELETE", f"/v2/{NAME}/manifests/{digest_of(data)}")
+    )
+    assert (pulled.status, pulled.body) == (200, data)
+    assert deleted.status in (202, 404)
+    objects = registry.bucket.objects
+    tag, digest = (objects.get(f"{NAME}/manifests/{reference}") for reference in ("1", digest_of(data)))
+    if tag is not None and tag.data:
+        assert digest is not None
+        assert digest.data == data
+    registry.clock.now += 1000
+    assert (await get(registry, "manifests/1")).body == data
 
 
 # ------------------------------------------------------------------ which upstream
