@@ -213,7 +213,7 @@ FLOWS: dict[str, Flow] = {
         a_pushed_image, lambda r: docker_push(r, "other", mount_from=NAME), 16, 32, sum(LAYERS), 0.08
     ),
     "pull-5-layers": Flow(a_pushed_image, pull, 0, 10),
-    "pull-through-5-layers": Flow(an_upstream, pull, 12, 10, sum(LAYERS), 1.0),
+    "pull-through-5-layers": Flow(an_upstream, pull, 12, 11, sum(LAYERS), 1.0),
     "pull-copied-5-layers": Flow(a_copied_image, pull, 0, 9),
     "get-half-a-linked-blob": Flow(pushed(64 * MIB), lambda r: get_part(r, 64 * MIB), 0, 2),
     "delete-tag": Flow(a_pushed_image, lambda r: delete(r, "manifests/1.0"), 0, 1),

@@ -51,6 +51,14 @@ async def test_tags_without_digests(registry: FakeRegistry) -> None:
     assert link is None
 
 
+async def test_a_repository_that_is_named_like_a_folder(registry: FakeRegistry) -> None:
+    """Its tags and blobs are not those of the one above."""
+    for name in (NAME, f"{NAME}/manifests", f"{NAME}/manifests/a"):
+        await push_image(registry, name, name.replace("/", "-"), [b"layer"])
+    answer = await registry.call("GET", f"/v2/{NAME}/tags/list")
+    assert json.loads(answer.body)["tags"] == [NAME.replace("/", "-")]
+
+
 async def test_pages(registry: FakeRegistry) -> None:
     """n, last and Link; n=0 "MUST return an empty list, and MUST NOT include a Link header"."""
     everything = sorted(f"t{number}" for number in range(25))

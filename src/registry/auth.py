@@ -22,6 +22,7 @@ from registry.endpoints import (
     ListRepositories,
     Migrate,
     MountBlob,
+    PreviewRetention,
     StartUpload,
 )
 from registry.errors import Problem, RegistryError
@@ -226,7 +227,7 @@ class Authenticator:
                 return caller.permissions.anywhere() if caller.grant is None else EVERYTHING
             case ListRepositories():
                 return (self.allowed(caller) if caller.grant is None else caller.grant.listing).anywhere()
-            case Migrate():
+            case Migrate() | PreviewRetention():
                 return caller.permissions.everywhere()
         return NOTHING
 

@@ -155,6 +155,12 @@ async def resolve(platform: Platform, stored: StoredObject, digest: Digest) -> B
     return None
 
 
+def link_of(stored: StoredObject) -> tuple[Data, str] | None:
+    """The data that a link of ours leads to, and the nonce of its ref; None when the object is none."""
+    data = _link_target(stored)
+    return None if data is None else (data, stored.metadata.get(_REF, ""))
+
+
 def is_sr_link(stored: StoredObject) -> bool:
     """Whether SR left a link there."""
     return any(key.lower() == _SR_LINK for key in stored.metadata)

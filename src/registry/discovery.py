@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ from registry import keys
 from registry.blobs import IN_FLIGHT
 from registry.log import log
 from registry.names import Digest, RepositoryName, Tag, parse_digest
-from registry.permissions import Access, Permissions
+from registry.permissions import Access, Permissions, allow
 from registry.platform import Platform
 from registry.storage import MAX_LIST_KEYS, StoredObject
 
@@ -79,7 +79,10 @@ async def tag_pages(
         tags: list[StoredObject] = []
         jumped = False
         for found in page.objects:
-            algorithm, colon, _ = found.key.removeprefix(prefix).partition(":")
+            rest = found.key.removeprefix(prefix)
+            if "/" in rest:
+                continue  # of a repository that is named like this folder
+            algorithm, colon, _ = rest.partition(":")
             if colon:
                 # "~" sorts behind every encoded digest, and no tag contains ":".
                 after, cursor, jumped = f"{prefix}{algorithm}:~", None, True
@@ -155,6 +158,19 @@ async def list_repositories(platform: Platform, count: int, last: str | None, vi
     return RepositoryPage(walk.names, walk.visited if walk.more else None)
 
 
+async def next_repository(platform: Platform, before_call: Callable[[], None], after: str) -> RepositoryName | None:
+    """The repository behind `after` in the catalogue's order, be there manifests or not; None behind the last one.
+
+    `before_call` is called before each R2 call.
+    """
+    walk = _Walk(platform, 1, f"{after}/" if after else "", allow({Access.PULL}, "**"))
+    walk.before_call = before_call
+    walk.folders = keys.REPOSITORY_FOLDERS
+    walk.stops_early = True
+    await walk.below("")
+    return walk.names[0] if walk.names else None
+
+
 class _Walk:
     """Goes through the folders behind `after`."""
 
@@ -167,6 +183,9 @@ class _Walk:
         self.names: list[RepositoryName] = []
         self.visited = after[:-1]
         self.more = False
+        self.stops_early = False  # at the first name, without looking whether there are more
+        self.before_call: Callable[[], None] = lambda: None
+        self.folders = frozenset({"manifests"})  # what makes a folder a repository
 
     async def below(self, folder: str) -> None:
         """Visit what lies below `folder`, itself included; its name ends with "/", the root has none."""
@@ -176,14 +195,18 @@ class _Walk:
                 self.more = True
                 return
             self._calls += 1
+            self.before_call()
             page = await self._platform.storage.list(folder, delimiter="/", cursor=cursor or None)
             cursor = page.cursor
-            is_repository = f"{folder}manifests/" in page.prefixes
+            is_repository = any(f"{folder}{one}/" in page.prefixes for one in self.folders)
             if folder > self._after and is_repository and Access.PULL in self._permissions.on(folder[:-1]):
                 if len(self.names) == self._count:
                     self.more = True
                     return
                 self.names.append(RepositoryName(folder[:-1]))
+                if self.stops_early:
+                    self.more = True
+                    return
             if folder > self._after:
                 self.visited = folder[:-1]
             for child in page.prefixes:

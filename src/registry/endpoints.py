@@ -10,12 +10,14 @@ from typing import ClassVar
 from urllib.parse import parse_qsl, quote, unquote
 
 from registry.errors import Problem, RegistryError
+from registry.garbage import Mode
 from registry.names import Digest, Reference, RepositoryName, Tag, is_tag, parse_digest, parse_name, parse_reference
 from registry.permissions import EVERYTHING, Access
 
 _PULL = frozenset({Access.PULL})
 _PUSH = frozenset({Access.PUSH})
 _DELETE = frozenset({Access.DELETE})
+_RUN = re.compile(r"[0-9a-f]{32}", re.ASCII)  # the id of a collection
 # As in SR: HEAD tells no content, and a pusher asks with it what need not be uploaded.
 _PULL_OR_PUSH = frozenset({Access.PULL, Access.PUSH})
 
@@ -183,6 +185,33 @@ class Migrate(Endpoint):
 
 
 @dataclass(frozen=True, slots=True)
+class CollectGarbage(InRepository):
+    """POST /v2/<name>/gc, as SR has it. `grace` is in seconds; `cursor` goes on with an earlier one."""
+
+    row, method, access = "gc", "POST", _DELETE
+    mode: Mode
+    grace: int | None
+    dry_run: bool
+    cursor: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyRepository(InRepository):
+    """GET /v2/<name>/gc?mode=verify: whether everything is there. `cursor`: the last manifest that was looked at."""
+
+    row, method, access = "verify", "GET", _DELETE
+    cursor: Reference | None
+
+
+@dataclass(frozen=True, slots=True)
+class PreviewRetention(Endpoint):
+    """GET /v2/_retention: what the rules would delete now. `last`: the repository to go on behind."""
+
+    row, method, access = "retention", "GET", _DELETE
+    last: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class GetToken(Endpoint):
     """GET of the distribution project's token specification; `scopes` as they came."""
 
@@ -257,7 +286,7 @@ def _resource(segments: list[str]) -> tuple[str, str, str]:
     match segments:
         case [] | [""]:
             return "base", "", ""
-        case ["_catalog" | "_migrate" | "token" as kind]:
+        case ["_catalog" | "_migrate" | "_retention" | "token" as kind]:
             return kind, "", ""
         case [*name, "blobs", "uploads", ""] | [*name, "blobs", "uploads"]:
             return "uploads", "/".join(name), ""
@@ -265,6 +294,8 @@ def _resource(segments: list[str]) -> tuple[str, str, str]:
             return "session", "/".join(name), session
         case [*name, "tags", "list"]:
             return "tags", "/".join(name), ""
+        case [*name, "gc"] if name:
+            return "gc", "/".join(name), ""
         case [*name, "blobs" | "manifests" | "referrers" as kind, last]:
             return kind, "/".join(name), last
     raise RegistryError(Problem.NOT_FOUND, "this is no path of the registry API")
@@ -298,6 +329,28 @@ def _put_manifest(name: str, last: str, query: Query) -> Endpoint:
     return PutManifest(parse_name(name), reference, tuple(Tag(tag) for tag in dict.fromkeys(tags)))
 
 
+def _collect(name: str, _: str, query: Query) -> Endpoint:
+    mode = query.one("mode")
+    try:
+        chosen = Mode.UNREFERENCED if mode is None else Mode(mode)
+    except ValueError:
+        raise RegistryError(Problem.BAD_REQUEST, "mode is unreferenced or untagged") from None
+    is_dry = query.one("dry_run")
+    if is_dry not in (None, "", "true", "false"):
+        raise RegistryError(Problem.BAD_REQUEST, "dry_run is true or false")
+    cursor = query.one("cursor")
+    if cursor is not None and _RUN.fullmatch(cursor) is None:
+        raise RegistryError(Problem.BAD_REQUEST, "cursor is what an earlier answer had as its cursor")
+    return CollectGarbage(parse_name(name), chosen, query.count("grace"), is_dry in ("", "true"), cursor)
+
+
+def _verify(name: str, _: str, query: Query) -> Endpoint:
+    if query.one("mode") != "verify":
+        raise RegistryError(Problem.BAD_REQUEST, "GET takes mode=verify; garbage is collected with POST")
+    cursor = query.one("cursor")
+    return VerifyRepository(parse_name(name), None if cursor is None else parse_reference(cursor))
+
+
 def _referrers(name: str, digest: str, query: Query) -> Endpoint:
     last = query.one("last")
     return ListReferrers(
@@ -319,6 +372,8 @@ _ROWS: Mapping[str, Mapping[str, _Parser]] = {
     "base": {"GET": lambda n, x, q: CheckVersion()},
     "_catalog": {"GET": lambda n, x, q: ListRepositories(q.count("n"), q.one("last"))},
     "_migrate": {"POST": lambda n, x, q: Migrate()},
+    "_retention": {"GET": lambda n, x, q: PreviewRetention(q.one("last"))},
+    "gc": {"GET": _verify, "POST": _collect},
     "token": {
         "GET": lambda n, x, q: GetToken(tuple(q.all("scope")), q.one("offline_token") == "true"),
         "POST": lambda n, x, q: PostToken(),
@@ -353,6 +408,14 @@ def build(endpoint: Endpoint) -> str:
             return "/v2/"
         case Migrate():
             return "/v2/_migrate"
+        case PreviewRetention(last):
+            return "/v2/_retention" + _query(("last", last))
+        case CollectGarbage(name, mode, grace, dry_run, cursor):
+            dry = "true" if dry_run else None
+            pairs = (("mode", mode.value), ("grace", grace), ("dry_run", dry), ("cursor", cursor))
+            return f"/v2/{name}/gc" + _query(*pairs)
+        case VerifyRepository(name, cursor):
+            return f"/v2/{name}/gc" + _query(("mode", "verify"), ("cursor", cursor))
         case GetToken(scopes, offline):
             asked = [("scope", scope) for scope in scopes]
             return "/v2/token" + _query(*asked, ("offline_token", "true" if offline else None))

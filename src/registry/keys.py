@@ -20,6 +20,9 @@ Ours alone::
     _registry/session-secret              the secret behind every key that signs (`registry.signing_key`)
     _registry/format                      the bucket is in our format: nothing of SR's is left to migrate
     _registry/migration                   how far the migration is
+    <name>/_gc                            the register of garbage collection (`registry.gc_register`)
+    _registry/gc/<run>                    a run of garbage collection that needs another request (`registry.collection`)
+    _registry/cron                        how far the clean-up that runs by itself is (`registry.upkeep`)
 
 No repository name begins with "_", and names may contain "blobs", "manifests" and "uploads" as segments: a key is
 read as prefix and exactly one checked last part, never by splitting at a word.
@@ -31,6 +34,10 @@ from registry.names import Digest, Reference, RepositoryName, parse_digest, pars
 SIGNING_KEY = "_registry/session-secret"
 FORMAT = "_registry/format"
 MIGRATION = "_registry/migration"
+CRON = "_registry/cron"
+GC_RUNS = "_registry/gc/"
+DATA = "_data/"
+REFS = "_refs/"
 # Everything that belongs to no repository begins so, and no repository name does.
 OURS = "_"
 # The folders of a repository, SR's among them.
@@ -93,6 +100,16 @@ def refs(data_id: str) -> str:
 def condemned(data_id: str) -> str:
     """The marker of a data object that is being deleted; it sorts before every ref."""
     return f"{refs(data_id)}!condemned"
+
+
+def gc_register(name: RepositoryName) -> str:
+    """The register of a repository."""
+    return f"{name}/_gc"
+
+
+def gc_run(run: str) -> str:
+    """The state of a run."""
+    return f"{GC_RUNS}{run}"
 
 
 def log(name: RepositoryName, session: str) -> str:

@@ -3,13 +3,14 @@
 import asyncio
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from registry import blobs, keys
+from registry import blobs, gc_register, keys
 from registry.errors import Problem, RegistryError
 from registry.http import JSON
 from registry.manifest_format import Manifest, parse_manifest
+from registry.manifest_references import References, pack, references_of, unpack
 from registry.names import Digest, Reference, RepositoryName, Tag, parse_digest
 from registry.platform import Platform
 from registry.storage import ABSENT, Attributes, NotAfter, StorageBusy, StoredBody, StoredObject
@@ -19,6 +20,8 @@ FRESH = 300
 _ATTEMPTS = 3  # at a manifest that is deleted while it is pushed
 # Metadata, as SR writes it.
 _HAS_SUBJECT, _SUBJECT = "hasSubject", "subjectDigest"
+# Metadata of ours: `registry.manifest_references`.
+_REFERENCES = "references"
 # Metadata of a tag that is a copy: the origin of the upstream that has it.
 _UPSTREAM = "upstream"
 
@@ -44,28 +47,56 @@ def receive(data: bytes, content_type: str | None, reference: Reference) -> Rece
 async def put(
     platform: Platform, name: RepositoryName, received: Received, tags: Sequence[Tag], *, sparse: bool
 ) -> None:
-    """Store a manifest and its tags.
+    """Store a manifest and its tags, so that neither a deletion nor a collection of garbage tears them apart.
 
-    Raises MANIFEST_BLOB_UNKNOWN, with nothing stored, when it refers to something that is not there; unless it may be
-    `sparse`.
+    Raises MANIFEST_BLOB_UNKNOWN, with nothing stored, or no tag, when it refers to something that is not there; unless
+    it may be `sparse`.
     """
-    stored, *_ = await asyncio.gather(
-        find(platform, name, received.digest), _check_references(platform, name, received.manifest, sparse=sparse)
+    register, stored, present = await asyncio.gather(
+        gc_register.read(platform, name),
+        find(platform, name, received.digest),
+        _check_references(platform, name, received.manifest, sparse=sparse),
     )
     if stored is None or platform.now() - stored.uploaded > FRESH:
         await _put_under_digest(platform, name, received)
     elif received.manifest.subject is not None:
         await put_referrer(platform, name, received)
+    # From here on a run that begins sees the manifest; one that went on meanwhile may have decided without it.
+    register, is_changed = await gc_register.settle(platform, name, register)
     for _ in range(_ATTEMPTS):
+        if is_changed:
+            await _check_again(platform, name, received, present, sparse=sparse)
+        if not tags:
+            return
         for tag in tags:
             await platform.storage.put(
                 keys.manifest(name, tag), received.data, _attributes(received), checksum=received.digest
             )
         # Who deletes the manifest meanwhile (registry.manifest_deletion) may have seen our tags, or not: all again.
-        if not tags or await find(platform, name, received.digest) is not None:
+        is_there = await find(platform, name, received.digest) is not None
+        if not is_there:
+            await _put_under_digest(platform, name, received)
+        # A run that began meanwhile may have seen a tombstone where a tag is now.
+        register, is_changed = await gc_register.settle(platform, name, register)
+        if is_there and not is_changed:
             return
-        await _put_under_digest(platform, name, received)
     raise StorageBusy("the manifest is deleted again and again while it is pushed")
+
+
+async def _check_again(
+    platform: Platform, name: RepositoryName, received: Received, present: frozenset[Digest], *, sparse: bool
+) -> None:
+    """After garbage was collected: whether what was there is there, and what was written."""
+    stored, still_present = await asyncio.gather(
+        find(platform, name, received.digest),
+        _check_references(platform, name, received.manifest, sparse=sparse),
+    )
+    if gone := present - still_present:
+        raise _unknown_references(gone)
+    if stored is None:
+        await _put_under_digest(platform, name, received)
+    elif received.manifest.subject is not None:
+        await put_referrer(platform, name, received)
 
 
 async def keep(
@@ -96,6 +127,13 @@ async def keep(
     # Who deletes the manifest meanwhile (registry.manifest_deletion) may have missed the tag.
     if await find(platform, name, received.digest) is None:
         await _put_under_digest(platform, name, received)
+    await gc_register.interrupt(platform, name)
+
+
+def references_in(stored: StoredObject) -> References | None:
+    """What a manifest refers to, as its metadata has it; None when only its bytes say."""
+    packed = stored.metadata.get(_REFERENCES)
+    return None if packed is None else unpack(packed, stored.metadata.get(_SUBJECT, ""))
 
 
 def upstream_of(stored: StoredObject) -> str | None:
@@ -177,6 +215,9 @@ def digest_of(stored: StoredObject, reference: Reference) -> Digest | None:
 def _attributes(received: Received, more: Mapping[str, str] | None = None) -> Attributes:
     subject = received.manifest.subject
     metadata = {_HAS_SUBJECT: "false"} if subject is None else {_HAS_SUBJECT: "true", _SUBJECT: str(subject.digest)}
+    packed = pack(references_of(received.manifest))
+    if packed is not None:
+        metadata[_REFERENCES] = packed
     return Attributes(received.manifest.media_type, {**metadata, **(more or {})})
 
 
@@ -194,8 +235,13 @@ def _referrer(received: Received) -> dict[str, object]:
     return descriptor
 
 
-async def _check_references(platform: Platform, name: RepositoryName, manifest: Manifest, *, sparse: bool) -> None:
-    """Everything the manifest refers to has the size its descriptor says, and is there, unless it may be `sparse`."""
+async def _check_references(
+    platform: Platform, name: RepositoryName, manifest: Manifest, *, sparse: bool
+) -> frozenset[Digest]:
+    """Everything the manifest refers to has the size its descriptor says, and is there, unless it may be `sparse`.
+
+    Returns what is there.
+    """
     sizes = await blobs.sizes(platform, name, [descriptor.digest for descriptor in manifest.blobs])
     children = list({descriptor.digest for descriptor in manifest.children})
     for at in range(0, len(children), blobs.IN_FLIGHT):
@@ -214,6 +260,10 @@ async def _check_references(platform: Platform, name: RepositoryName, manifest: 
                 details=[{"path": f"{descriptor.path}.size", "digest": str(descriptor.digest)}],
             )
     if missing and not sparse:
-        raise RegistryError(
-            Problem.MANIFEST_BLOB_UNKNOWN, details=[{"digest": str(digest)} for digest in dict.fromkeys(missing)]
-        )
+        raise _unknown_references(missing)
+    return frozenset(sizes)
+
+
+def _unknown_references(digests: Iterable[Digest]) -> RegistryError:
+    details = [{"digest": str(digest)} for digest in dict.fromkeys(digests)]
+    return RegistryError(Problem.MANIFEST_BLOB_UNKNOWN, details=details)

@@ -13,6 +13,7 @@ from registry.endpoints import (
     CancelUpload,
     CheckVersion,
     CloseUpload,
+    CollectGarbage,
     DeleteBlob,
     DeleteManifest,
     Endpoint,
@@ -28,16 +29,18 @@ from registry.endpoints import (
     Migrate,
     MountBlob,
     PostToken,
+    PreviewRetention,
     PutManifest,
     StartUpload,
     StartUploadFor,
     UploadBlob,
+    VerifyRepository,
     parse,
 )
 from registry.errors import Problem, RegistryError
 from registry.handle_blobs import delete_blob, get_blob, head_blob
 from registry.handle_discovery import list_referrers, list_repositories, list_tags
-from registry.handle_maintenance import migrate
+from registry.handle_maintenance import collect_garbage, migrate, preview_retention, verify_repository
 from registry.handle_manifests import delete_manifest, get_manifest, head_manifest, put_manifest
 from registry.handle_tokens import get_token, post_token
 from registry.handle_uploads import (
@@ -84,6 +87,9 @@ _HANDLERS: dict[type[Endpoint], Handler] = {
     GetToken: get_token,
     PostToken: post_token,
     Migrate: migrate,
+    CollectGarbage: collect_garbage,
+    VerifyRepository: verify_repository,
+    PreviewRetention: preview_retention,
     DeleteManifest: delete_manifest,
     DeleteBlob: delete_blob,
     StartUpload: start_upload,

@@ -7,16 +7,19 @@ from typing import TypeVar
 from registry.accounts import Account, parse_accounts, plain_account
 from registry.cors import parse_origins
 from registry.crypto import PublicKey
+from registry.garbage import Mode
 from registry.log import log
 from registry.oidc import Issuer, parse_issuers
 from registry.permissions import EVERYTHING, Access, Glob, Permissions, allow, parse_repository_glob
 from registry.platform import PART_BUFFER
 from registry.public_keys import parse_public_keys
+from registry.retention import RetentionRule, parse_rules
 from registry.upstreams import Upstream, parse_upstreams
 
 CHUNK_STEP = PART_BUFFER  # bytes: chunks of a multiple of it leave nothing over that is stored twice
 # Bytes. Cloudflare takes bodies of 100 MB on Free and Pro.
 DEFAULT_CHUNK_MAX_LENGTH = 11 * CHUNK_STEP
+DEFAULT_GC_GRACE = 3600  # seconds that a blob without a manifest stays
 
 _Variable = Callable[[str], str | None]
 _T = TypeVar("_T")
@@ -36,6 +39,10 @@ class Settings:
     sparse_manifests: bool = False
     chunk_max_length: int = DEFAULT_CHUNK_MAX_LENGTH  # bytes
     upstreams: tuple[Upstream, ...] = ()
+    gc_mode: Mode | None = None  # of the clean-up that runs by itself; None: it collects nothing
+    gc_grace: int = DEFAULT_GC_GRACE  # seconds
+    retention: tuple[RetentionRule, ...] = ()
+    retention_applies: bool = False  # else the rules are only shown
 
     @property
     def uses_bearer(self) -> bool:
@@ -67,6 +74,10 @@ def read_settings(variable: _Variable) -> Settings:
         upstreams=_parsed(
             "REGISTRIES_JSON", variable("REGISTRIES_JSON"), lambda text: parse_upstreams(text, variable), ()
         ),
+        gc_mode=_parsed("GC_MODE", variable("GC_MODE"), _gc_mode, None),
+        gc_grace=_parsed("GC_GRACE", variable("GC_GRACE"), _seconds, DEFAULT_GC_GRACE),
+        retention=_parsed("RETENTION_JSON", variable("RETENTION_JSON"), parse_rules, ()),
+        retention_applies=_parsed("RETENTION_APPLIES", variable("RETENTION_APPLIES"), _switch, default=False),
     )
 
 
@@ -98,6 +109,19 @@ def _switch(text: str) -> bool:
     if text not in {"true", "false"}:
         raise ValueError("it is true or false")
     return text == "true"
+
+
+def _gc_mode(text: str) -> Mode:
+    try:
+        return Mode(text)
+    except ValueError:
+        raise ValueError("it is unreferenced or untagged") from None
+
+
+def _seconds(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) <= 9):
+        raise ValueError("it is a number of seconds")
+    return int(text)
 
 
 def _chunk_length(text: str) -> int:

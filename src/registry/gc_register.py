@@ -1,0 +1,100 @@
+"""The register of a repository: how a push and a collection of garbage notice each other (docs/garbage-collection.md).
+
+One small object. Every change is a compare-and-swap on its etag, of a body with a fresh nonce: two equal bodies would
+have equal etags, and a change between two looks go unseen.
+"""
+
+from dataclasses import dataclass
+from enum import Enum
+
+from registry import keys
+from registry.errors import Problem, RegistryError
+from registry.names import RepositoryName
+from registry.platform import Platform
+from registry.storage import ABSENT, Attributes, StorageError
+
+LEASE_SECONDS = 120  # for which a run owns the register since it last wrote it
+# The one assumption about time: a call that was sent before its run's lease ended lands within this many seconds.
+MARGIN_SECONDS = 60
+WAIT_SECONDS = 20.0  # that a push waits for the end of a sweep, then 503
+_POLL_SECONDS = 1.0
+_RETRY_AFTER = {"Retry-After": "10"}  # seconds
+_NONCE_BYTES = 8
+
+
+class Phase(Enum):
+    """What goes on. An absent register is idle."""
+
+    IDLE = "idle"
+    MARK = "mark"  # a run decides what is garbage
+    ABORTED = "aborted"  # a push that came meanwhile says: decide again
+    SWEEP = "sweep"  # a run deletes; pushes wait
+
+
+@dataclass(frozen=True, slots=True)
+class Register:
+    """The register as it was read."""
+
+    phase: Phase = Phase.IDLE
+    run: str = ""
+    lease: float = 0.0  # its end, in seconds since the epoch
+    etag: str | None = None  # None: absent
+
+
+async def read(platform: Platform, name: RepositoryName) -> Register:
+    """Look at the register."""
+    stored = await platform.storage.head(keys.gc_register(name))
+    if stored is None:
+        return Register()
+    try:
+        metadata = stored.metadata
+        return Register(Phase(metadata["phase"]), metadata["run"], float(metadata["lease"]), stored.etag)
+    except (KeyError, ValueError):
+        raise StorageError("a register of garbage collection is damaged") from None
+
+
+async def swap(platform: Platform, name: RepositoryName, seen: Register, phase: Phase, run: str) -> Register | None:
+    """Write the register with a new lease, if it is still as it was `seen`; None when it is not."""
+    nonce = platform.random_hex(_NONCE_BYTES)
+    lease = platform.now() + LEASE_SECONDS
+    metadata = {"phase": phase.value, "run": run, "lease": str(lease), "nonce": nonce}
+    condition = ABSENT if seen.etag is None else seen.etag
+    key = keys.gc_register(name)
+    stored = await platform.storage.put(key, nonce.encode(), Attributes(metadata=metadata), only_if=condition)
+    return None if stored is None else Register(phase, run, lease, stored.etag)
+
+
+def may_take_over(platform: Platform, seen: Register) -> bool:
+    """Whether a run may begin: there is none, or it is over its time."""
+    margin = MARGIN_SECONDS if seen.phase is Phase.SWEEP else 0
+    return seen.phase is Phase.IDLE or platform.now() > seen.lease + margin
+
+
+async def interrupt(platform: Platform, name: RepositoryName) -> None:
+    """For what may as well be collected, if that is decided: a run that decides shall know of it."""
+    current = await read(platform, name)
+    if current.phase is Phase.MARK:
+        await swap(platform, name, current, Phase.ABORTED, current.run)
+
+
+async def settle(platform: Platform, name: RepositoryName, seen: Register) -> tuple[Register, bool]:
+    """For a push that wrote something: what it may rely on from here, and whether it has to look at everything again.
+
+    `seen` is what it relied on so far. A run that decides is told to decide again; the end of a sweep is waited for.
+    Raises UNAVAILABLE when that takes too long.
+    """
+    began = platform.now()
+    while True:
+        current = await read(platform, name)
+        if current.phase in (Phase.IDLE, Phase.ABORTED):
+            return current, current.etag != seen.etag or current.phase is Phase.ABORTED
+        if current.phase is Phase.MARK or may_take_over(platform, current):
+            aborted = await swap(platform, name, current, Phase.ABORTED, current.run)
+            if aborted is not None:
+                return aborted, True
+        elif platform.now() - began >= WAIT_SECONDS:
+            raise RegistryError(
+                Problem.UNAVAILABLE, "garbage of this repository is being collected; try again", headers=_RETRY_AFTER
+            )
+        else:
+            await platform.sleep(_POLL_SECONDS)

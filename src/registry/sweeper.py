@@ -1,0 +1,179 @@
+"""Freeing what belongs to no repository: data that no link leads to, and what uploads and SR left behind.
+
+`_data/` and `_refs/` are both sorted by id, and are walked side by side. Data that is old and has no ref gets a marker;
+then its refs are looked at again, and only then it is deleted. A mount writes its ref first and then looks for the
+marker: either the second look sees the ref, or the mount the marker. The marker stays for a while after the data, so
+that a mount which read its source before all this sees it, too.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from registry import keys
+from registry.collection import Calls
+from registry.log import log
+from registry.names import RepositoryName
+from registry.platform import Platform
+from registry.sessions import SESSION_SECONDS
+from registry.storage import MAX_DELETE_KEYS, Listing, MultipartUpload, StorageError, StoredObject
+from registry.upload_log import UploadLog
+
+DATA_AGE = 2 * SESSION_SECONDS  # seconds for which data without a link may belong to an upload session
+MARKER_AGE = 3600  # seconds after which nobody is at work any more at what a marker stands for
+LEFTOVER_AGE = 7 * 24 * 3600  # seconds after which what SR left is not in use: R2 drops its uploads by then
+_CALLS_OF_ONE = 3  # of data that is freed: marker, second look, deletion
+
+_UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}(-helper)?", re.ASCII)
+
+
+@dataclass(slots=True)
+class Swept:
+    """What a step freed."""
+
+    objects: int = 0
+    bytes: int = 0
+
+
+async def sweep_data(platform: Platform, calls: Calls, after: str, swept: Swept) -> str | None:
+    """Free data behind the id `after`; where to go on, None at the end. Raises OutOfCalls only before anything."""
+    storage = platform.storage
+    calls.take(3)
+    now = platform.now()
+    start_data, start_refs = (keys.data(after), f"{keys.refs(after)}~") if after else (None, None)
+    data = await storage.list(keys.DATA, start_after=start_data)
+    refs = await storage.list(keys.REFS, start_after=start_refs)
+    marked, linked, last_ref = _read_refs(refs)
+    end = None if data.cursor is None or not data.objects else data.objects[-1].key.removeprefix(keys.DATA)
+    done, spent = [], []
+    position = after
+    for found in data.objects:
+        data_id = found.key.removeprefix(keys.DATA)
+        if last_ref is not None and data_id >= last_ref and data_id not in linked:
+            end = position  # its refs are on the next page
+            break
+        marker = marked.get(data_id)
+        is_at_work = marker is not None and now - marker < MARKER_AGE
+        if data_id in linked:
+            if marker is not None and not is_at_work:
+                spent.append(keys.condemned(data_id))
+        elif now - found.uploaded >= DATA_AGE and not is_at_work:
+            if calls.left < _CALLS_OF_ONE:
+                end = position
+                break
+            calls.take(_CALLS_OF_ONE)
+            if await _free(platform, data_id):
+                done.append(found)
+        position = data_id
+    else:
+        seen = {found.key.removeprefix(keys.DATA) for found in data.objects}
+        # Markers whose data is gone, as far as both pages reach.
+        spent += [
+            keys.condemned(data_id)
+            for data_id, uploaded in marked.items()
+            if data_id not in seen and now - uploaded >= MARKER_AGE and (end is None or data_id < end)
+        ]
+    if spent:
+        await storage.delete(spent)
+    swept.objects += len(done)
+    swept.bytes += sum(found.size for found in done)
+    if end is None and last_ref is not None and not data.objects:
+        return last_ref  # only refs are left, and there are more of them
+    return end if end != after else None
+
+
+def _read_refs(page: Listing) -> tuple[dict[str, float], set[str], str | None]:
+    """Markers with the time they were put, ids that have a ref, and the last id when there are more of its refs."""
+    marked: dict[str, float] = {}
+    linked: set[str] = set()
+    data_id = ""
+    for found in page.objects:
+        data_id, _, rest = found.key.removeprefix(keys.REFS).partition("/")
+        if found.key == keys.condemned(data_id):
+            marked[data_id] = found.uploaded
+        elif rest:
+            linked.add(data_id)
+    return marked, linked, None if page.cursor is None else data_id
+
+
+async def _free(platform: Platform, data_id: str) -> bool:
+    """Delete data unless somebody links it in this moment; its marker stays."""
+    storage = platform.storage
+    marker = keys.condemned(data_id)
+    await storage.put(marker, b"")
+    refs = await storage.list(keys.refs(data_id), limit=2)
+    if any(found.key != marker for found in refs.objects):
+        await storage.delete([marker])
+        return False
+    await storage.delete([keys.data(data_id)])
+    return True
+
+
+async def sweep_root(platform: Platform, calls: Calls, cursor: str, swept: Swept) -> str | None:
+    """Delete SR's upload data, which lies at the root under its session's id, and collections nobody went on with.
+
+    Returns where to go on, None at the end.
+    """
+    calls.take(3)
+    now = platform.now()
+    page = await platform.storage.list("", delimiter="/", cursor=cursor or None)
+    old = [one for one in page.objects if _UUID.fullmatch(one.key) and now - one.uploaded >= LEFTOVER_AGE]
+    if not cursor:
+        runs = await platform.storage.list(keys.GC_RUNS)
+        old += [one for one in runs.objects if now - one.uploaded >= DATA_AGE]
+    await _delete(platform, old, swept)
+    return page.cursor
+
+
+async def sweep_repository(platform: Platform, calls: Calls, name: RepositoryName, swept: Swept) -> None:
+    """Delete the logs of sessions that are over, with their multipart uploads, and what SR left in the repository."""
+    storage = platform.storage
+    calls.take(3)
+    now = platform.now()
+    prefix = f"{name}/uploads/"
+    page = await storage.list(prefix)
+    sessions: dict[str, list[StoredObject]] = {}
+    old: list[StoredObject] = []
+    for found in page.objects:
+        session, _, rest = found.key.removeprefix(prefix).partition("/")
+        if _UUID.fullmatch(session) is None:
+            continue  # of a repository that is named like this folder
+        if not rest:
+            old += [found] if now - found.uploaded >= LEFTOVER_AGE else []
+        elif keys.log_entry_start(keys.log(name, session), found.key) is not None:
+            sessions.setdefault(session, []).append(found)
+    for session, entries in sessions.items():
+        if now - max(entry.uploaded for entry in entries) < DATA_AGE or calls.left < _CALLS_OF_ONE:
+            continue
+        calls.take(2)
+        await _abort(platform, name, session, entries[-1].key)
+        old += entries
+    for folder in ("gc", "insertion"):
+        if calls.left < 1:
+            break
+        calls.take(1)
+        marks = await storage.list(f"{name}/{folder}/", delimiter="/")
+        old += [one for one in marks.objects if now - one.uploaded >= LEFTOVER_AGE]
+    await _delete(platform, old, swept)
+
+
+async def _abort(platform: Platform, name: RepositoryName, session: str, key: str) -> None:
+    start = keys.log_entry_start(keys.log(name, session), key)
+    assert start is not None
+    try:
+        entry = await UploadLog(platform, name, session).read(start)
+    except StorageError as error:
+        log("not-aborted", key=key, error=str(error))  # R2 drops it after seven days
+        return
+    if entry is not None:
+        await entry.body.cancel()
+        if entry.state.upload_id:
+            upload = MultipartUpload(keys.data(entry.state.data_id), entry.state.upload_id)
+            await platform.storage.abort_upload(upload)
+
+
+async def _delete(platform: Platform, old: Sequence[StoredObject], swept: Swept) -> None:
+    for at in range(0, len(old), MAX_DELETE_KEYS):
+        await platform.storage.delete([one.key for one in old[at : at + MAX_DELETE_KEYS]])
+    swept.objects += len(old)
+    swept.bytes += sum(one.size for one in old)

@@ -1,0 +1,265 @@
+"""Collecting garbage, asked for over HTTP: what goes, what stays, in how many calls."""
+
+import json
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
+
+from registry.collection import CALLS
+from registry.manifest_format import parse_manifest
+from registry.manifest_references import MAX_LENGTH, SHORT, pack, references_of, short, unpack
+from registry.storage import NO_ATTRIBUTES
+from registry.upload_parts import SMALL_PART
+from tests.fakes.client import Answer, FakeRegistry, digest_of
+from tests.images import INDEX, MANIFEST, descriptor, image, push_image, put_manifest
+from tests.invariants import check_links
+from tests.test_uploads import bytes_of
+
+NAME = "team/app"
+LARGE = bytes_of(SMALL_PART + 5)
+DAY = 24 * 3600
+
+
+async def collect(registry: FakeRegistry, query: str = "", name: str = NAME, status: int = 200) -> dict[str, Any]:
+    """Ask until it is done; the last answer."""
+    url = f"/v2/{name}/gc?{query}"
+    for _ in range(100):
+        answer = await registry.call("POST", url)
+        assert answer.status == status, answer
+        value: dict[str, Any] = json.loads(answer.body)
+        if status != 200 or value["success"]:
+            check_links(registry)
+            return value
+        url = f"/v2/{name}/gc?{query}&cursor={value['cursor']}"
+    raise AssertionError("it never ends")
+
+
+async def get(registry: FakeRegistry, path: str, name: str = NAME) -> Answer:
+    """A pull."""
+    return await registry.call("GET", f"/v2/{name}/{path}")
+
+
+async def is_there(registry: FakeRegistry, *layers: bytes) -> list[bool]:
+    """Which blobs can be pulled."""
+    return [(await get(registry, f"blobs/{digest_of(one)}")).body == one for one in layers]
+
+
+def refs(registry: FakeRegistry) -> list[str]:
+    """The refs of the repository."""
+    return [key for key in registry.bucket.keys("_refs/") if key.endswith(f"/{NAME}")]
+
+
+# ------------------------------------------------------------------ unreferenced
+async def test_blobs_that_nothing_refers_to(registry: FakeRegistry) -> None:
+    """They go after the grace period; what a manifest refers to stays, under a tag or not."""
+    await push_image(registry, NAME, "1", [b"kept", LARGE])
+    await registry.push_blob(NAME, b"orphan")
+    await registry.push_blob(NAME, LARGE + b"!")
+    assert (await collect(registry))["blobs"] == 0
+    registry.clock.now += 3600
+    await registry.push_blob(NAME, b"young")
+    shown = await collect(registry, "dry_run=true")
+    assert sorted(one["digest"] for one in shown["garbage"]["blobs"]) == sorted(
+        [digest_of(b"orphan"), digest_of(LARGE + b"!")]
+    )
+    assert await is_there(registry, b"orphan", LARGE + b"!") == [True, True]
+    done = await collect(registry)
+    assert (done["success"], done["blobs"], done["bytes"]) == (True, 2, 6 + len(LARGE) + 1)
+    assert await is_there(registry, b"kept", LARGE, b"young", b"orphan", LARGE + b"!") == [True] * 3 + [False] * 2
+    assert len(refs(registry)) == 1
+    assert (await collect(registry))["blobs"] == 0
+
+
+async def test_delete_and_collect_at_once(registry: FakeRegistry) -> None:
+    """With grace=0 nothing of a deleted image is left but its data, which is the sweeper's."""
+    manifest = await push_image(registry, NAME, "1", [b"layer", LARGE])
+    await push_image(registry, "other", "1", [b"layer", LARGE])
+    assert (await registry.call("DELETE", f"/v2/{NAME}/manifests/{digest_of(manifest)}")).status == 202
+    done = await collect(registry, "grace=0")
+    assert (done["blobs"], done["tombstones"]) == (3, 2)
+    assert registry.bucket.keys(f"{NAME}/") == [f"{NAME}/_gc"]
+    assert refs(registry) == []
+    assert (await get(registry, "manifests/1")).status == 404
+    assert (await get(registry, f"blobs/{digest_of(LARGE)}", "other")).body == LARGE
+    names = json.loads((await registry.call("GET", "/v2/_catalog")).body)["repositories"]
+    assert names == ["other"]
+
+
+async def test_other_repositories_are_left_alone(registry: FakeRegistry) -> None:
+    """Also those whose names begin alike, or end like a folder of ours."""
+    others = [f"{NAME}/blobs", f"{NAME}/manifests", f"{NAME}/sub", f"{NAME}x", "team"]
+    for name in (NAME, *others):
+        await registry.push_blob(name, b"orphan")
+    assert (await collect(registry, "grace=0"))["blobs"] == 1
+    for name in others:
+        assert (await get(registry, f"blobs/{digest_of(b'orphan')}", name)).status == 200
+
+
+# ------------------------------------------------------------------ untagged
+async def test_untagged_manifests(registry: FakeRegistry) -> None:
+    """A day after they were pushed, whatever the grace; what a tag reaches stays, children and referrers included."""
+    children = [await push_image(registry, NAME, f"child-{number}", [bytes([number])]) for number in range(3)]
+    entries = [descriptor(child, MANIFEST) for child in children[:2]]
+    index = json.dumps({"schemaVersion": 2, "mediaType": INDEX, "manifests": entries}).encode()
+    assert (await put_manifest(registry, NAME, "index", index, INDEX)).status == 201
+    signature = await push_signature(registry, digest_of(children[0]))
+    nested = await push_signature(registry, digest_of(signature))
+    lost = await push_signature(registry, digest_of(children[2]))
+    for number in range(3):
+        assert (await registry.call("DELETE", f"/v2/{NAME}/manifests/child-{number}")).status == 202
+    registry.clock.now += DAY - 100
+    assert (await collect(registry, "mode=untagged&grace=0"))["manifests"] == 0
+    registry.clock.now += 200
+    assert (await collect(registry, "mode=unreferenced&grace=0"))["manifests"] == 0
+    done = await collect(registry, "mode=untagged&grace=0")
+    assert (done["manifests"], done["referrers"]) == (2, 1)
+    for data, is_kept in ((children[0], True), (children[1], True), (signature, True), (nested, True), (index, True)):
+        assert ((await get(registry, f"manifests/{digest_of(data)}")).status == 200) is is_kept
+    for data in (children[2], lost):
+        assert (await get(registry, f"manifests/{digest_of(data)}")).status == 404
+    assert await is_there(registry, b"\0", b"\1", b"\2") == [True, True, False]
+    assert json.loads((await get(registry, f"referrers/{digest_of(children[2])}")).body)["manifests"] == []
+    assert len(json.loads((await get(registry, f"referrers/{digest_of(children[0])}")).body)["manifests"]) == 1
+
+
+async def push_signature(registry: FakeRegistry, subject: str) -> bytes:
+    """A manifest with a subject, under its digest only."""
+    config = subject.encode()
+    await registry.push_blob(NAME, config)
+    document = image(config, [], subject={"mediaType": MANIFEST, "digest": subject, "size": 1})
+    data = json.dumps(document).encode()
+    assert (await put_manifest(registry, NAME, digest_of(data), data)).status == 201
+    return data
+
+
+async def test_a_tag_without_its_digest(registry: FakeRegistry) -> None:
+    """SR could leave one: the tag alone keeps the image."""
+    manifest = await push_image(registry, NAME, "1", [b"layer"])
+    del registry.bucket.objects[f"{NAME}/manifests/{digest_of(manifest)}"]
+    registry.clock.now += 2 * DAY
+    for mode in ("unreferenced", "untagged"):
+        await collect(registry, f"mode={mode}&grace=0")
+    assert await is_there(registry, b"layer") == [True]
+    assert (await get(registry, "manifests/1")).body == manifest
+
+
+async def test_manifests_that_only_their_bytes_explain(registry: FakeRegistry) -> None:
+    """Those without references in their metadata are read."""
+    manifest = await push_image(registry, NAME, "1", [b"layer"])
+    for key in registry.bucket.keys(f"{NAME}/manifests/"):
+        stored = registry.bucket.objects[key]
+        registry.bucket.seed(key, manifest, type(NO_ATTRIBUTES)(MANIFEST), stored.checksum)
+    registry.clock.now += 2 * DAY
+    registry.bucket.reset()
+    await registry.push_blob(NAME, b"orphan")
+    assert (await collect(registry, "mode=untagged&grace=0"))["blobs"] == 1
+    assert await is_there(registry, b"layer") == [True]
+
+
+async def test_a_manifest_that_cannot_be_read(registry: FakeRegistry) -> None:
+    """409 that names it, and nothing is deleted: who knows what it refers to."""
+    await registry.push_blob(NAME, b"orphan")
+    registry.bucket.seed(f"{NAME}/manifests/odd", b"not JSON", NO_ATTRIBUTES, None)
+    answer = await collect(registry, "grace=0", status=409)
+    assert "manifest odd cannot be read" in answer["errors"][0]["message"]
+    assert await is_there(registry, b"orphan") == [True]
+    assert (await registry.call("DELETE", f"/v2/{NAME}/manifests/odd")).status == 202
+    assert (await collect(registry, "grace=0"))["blobs"] == 1
+
+
+# ------------------------------------------------------------------ large repositories
+@pytest.mark.parametrize("with_metadata", [True, False])
+async def test_a_large_repository_takes_several_requests(registry: FakeRegistry, with_metadata: bool) -> None:
+    """Each within its calls; what was read is kept in the bucket in between, and gone at the end."""
+    await registry.push_blob(NAME, b"first")
+    kept = seed_images(registry, 300, with_metadata)
+    for number in range(5_000):
+        registry.bucket.seed(f"{NAME}/blobs/{digest_of(f'orphan {number}'.encode())}", b"x", NO_ATTRIBUTES, None)
+    registry.clock.now += DAY
+    done = await collect(registry, "mode=untagged")
+    assert done["success"]
+    assert set(registry.bucket.keys(f"{NAME}/blobs/")) == {f"{NAME}/blobs/{digest}" for digest in kept}
+    assert registry.bucket.keys("_registry/gc/") == []
+
+
+def seed_images(registry: FakeRegistry, count: int, with_metadata: bool = True) -> set[str]:
+    """Tagged images of four layers each, seeded; the digests of their blobs."""
+    kept = set()
+    for number in range(count):
+        layers = [f"{number} {layer}".encode() for layer in range(4)]
+        data = json.dumps(image(b"{}", layers)).encode()
+        packed = pack(references_of(parse_manifest(data, MANIFEST)))
+        assert packed is not None
+        metadata = {"hasSubject": "false", "references": packed} if with_metadata else {}
+        for reference in (digest_of(data), f"tag-{number}"):
+            registry.bucket.seed(f"{NAME}/manifests/{reference}", data, type(NO_ATTRIBUTES)(MANIFEST, metadata), None)
+        for blob in (b"{}", *layers):
+            kept.add(digest_of(blob))
+            registry.bucket.seed(f"{NAME}/blobs/{digest_of(blob)}", blob, NO_ATTRIBUTES, None)
+    return kept
+
+
+# ------------------------------------------------------------------ what is asked
+async def test_serverless_registry_asks_so(registry: FakeRegistry) -> None:
+    """Its call and its answer."""
+    await push_image(registry, NAME, "1", [b"layer"])
+    for query in ("", "?mode=unreferenced", "?mode=untagged"):
+        answer = await registry.call("POST", f"/v2/{NAME}/gc{query}")
+        assert (answer.status, json.loads(answer.body)["success"]) == (200, True)
+
+
+@pytest.mark.parametrize(
+    ("method", "query", "status"),
+    [
+        ("POST", "mode=all", 400),
+        ("POST", "grace=-1", 400),
+        ("POST", "grace=soon", 400),
+        ("POST", "dry_run=perhaps", 400),
+        ("POST", "cursor=x", 400),
+        ("POST", "cursor=" + "0" * 32, 400),
+        ("GET", "", 400),
+        ("GET", "mode=untagged", 400),
+        ("GET", "mode=verify&cursor=%20", 400),
+        ("DELETE", "", 405),
+    ],
+)
+async def test_what_makes_no_sense(registry: FakeRegistry, method: str, query: str, status: int) -> None:
+    """An error with a sentence."""
+    await registry.push_blob(NAME, b"x")
+    answer = await registry.call(method, f"/v2/{NAME}/gc?{query}")
+    assert answer.status == status
+    assert answer.codes
+
+
+async def test_who_may(registry: FakeRegistry) -> None:
+    """Deleting is a permission of its own."""
+    for method, path in (("POST", f"{NAME}/gc"), ("GET", f"{NAME}/gc?mode=verify"), ("GET", "_retention")):
+        answer = await registry.call(method, f"/v2/{path}", user=("reader", "looks-only"))
+        assert answer.status == 403
+        assert (await registry.call(method, f"/v2/{path}", user=None)).status == 401
+        assert (await registry.call(method, f"/v2/{path}")).status in (200, 409)
+
+
+async def test_a_bucket_of_serverless_registry(registry: FakeRegistry) -> None:
+    """409 until it was migrated."""
+    registry.bucket.seed("x/manifests/1", b"{}", NO_ATTRIBUTES, None)
+    answer = await collect(registry, name="x", status=409)
+    assert "_migrate" in answer["errors"][0]["message"]
+
+
+def test_packed_references() -> None:
+    """They come back; too many are left to the bytes."""
+    assert unpack(".", "").blobs == frozenset()
+    for count in (0, 1, 50, 101):
+        layers: Iterable[bytes] = (str(number).encode() for number in range(count))
+        manifest = parse_manifest(json.dumps(image(b"{}", list(layers))).encode(), MANIFEST)
+        references = references_of(manifest)
+        packed = pack(references)
+        assert packed is not None
+        assert len(packed) <= MAX_LENGTH
+        assert unpack(packed, "") == references
+    many = parse_manifest(json.dumps(image(b"{}", [bytes([number]) for number in range(110)])).encode(), MANIFEST)
+    assert pack(references_of(many)) is None
+    assert len(short(digest_of(b""))) == SHORT
+    assert CALLS < 50
