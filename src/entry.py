@@ -17,6 +17,7 @@ from registry.platform import Machine, make_platform
 from registry.registry import Registry
 from registry.router import handle
 from registry.settings import read_settings
+from registry.upkeep import tick
 
 # They change nothing, unless they bring something from another registry: there is nothing to finish when the client
 # goes away.
@@ -24,6 +25,13 @@ _READS = frozenset({"GET", "HEAD"})
 
 # Made by the first request and kept while the isolate lives. Not at import: the top level is snapshotted at deploy.
 _registry: Registry | None = None
+
+
+def _the_registry() -> Registry:
+    global _registry
+    if _registry is None:
+        _registry = _make_registry()
+    return _registry
 
 
 def _make_registry() -> Registry:
@@ -39,16 +47,19 @@ def _make_registry() -> Registry:
 
 
 class Default(WorkerEntrypoint):
-    """The Worker's entrypoint. Every public method of this class is callable from outside: there is only `fetch`."""
+    """The Worker's entrypoint. Every public method of this class is callable from outside."""
+
+    async def scheduled(self, *_: object) -> None:
+        """The next step of the clean-up; asked for more often than the clock does, it does its steps sooner."""
+        registry = _the_registry()
+        await tick(registry.platform, registry.settings)
 
     async def fetch(self, request: Request) -> Response:
         """Answer one request."""
-        global _registry
-        if _registry is None:
-            _registry = _make_registry()
+        registry = _the_registry()
         core = to_request(request, self.ctx.waitUntil)
-        answering: Awaitable[CoreResponse] = handle(_registry, core)
-        if core.method not in _READS or _registry.settings.upstreams:
+        answering: Awaitable[CoreResponse] = handle(registry, core)
+        if core.method not in _READS or registry.settings.upstreams:
             # A client that resets its connection would otherwise stop us anywhere, and no `finally` would run
             # (docs/adr/0009).
             answering = asyncio.ensure_future(answering)

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests import invariants, test_faults
+from tests import invariants, test_faults, test_gc_interleavings
 from tests.fakes.client import FakeRegistry
 
 
@@ -22,7 +22,10 @@ def small_parts() -> Iterator[None]:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say how much was broken on purpose."""
+    """Say how much was broken on purpose, and in how many orders."""
+    if test_gc_interleavings.counted["schedules"]:
+        count = test_gc_interleavings.counted["schedules"]
+        terminalreporter.write_line(f"garbage collection: {count} schedules, none loses anything")
     if test_faults.injected["runs"]:
         terminalreporter.write_line(
             f"faults injected: {test_faults.injected['faults']} calls failed, in {test_faults.injected['runs']} runs"

@@ -35,7 +35,12 @@ ENDPOINTS = [
     ("GET", f"/v2/{NAME}/referrers/{DIGEST}", {"pull"}, 200),
     ("GET", "/v2/_catalog", {"pull"}, 200),
     ("POST", "/v2/_migrate", {"delete"}, 200),
+    ("GET", "/v2/_retention", {"delete"}, 200),
+    ("POST", f"/v2/{NAME}/gc", {"delete"}, 200),
+    ("GET", f"/v2/{NAME}/gc?mode=verify", {"delete"}, 200),
 ]
+# They concern the whole bucket.
+WHOLE = ("/v2/_migrate", "/v2/_retention")
 # Who does not say who it is, or says it wrongly, is never more than nobody.
 NOBODIES = {
     "nothing": None,
@@ -99,7 +104,7 @@ ALL_SCOPES = f"scope=repository:{NAME}:pull,push,delete&scope=registry:catalog:*
 def test_every_endpoint_is_in_the_matrix() -> None:
     """But those of the token endpoint, which has tests of its own."""
     rows = {(type(row[2]).row, type(row[2]).method) for row in ROWS if type(row[2]).row != "token"}
-    registry = {("end-1", "GET"), ("catalog", "GET"), ("migrate", "POST")}
+    registry = {("end-1", "GET"), ("catalog", "GET"), ("migrate", "POST"), ("retention", "GET")}
     assert len(ENDPOINTS) == len({type(row[2]) for row in ROWS}) - 2
     assert rows >= registry
 
@@ -113,8 +118,8 @@ async def test_matrix(kind: str, allowed: set[str]) -> None:
         header = await credentials(registry, kind, allowed, glob, ALL_SCOPES)
         for method, url, needed, status in ENDPOINTS:
             is_enough = bool(allowed & needed)
-            if url == "/v2/_migrate":
-                # It concerns the whole bucket: Bearer tokens have no scope for that.
+            if url in WHOLE:
+                # Bearer tokens have no scope for that.
                 has_everything = glob == "**" or kind in {"jwt-as-basic", "jwt-as-bearer"}
                 is_enough = is_enough and has_everything and kind not in {"bearer", "refreshed"}
             if url == "/v2/" and kind in {"bearer", "refreshed"}:
@@ -166,7 +171,7 @@ async def test_a_narrow_token(kind: str) -> None:
         registry = make_registry(everything, "**")
         header = await credentials(registry, kind, everything, "**", "scope=repository:team/base:pull")
         answer = await registry.call(method, url, user=None, headers={"authorization": header})
-        if url in ("/v2/", "/v2/_migrate"):
+        if url in ("/v2/", *WHOLE):
             assert answer.status == (200 if url == "/v2/" else 403)
             continue
         assert answer.status == 401, (method, url)

@@ -12,6 +12,7 @@ from registry.endpoints import (
     CancelUpload,
     CheckVersion,
     CloseUpload,
+    CollectGarbage,
     DeleteBlob,
     DeleteManifest,
     Endpoint,
@@ -27,14 +28,17 @@ from registry.endpoints import (
     Migrate,
     MountBlob,
     PostToken,
+    PreviewRetention,
     PutManifest,
     StartUpload,
     StartUploadFor,
     UploadBlob,
+    VerifyRepository,
     build,
     parse,
 )
 from registry.errors import RegistryError
+from registry.garbage import Mode
 from registry.names import MAX_NAME_LENGTH, Digest, RepositoryName, Tag, parse_digest, parse_name, parse_reference
 
 SHA256 = Digest("sha256", "0" * 64)
@@ -80,6 +84,16 @@ ROWS: list[tuple[str, str, Endpoint]] = [
     ("GET", f"/v2/team/app/referrers/{SHA256}?last={SHA512}", ListReferrers(NAME, SHA256, None, SHA512)),
     ("GET", "/v2/_catalog?n=5", ListRepositories(5, None)),
     ("POST", "/v2/_migrate", Migrate()),
+    ("GET", "/v2/_retention", PreviewRetention(None)),
+    ("GET", "/v2/_retention?last=team/app", PreviewRetention("team/app")),
+    ("POST", "/v2/team/app/gc?mode=unreferenced", CollectGarbage(NAME, Mode.UNREFERENCED, None, False, None)),
+    (
+        "POST",
+        f"/v2/team/app/gc?mode=untagged&grace=0&dry_run=true&cursor={'0' * 32}",
+        CollectGarbage(NAME, Mode.UNTAGGED, 0, True, "0" * 32),
+    ),
+    ("GET", "/v2/team/app/gc?mode=verify", VerifyRepository(NAME, None)),
+    ("GET", "/v2/team/app/gc?mode=verify&cursor=1.0", VerifyRepository(NAME, Tag("1.0"))),
     ("GET", "/v2/token", GetToken((), offline=False)),
     (
         "GET",

@@ -2,13 +2,14 @@
 
 import asyncio
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
 from registry import keys
 from registry.errors import Problem, RegistryError
 from registry.log import log
+from registry.manifest_references import short
 from registry.names import Digest, RepositoryName, parse_name
 from registry.platform import Platform
 from registry.retries import tidying
@@ -34,6 +35,7 @@ IN_FLIGHT = 5
 MAX_HEADS = 40  # of one request, which has 50 calls on the Free plan
 # A page of a listing costs as much as 12 heads (Class A and B): below that heads are cheaper.
 WORTH_A_PAGE = 12
+_MAX_PAGES = 15  # of a thousand blobs, that a push of an index looks through
 
 # Metadata of our links.
 _TARGET, _REF, _SIZE, _DIGEST = "target", "ref", "size", "digest"
@@ -108,6 +110,24 @@ async def sizes(platform: Platform, name: RepositoryName, digests: Sequence[Dige
         answers = await asyncio.gather(*(find(platform, name, digest) for digest in batch))
         found.update({digest: blob.size for digest, blob in zip(batch, answers, strict=True) if blob is not None})
     return found
+
+
+async def missing_of(platform: Platform, name: RepositoryName, cut: Collection[str]) -> frozenset[str]:
+    """Those of some cut digests (`registry.manifest_references`) that no blob of `name` has; found by listing.
+
+    In a repository with very many blobs not all pages are read: what is behind counts as there.
+    """
+    prefix = keys.blobs(name)
+    missing = set(cut)
+    cursor: str | None = None
+    for _ in range(_MAX_PAGES):
+        page = await platform.storage.list(prefix, cursor=cursor)
+        missing -= {short(rest) for found in page.objects if "/" not in (rest := found.key.removeprefix(prefix))}
+        cursor = page.cursor
+        if cursor is None or not missing:
+            return frozenset(missing)
+    log("children-not-checked", repository=name)
+    return frozenset()
 
 
 async def read(platform: Platform, name: RepositoryName, digest: Digest) -> StoredBody | None:

@@ -8,6 +8,7 @@ from registry.manifest_references import References, short
 
 # Seconds. A manifest between its digest and its tag, or a child before its index, looks untagged.
 MIN_UNTAGGED_AGE = 24 * 3600
+MIN_TOMBSTONE_AGE = 300  # seconds in which a deletion that is under way, or broke off, may need them
 
 
 class Mode(Enum):
@@ -96,7 +97,11 @@ def find_garbage(contents: Contents, rules: Rules, now: float, young_entries: Co
         referenced |= contents.references[manifests[reference].etag].blobs
     return Garbage(
         tuple(one for one in manifests.values() if not (one.is_tombstone or one.is_tag or one.reference in alive)),
-        tuple(one for one in manifests.values() if one.is_tombstone and now - one.uploaded >= rules.grace),
+        tuple(
+            one
+            for one in manifests.values()
+            if one.is_tombstone and now - one.uploaded >= max(rules.grace, MIN_TOMBSTONE_AGE)
+        ),
         tuple(one for one in contents.referrers if one[1] not in alive and one[1] not in young_entries),
         tuple(
             one for one in contents.blobs if short(one.digest) not in referenced and now - one.uploaded >= rules.grace

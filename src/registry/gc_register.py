@@ -87,7 +87,7 @@ async def settle(platform: Platform, name: RepositoryName, seen: Register) -> tu
     while True:
         current = await read(platform, name)
         if current.phase in (Phase.IDLE, Phase.ABORTED):
-            return current, current.etag != seen.etag or current.phase is Phase.ABORTED
+            return current, current.etag != seen.etag
         if current.phase is Phase.MARK or may_take_over(platform, current):
             aborted = await swap(platform, name, current, Phase.ABORTED, current.run)
             if aborted is not None:

@@ -23,6 +23,7 @@ async def migrate(registry: Registry, endpoint: Migrate, request: Request) -> Re
 async def collect_garbage(registry: Registry, endpoint: CollectGarbage, request: Request) -> Response:
     """Collect, or show what would be; ask again with the answer's `cursor` until `success`."""
     platform, name = registry.platform, endpoint.name
+    await registry.before_first_write()  # an empty bucket needs no migration
     if not await migration.is_done(platform):
         raise RegistryError(Problem.NOT_MIGRATED)
     grace = registry.settings.gc_grace if endpoint.grace is None else endpoint.grace

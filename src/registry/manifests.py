@@ -20,6 +20,7 @@ FRESH = 300
 _ATTEMPTS = 3  # at a manifest that is deleted while it is pushed
 # Metadata, as SR writes it.
 _HAS_SUBJECT, _SUBJECT = "hasSubject", "subjectDigest"
+_NONCE = "nonce"
 # Metadata of ours: `registry.manifest_references`.
 _REFERENCES = "references"
 # Metadata of a tag that is a copy: the origin of the upstream that has it.
@@ -52,8 +53,9 @@ async def put(
     Raises MANIFEST_BLOB_UNKNOWN, with nothing stored, or no tag, when it refers to something that is not there; unless
     it may be `sparse`.
     """
-    register, stored, present = await asyncio.gather(
-        gc_register.read(platform, name),
+    # Before everything else, not beside it: what is seen now is only worth something if nothing was collected since.
+    register = await gc_register.read(platform, name)
+    stored, present = await asyncio.gather(
         find(platform, name, received.digest),
         _check_references(platform, name, received.manifest, sparse=sparse),
     )
@@ -63,30 +65,76 @@ async def put(
         await put_referrer(platform, name, received)
     # From here on a run that begins sees the manifest; one that went on meanwhile may have decided without it.
     register, is_changed = await gc_register.settle(platform, name, register)
+    if is_changed:
+        await _check_again(platform, name, received, present, sparse=sparse)
+    if tags:
+        await _put_tags(platform, name, received, tags, _Seen(register, present, sparse))
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What a push relies on: the register, and what was there of what its manifest refers to."""
+
+    register: gc_register.Register
+    present: frozenset[Digest]
+    sparse: bool
+
+
+async def _put_tags(
+    platform: Platform, name: RepositoryName, received: Received, tags: Sequence[Tag], seen: _Seen
+) -> None:
+    register, must_check, missing = seen.register, False, list(tags)
     for _ in range(_ATTEMPTS):
-        if is_changed:
-            await _check_again(platform, name, received, present, sparse=sparse)
-        if not tags:
-            return
-        for tag in tags:
+        for tag in missing:
             await platform.storage.put(
                 keys.manifest(name, tag), received.data, _attributes(received), checksum=received.digest
             )
         # Who deletes the manifest meanwhile (registry.manifest_deletion) may have seen our tags, or not: all again.
-        is_there = await find(platform, name, received.digest) is not None
-        if not is_there:
+        missing = [] if await find(platform, name, received.digest) is not None else list(tags)
+        if missing:
             await _put_under_digest(platform, name, received)
         # A run that began meanwhile may have seen a tombstone where a tag is now.
         register, is_changed = await gc_register.settle(platform, name, register)
-        if is_there and not is_changed:
+        must_check = must_check or is_changed
+        if must_check and not missing:
+            # What is there now is there to stay: who decides from here on has seen it.
+            missing = await _missing(platform, name, received, tags, seen)
+            must_check = False
+        if not missing:
             return
     raise StorageBusy("the manifest is deleted again and again while it is pushed")
 
 
+async def _missing(
+    platform: Platform, name: RepositoryName, received: Received, tags: Sequence[Tag], seen: _Seen
+) -> list[Tag]:
+    """After garbage was collected: the tags that have to be written again; all of them, if the manifest had to be."""
+    try:
+        was_there = await _check_again(platform, name, received, seen.present, sparse=seen.sparse)
+    except RegistryError:
+        # It was deleted and collected while it was pushed. The client is told so: no tag may lead to it.
+        await _take_back(platform, name, received, tags)
+        raise
+    found = await asyncio.gather(*(find(platform, name, tag) for tag in tags))
+    return [tag for tag, stored in zip(tags, found, strict=True) if stored is None or not was_there]
+
+
+async def _take_back(platform: Platform, name: RepositoryName, received: Received, tags: Sequence[Tag]) -> None:
+    """Put tombstones where tags still lead to a manifest whose push fails."""
+    for tag in tags:
+        stored = await find(platform, name, tag)
+        if stored is not None and stored.checksum == received.digest:
+            nonce = Attributes(metadata={_NONCE: platform.random_hex(8)})
+            await platform.storage.put(stored.key, b"", nonce, only_if=NotAfter(stored.uploaded))
+
+
 async def _check_again(
     platform: Platform, name: RepositoryName, received: Received, present: frozenset[Digest], *, sparse: bool
-) -> None:
-    """After garbage was collected: whether what was there is there, and what was written."""
+) -> bool:
+    """After garbage was collected: whether what was there is there, and what was written.
+
+    Writes the manifest again where it is not, and then returns False.
+    """
     stored, still_present = await asyncio.gather(
         find(platform, name, received.digest),
         _check_references(platform, name, received.manifest, sparse=sparse),
@@ -97,6 +145,7 @@ async def _check_again(
         await _put_under_digest(platform, name, received)
     elif received.manifest.subject is not None:
         await put_referrer(platform, name, received)
+    return stored is not None
 
 
 async def keep(
@@ -243,12 +292,9 @@ async def _check_references(
     Returns what is there.
     """
     sizes = await blobs.sizes(platform, name, [descriptor.digest for descriptor in manifest.blobs])
-    children = list({descriptor.digest for descriptor in manifest.children})
-    for at in range(0, len(children), blobs.IN_FLIGHT):
-        batch = children[at : at + blobs.IN_FLIGHT]
-        answers = await asyncio.gather(*(find(platform, name, digest) for digest in batch))
-        sizes.update({digest: stored.size for digest, stored in zip(batch, answers, strict=True) if stored is not None})
-    missing = []
+    children = await _find_all(platform, name, list({descriptor.digest for descriptor in manifest.children}))
+    sizes.update({digest: stored.size for digest, stored in children.items()})
+    missing = [] if sparse else await _incomplete(platform, name, children)
     for descriptor in (*manifest.blobs, *manifest.children):
         stored_size = sizes.get(descriptor.digest)
         if stored_size is None:
@@ -262,6 +308,43 @@ async def _check_references(
     if missing and not sparse:
         raise _unknown_references(missing)
     return frozenset(sizes)
+
+
+async def _find_all(platform: Platform, name: RepositoryName, digests: Sequence[Digest]) -> dict[Digest, StoredObject]:
+    found: dict[Digest, StoredObject] = {}
+    for at in range(0, len(digests), blobs.IN_FLIGHT):
+        batch = digests[at : at + blobs.IN_FLIGHT]
+        answers = await asyncio.gather(*(find(platform, name, digest) for digest in batch))
+        found.update({digest: stored for digest, stored in zip(batch, answers, strict=True) if stored is not None})
+    return found
+
+
+async def _incomplete(
+    platform: Platform, name: RepositoryName, children: Mapping[Digest, StoredObject]
+) -> list[Digest]:
+    """The children whose blobs are not all there.
+
+    That a manifest is there does not say so: its push may be under way, or have been refused because garbage was
+    collected meanwhile.
+    """
+    references = {digest: await read_references(platform, stored) for digest, stored in children.items()}
+    wanted = frozenset[str]().union(*(one.blobs for one in references.values()))
+    if not wanted:
+        return []
+    missing = await blobs.missing_of(platform, name, wanted)
+    return [digest for digest, one in references.items() if one.blobs & missing]
+
+
+async def read_references(platform: Platform, stored: StoredObject) -> References:
+    """What a stored manifest refers to. Of SR's and of very large ones only the bytes say it."""
+    references = references_in(stored)
+    if references is not None:
+        return references
+    found = await platform.storage.get(stored.key)
+    if found is None:
+        return References()
+    data = await found.body.read(found.object.size)
+    return references_of(parse_manifest(data, found.object.content_type))
 
 
 def _unknown_references(digests: Iterable[Digest]) -> RegistryError:

@@ -10,6 +10,7 @@ from typing import TypeVar
 from registry.log import log
 from registry.names import Digest
 from registry.storage import (
+    ABSENT,
     MAX_LIST_KEYS,
     NO_ATTRIBUTES,
     Attributes,
@@ -63,6 +64,28 @@ class RetryingStorage:
     async def get(self, key: str, byte_range: ByteRange | None = None) -> StoredBody | None:
         return await self._retry(lambda: self._storage.get(key, byte_range))
 
+    async def _once(
+        self,
+        attempt: Callable[[], Awaitable[StoredObject | None]],
+        found_ours: Callable[[], Awaitable[StoredObject | None]],
+        *,
+        may_wait: bool,
+    ) -> StoredObject | None:
+        """Try again only what was refused for being too fast: that took no effect."""
+        try:
+            for delay in _BUSY_DELAYS if may_wait else ():
+                try:
+                    return await attempt()
+                except StorageBusy:
+                    await self._sleep(delay)
+            return await attempt()
+        except (*_FINAL, StorageBusy):
+            raise
+        except StorageError:
+            if (found := await found_ours()) is not None:
+                return found
+            raise
+
     async def put(
         self,
         key: str,
@@ -83,16 +106,10 @@ class RetryingStorage:
             same_bytes = only_if is None and checksum is not None and found.checksum == checksum
             return found if same_nonce or same_bytes else None
 
-        if isinstance(content, Source):
-            # A stream cannot be sent twice; but it may have arrived.
-            try:
-                return await attempt()
-            except (*_FINAL, StorageBusy):
-                raise
-            except StorageError:
-                if (found := await found_ours()) is not None:
-                    return found
-                raise
+        if isinstance(content, Source) or only_if == ABSENT:
+            # A stream cannot be sent twice; but it may have arrived. What is created only where nothing lies may have
+            # arrived, too, and been deleted since by who had a reason: it must not come back.
+            return await self._once(attempt, found_ours, may_wait=not isinstance(content, Source))
         attempts = 0
 
         async def counted() -> StoredObject | None:

@@ -42,19 +42,18 @@ async def sweep_data(platform: Platform, calls: Calls, after: str, swept: Swept)
     now = platform.now()
     start_data, start_refs = (keys.data(after), f"{keys.refs(after)}~") if after else (None, None)
     data = await storage.list(keys.DATA, start_after=start_data)
-    refs = await storage.list(keys.REFS, start_after=start_refs)
-    marked, linked, last_ref = _read_refs(refs)
-    end = None if data.cursor is None or not data.objects else data.objects[-1].key.removeprefix(keys.DATA)
-    done, spent = [], []
+    refs = _Refs(await storage.list(keys.REFS, start_after=start_refs))
+    data_end = data.objects[-1].key.removeprefix(keys.DATA) if data.cursor is not None and data.objects else None
+    end = min((one for one in (data_end, refs.end) if one is not None), default=None)
+    spent: list[str] = []
     position = after
     for found in data.objects:
         data_id = found.key.removeprefix(keys.DATA)
-        if last_ref is not None and data_id >= last_ref and data_id not in linked:
-            end = position  # its refs are on the next page
+        if end is not None and data_id > end:
             break
-        marker = marked.get(data_id)
+        marker = refs.marked.pop(data_id, None)
         is_at_work = marker is not None and now - marker < MARKER_AGE
-        if data_id in linked:
+        if data_id in refs.linked:
             if marker is not None and not is_at_work:
                 spent.append(keys.condemned(data_id))
         elif now - found.uploaded >= DATA_AGE and not is_at_work:
@@ -63,37 +62,40 @@ async def sweep_data(platform: Platform, calls: Calls, after: str, swept: Swept)
                 break
             calls.take(_CALLS_OF_ONE)
             if await _free(platform, data_id):
-                done.append(found)
+                swept.objects += 1
+                swept.bytes += found.size
         position = data_id
-    else:
-        seen = {found.key.removeprefix(keys.DATA) for found in data.objects}
-        # Markers whose data is gone, as far as both pages reach.
-        spent += [
-            keys.condemned(data_id)
-            for data_id, uploaded in marked.items()
-            if data_id not in seen and now - uploaded >= MARKER_AGE and (end is None or data_id < end)
-        ]
-    if spent:
-        await storage.delete(spent)
-    swept.objects += len(done)
-    swept.bytes += sum(found.size for found in done)
-    if end is None and last_ref is not None and not data.objects:
-        return last_ref  # only refs are left, and there are more of them
-    return end if end != after else None
+    # Markers whose data is gone.
+    spent += [
+        keys.condemned(data_id)
+        for data_id, uploaded in refs.marked.items()
+        if now - uploaded >= MARKER_AGE and (end is None or data_id <= end)
+    ]
+    for at in range(0, len(spent), MAX_DELETE_KEYS):
+        await storage.delete(spent[at : at + MAX_DELETE_KEYS])
+    return end
 
 
-def _read_refs(page: Listing) -> tuple[dict[str, float], set[str], str | None]:
-    """Markers with the time they were put, ids that have a ref, and the last id when there are more of its refs."""
-    marked: dict[str, float] = {}
-    linked: set[str] = set()
-    data_id = ""
-    for found in page.objects:
-        data_id, _, rest = found.key.removeprefix(keys.REFS).partition("/")
-        if found.key == keys.condemned(data_id):
-            marked[data_id] = found.uploaded
-        elif rest:
-            linked.add(data_id)
-    return marked, linked, None if page.cursor is None else data_id
+class _Refs:
+    """A page of refs: when markers were put, which ids have a ref, and the last id that it says everything of."""
+
+    def __init__(self, page: Listing) -> None:
+        self.marked: dict[str, float] = {}
+        self.linked: set[str] = set()
+        self.end: str | None = None  # None: of all
+        last = before = ""
+        for found in page.objects:
+            data_id = found.key.removeprefix(keys.REFS).partition("/")[0]
+            last, before = data_id, last if data_id != last else before
+            if found.key == keys.condemned(data_id):
+                self.marked[data_id] = found.uploaded
+            else:
+                self.linked.add(data_id)
+        if page.cursor is not None:
+            # One ref is enough to know; a marker alone is not.
+            self.end = last if last in self.linked else before
+            if last not in self.linked:
+                self.marked.pop(last, None)
 
 
 async def _free(platform: Platform, data_id: str) -> bool:

@@ -1,0 +1,663 @@
+"""No order in which pushes, mounts, deletions, collections and the sweeper meet loses an acknowledged image.
+
+Every pair of actors in every order, three at once by seeds, and the same with crashes, lost replies, and ended leases.
+The mutants at the end are the shipped code with one thing left out: the checker has to find each of them.
+"""
+
+import asyncio
+import contextlib
+import inspect
+import io
+import itertools
+import json
+import multiprocessing
+import textwrap
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+from unittest import mock
+
+import pytest
+
+from registry import blobs, collection, garbage, gc_register, keys, manifest_deletion, manifests, sweeper
+from registry.collection import Calls, Collector
+from registry.garbage import Garbage, Mode, Rules
+from registry.names import RepositoryName, Tag, parse_digest
+from registry.platform import Platform
+from registry.storage import NO_ATTRIBUTES
+from registry.upload_log import State
+from registry.uploads import Upload
+from tests.fakes import r2
+from tests.fakes.client import digest_of
+from tests.fakes.streams import FakeSource
+from tests.images import INDEX, MANIFEST, descriptor, image
+from tests.interleavings import TIME_PASSES, Actor, Scene, Trouble, Violation, World, new_world
+from tests.invariants import PART, small_parts
+
+R, S = RepositoryName("r"), RepositoryName("s")
+SMALL, OLD, KEPT = b"small", b"of an old manifest", b"of a tagged manifest"
+LARGE, MOUNTED = bytes(PART + 1), bytes(PART + 2)
+DAY = 86_400.0
+counted = {"schedules": 0}
+
+
+def _image(config: bytes, *layers: bytes) -> bytes:
+    return json.dumps(image(config, layers)).encode()
+
+
+NEW = _image(SMALL, LARGE)  # its blobs are there, and nothing refers to them
+UNTAGGED = _image(OLD)  # pushed long ago, without a tag
+TAGGED = _image(KEPT)
+OF_MOUNT = _image(SMALL, MOUNTED)
+OVER_CHILD = json.dumps(
+    {"schemaVersion": 2, "mediaType": INDEX, "manifests": [descriptor(UNTAGGED, MANIFEST)]}
+).encode()
+BLOBS: Mapping[bytes, tuple[bytes, ...]] = {
+    NEW: (SMALL, LARGE),
+    UNTAGGED: (OLD,),
+    TAGGED: (KEPT,),
+    OF_MOUNT: (SMALL, MOUNTED),
+    OVER_CHILD: (OLD,),
+}
+CHILDREN: Mapping[bytes, tuple[bytes, ...]] = {OVER_CHILD: (UNTAGGED,)}
+
+
+# ---------------------------------------------------------------------- actors
+async def _put(platform: Platform, manifest: bytes, *tags: str) -> None:
+    media_type = INDEX if manifest is OVER_CHILD else MANIFEST
+    received = manifests.receive(manifest, media_type, parse_digest(digest_of(manifest)))
+    await manifests.put(platform, R, received, [Tag(tag) for tag in tags], sparse=False)
+
+
+async def _upload(platform: Platform, name: RepositoryName, data: bytes) -> None:
+    await blobs.put_whole(platform, name, parse_digest(digest_of(data)), FakeSource([data], len(data)))
+
+
+async def put_new(platform: Platform) -> None:
+    """A manifest whose blobs are there."""
+    await _put(platform, NEW, "new")
+
+
+async def put_two_tags(platform: Platform) -> None:
+    """The same with two tags."""
+    await _put(platform, NEW, "new", "also")
+
+
+async def put_tagged_again(platform: Platform) -> None:
+    """What is there already, under the same tag."""
+    await _put(platform, TAGGED, "kept")
+
+
+async def tag_untagged(platform: Platform) -> None:
+    """An old manifest gets a tag."""
+    await _put(platform, UNTAGGED, "old")
+
+
+async def put_index(platform: Platform) -> None:
+    """An index over an old manifest."""
+    await _put(platform, OVER_CHILD, "index")
+
+
+async def push(platform: Platform) -> None:
+    """A blob and its manifest."""
+    await _upload(platform, R, LARGE)
+    await _put(platform, NEW, "new")
+
+
+async def mount_and_put(platform: Platform) -> None:
+    """A blob of another repository, mounted or uploaded, and a manifest that needs it."""
+    if not await blobs.mount(platform, R, parse_digest(digest_of(MOUNTED)), S):
+        await _upload(platform, R, MOUNTED)
+    await _put(platform, OF_MOUNT, "mounted")
+
+
+async def delete_untagged(platform: Platform) -> None:
+    """DELETE of a manifest by its digest."""
+    await manifest_deletion.delete_manifest(platform, R, parse_digest(digest_of(UNTAGGED)))
+
+
+async def delete_tagged(platform: Platform) -> None:
+    """DELETE of a manifest that has a tag."""
+    await manifest_deletion.delete_manifest(platform, R, parse_digest(digest_of(TAGGED)))
+
+
+async def delete_new(platform: Platform) -> None:
+    """DELETE of a manifest that others push."""
+    await manifest_deletion.delete_manifest(platform, R, parse_digest(digest_of(NEW)))
+
+
+async def delete_tag(platform: Platform) -> None:
+    """DELETE of a tag."""
+    await manifest_deletion.delete_tag(platform, R, Tag("kept"))
+
+
+async def delete_blob(platform: Platform) -> None:
+    """DELETE of a large blob of the other repository, from which it is mounted."""
+    stored = await blobs.find_own(platform, S, parse_digest(digest_of(MOUNTED)))
+    if stored is not None:
+        await blobs.delete(platform, S, stored)
+
+
+async def _collect(platform: Platform, mode: Mode) -> Garbage:
+    return await Collector(platform, collection.begin(platform, R, Rules(mode, grace=0)), Calls(200)).collect()
+
+
+async def collect_unreferenced(platform: Platform) -> Garbage:
+    """A collection, without a grace period."""
+    return await _collect(platform, Mode.UNREFERENCED)
+
+
+async def collect_untagged(platform: Platform) -> Garbage:
+    """The same in the other mode."""
+    return await _collect(platform, Mode.UNTAGGED)
+
+
+async def sweep(platform: Platform) -> None:
+    """A step of the sweeper."""
+    await sweeper.sweep_data(platform, Calls(), "", sweeper.Swept())
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """An actor: what it acknowledges when it is done, and what it deletes."""
+
+    act: Actor
+    acknowledges: tuple[bytes, tuple[str, ...]] | None = None
+    deletes: frozenset[bytes] = frozenset()
+    deletes_tags: frozenset[str] = frozenset()
+
+
+KINDS = [
+    Kind(put_new, (NEW, ("new",))),
+    Kind(put_two_tags, (NEW, ("new", "also"))),
+    Kind(put_tagged_again, (TAGGED, ("kept",))),
+    Kind(tag_untagged, (UNTAGGED, ("old",))),
+    Kind(put_index, (OVER_CHILD, ("index",))),
+    Kind(push, (NEW, ("new",))),
+    Kind(mount_and_put, (OF_MOUNT, ("mounted",))),
+    Kind(delete_untagged, deletes=frozenset({UNTAGGED})),
+    Kind(delete_tagged, deletes=frozenset({TAGGED})),
+    Kind(delete_new, deletes=frozenset({NEW})),
+    Kind(delete_tag, deletes_tags=frozenset({"kept"})),
+    Kind(delete_blob),
+    Kind(collect_unreferenced),
+    Kind(collect_untagged),
+    Kind(sweep),
+]
+BY_ACT = {kind.act: kind for kind in KINDS}
+COLLECTORS = (collect_unreferenced, collect_untagged)
+
+
+# ---------------------------------------------------------------------- the bucket
+async def _fill(world: World) -> None:
+    platform = world.platform()
+    for data in (SMALL, LARGE, OLD, KEPT):
+        await _upload(platform, R, data)
+    await _upload(platform, S, MOUNTED)
+    await _put(platform, UNTAGGED)
+    await _put(platform, TAGGED, "kept")
+    # Something whose tombstones lie about, and data that nothing links to.
+    await _put(platform, NEW, "new")
+    await manifest_deletion.delete_manifest(platform, R, parse_digest(digest_of(NEW)))
+    world.bucket.seed(keys.data("0" * 32), b"lost", NO_ATTRIBUTES, None)
+    # A repository that is named like a folder of the other one.
+    await _upload(platform, RepositoryName(f"{R}/blobs"), LARGE)
+
+
+def _template() -> World:
+    world = new_world(0)
+    asyncio.run(_fill(world))
+    return world
+
+
+_templates: list[World] = []
+
+
+def begin() -> World:
+    """Three days later."""
+    if not _templates:
+        with scaled_down():
+            _templates.append(_template())
+    world = new_world(3)
+    world.bucket.objects = dict(_templates[0].bucket.objects)
+    return world
+
+
+# ---------------------------------------------------------------------- what must hold
+def _bytes_at(world: World, key: str) -> bytes | None:
+    found = world.bucket.objects.get(key)
+    if found is None:
+        return None
+    target = found.attributes.metadata.get("target")
+    if target is None:
+        return found.data
+    data = world.bucket.objects.get(keys.data(target))
+    return None if data is None else data.data
+
+
+def _has_blob(world: World, data: bytes) -> bool:
+    return _bytes_at(world, f"{R}/blobs/{digest_of(data)}") == data
+
+
+def _at(world: World, reference: str) -> bytes:
+    return _bytes_at(world, f"{R}/manifests/{reference}") or b""
+
+
+def _check_whole(world: World, manifest: bytes, deleted: frozenset[bytes]) -> None:
+    assert _at(world, digest_of(manifest)) == manifest, "a manifest is gone"
+    if deleted.intersection(CHILDREN.get(manifest, ())):
+        return  # somebody wanted it so
+    for data in BLOBS[manifest]:
+        assert _has_blob(world, data), "a blob of a manifest is gone"
+    for child in CHILDREN.get(manifest, ()):
+        _check_whole(world, child, deleted)
+
+
+def _check_links(world: World) -> None:
+    for key, found in world.bucket.objects.items():
+        metadata = found.attributes.metadata
+        if "/blobs/" in key and "target" in metadata:
+            name = key.rpartition("/blobs/")[0]
+            assert keys.ref(metadata["target"], metadata["ref"], RepositoryName(name)) in world.bucket.objects, "no ref"
+            assert keys.data(metadata["target"]) in world.bucket.objects, "a link leads to nothing"
+
+
+def _check_acknowledged(world: World, kinds: Sequence[Kind]) -> None:
+    assert _bytes_at(world, f"{R}/blobs/blobs/{digest_of(LARGE)}") == LARGE, "a blob of another repository is gone"
+    deleted = frozenset[bytes]().union(*(kind.deletes for kind in kinds))
+    deleted_tags = frozenset[str]().union(*(kind.deletes_tags for kind in kinds))
+    acknowledged = [kind.acknowledges for kind, outcome in zip(kinds, world.outcomes, strict=True) if outcome == "done"]
+    for found in [(TAGGED, ("kept",)), *acknowledged]:
+        if found is None:
+            continue
+        manifest, tags = found
+        if manifest not in deleted:
+            if not deleted_tags.intersection(tags):
+                _check_whole(world, manifest, deleted)
+            for tag in tags:
+                assert tag in deleted_tags or _at(world, tag) == manifest, "a tag is gone"
+        elif any(_at(world, tag) == manifest for tag in tags):
+            # A deletion that broke off may have taken the digest; the image is whole by its tag.
+            ends = [end for kind, end in zip(kinds, world.outcomes, strict=True) if manifest in kind.deletes]
+            if set(ends) == {"done"}:
+                _check_whole(world, manifest, deleted)
+            assert all(_has_blob(world, data) for data in BLOBS[manifest]), "a blob of a tag is gone"
+
+
+def _check_refused(world: World, kinds: Sequence[Kind]) -> None:
+    """A tag that leads to a push which was refused, and to no other, is not there."""
+    for kind, outcome in zip(kinds, world.outcomes, strict=True):
+        if kind.acknowledges is not None and outcome == "refused":
+            manifest, tags = kind.acknowledges
+            if any(_at(world, tag) == manifest for tag in tags):
+                assert all(_has_blob(world, data) for data in BLOBS[manifest]), "a tag leads to half an image"
+
+
+def _check_nothing_is_left(world: World) -> None:
+    """After quiet days: what is there is needed."""
+    needed = set()
+    for manifest, contents in BLOBS.items():
+        if any(world.bucket.objects[key].data == manifest for key in world.bucket.keys(f"{R}/manifests/")):
+            needed |= {f"{R}/blobs/{digest_of(data)}" for data in contents}
+    own = {key for key in world.bucket.keys(f"{R}/blobs/") if not key.startswith(f"{R}/blobs/blobs/")}
+    assert own <= needed, "a blob is left"
+    assert all(world.bucket.objects[key].data for key in world.bucket.keys(f"{R}/manifests/")), "a tombstone is left"
+    kept = {key.split("/")[1] for key in world.bucket.keys("_refs/")}
+    assert {key.removeprefix("_data/") for key in world.bucket.keys("_data/")} <= kept, "data is left"
+    assert not [key for key in world.bucket.keys("_refs/") if key.endswith("!condemned")], "a marker is left"
+
+
+def check(kinds: Sequence[Kind]) -> Callable[[World], Awaitable[None]]:
+    """What must hold after these met, and after quiet days."""
+
+    async def look(world: World) -> None:
+        _check_links(world)
+        _check_acknowledged(world, kinds)
+        _check_refused(world, kinds)
+        platform = world.platform(seed=99)
+        for _ in range(2):
+            world.clock.now += 2 * DAY + 1
+            await _collect(platform, Mode.UNTAGGED)
+            await sweep(platform)
+        _check_links(world)
+        _check_acknowledged(world, kinds)
+        _check_nothing_is_left(world)
+
+    return look
+
+
+def scene(*acts: Actor, troubles: Sequence[Trouble] = ()) -> Scene:
+    """Actors that meet."""
+    kinds = [BY_ACT.get(act, Kind(act)) for act in acts]
+    name = " + ".join(act.__name__ for act in acts)
+    return Scene(f"{name} {list(troubles) or ''}", begin, acts, check(kinds), troubles)
+
+
+@contextlib.contextmanager
+def scaled_down() -> Iterator[None]:
+    """Large blobs are small, and a key may be written as often as one likes: the scheduler decides when."""
+    with small_parts() as patches:
+        patches.enter_context(mock.patch.object(r2, "WRITE_INTERVAL", -1.0))
+        yield
+
+
+# ---------------------------------------------------------------------- all at once
+PAIRS = list(itertools.combinations_with_replacement([kind.act for kind in KINDS], 2))
+TRIPLES = list(itertools.combinations_with_replacement([kind.act for kind in KINDS], 3))
+SEEDS = 140  # of each triple
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """Scenes for one process: every schedule of each, or so many seeds."""
+
+    scenes: Callable[[], Sequence[Scene]]
+    seeds: int = 0
+
+
+async def _run(job: Job) -> int:
+    count = 0
+    for one in job.scenes():
+        count += await (one.random_schedules(range(job.seeds)) if job.seeds else one.every_schedule())
+    return count
+
+
+def _work(job: Job) -> int:
+    """In a process of its own."""
+    with scaled_down(), contextlib.redirect_stdout(io.StringIO()):
+        return asyncio.run(_run(job))
+
+
+def run_all(jobs: Sequence[Job]) -> int:
+    """All jobs on all cores; how many schedules. Raises Violation."""
+    _jobs[:] = jobs  # functions cannot be sent to a process; it inherits them
+    begin()
+    with ProcessPoolExecutor(mp_context=multiprocessing.get_context("fork")) as pool:
+        count = sum(pool.map(_work_at, range(len(jobs))))
+    counted["schedules"] += count
+    return count
+
+
+_jobs: list[Job] = []
+
+
+def _work_at(index: int) -> int:
+    return _work(_jobs[index])
+
+
+def test_every_order_of_two() -> None:
+    """Every pair of actors, exhaustively."""
+    run_all([Job(lambda pair=pair: [scene(*pair)]) for pair in PAIRS])  # type: ignore[misc]
+
+
+def test_three_at_once() -> None:
+    """Every triple, by seeds."""
+    jobs = [Job(lambda triple=triple: [scene(*triple)], SEEDS) for triple in TRIPLES]  # type: ignore[misc]
+    assert run_all(jobs) == SEEDS * len(TRIPLES)
+
+
+PUSHES = (put_two_tags, tag_untagged, put_index, mount_and_put)
+
+
+def test_a_collection_that_crashes_anywhere() -> None:
+    """At each of its calls, beside a push: it is acknowledged whole, or told to come again."""
+
+    def scenes(push_of: Actor, collector: Actor) -> list[Scene]:
+        return [scene(collector, push_of, troubles=(Trouble("crash", at), Trouble())) for at in range(16)]
+
+    jobs = [
+        Job(lambda push_of=push_of, collector=collector: scenes(push_of, collector))  # type: ignore[misc]
+        for push_of in PUSHES
+        for collector in COLLECTORS
+    ]
+    run_all(jobs)
+
+
+def test_actors_that_crash_anywhere() -> None:
+    """Any actor, at any call, beside a collection in the other mode or the sweeper, by seeds."""
+
+    def scenes(act: Actor) -> list[Scene]:
+        return [
+            scene(act, other, troubles=(Trouble("crash", at), Trouble()))
+            for other in (*COLLECTORS, sweep)
+            for at in range(24)
+        ]
+
+    run_all([Job(lambda act=kind.act: scenes(act), 3) for kind in KINDS])  # type: ignore[misc]
+
+
+def test_lost_replies() -> None:
+    """Any call of any actor took effect, and nobody told it so."""
+
+    def scenes(act: Actor) -> list[Scene]:
+        return [
+            scene(act, other, troubles=(Trouble("lost", at), Trouble()))
+            for other in (put_two_tags, *COLLECTORS, sweep)
+            for at in range(24)
+        ]
+
+    run_all([Job(lambda act=kind.act: scenes(act), 3) for kind in KINDS])  # type: ignore[misc]
+
+
+async def time_passes(platform: Platform) -> None:
+    """Longer than a lease, at any moment."""
+    await platform.sleep(TIME_PASSES)
+
+
+def test_leases_that_end() -> None:
+    """A run that is over its time, beside pushes and another run."""
+    jobs = [
+        Job(lambda acts=acts: [scene(*acts, time_passes)], 400)  # type: ignore[misc]
+        for acts in itertools.product(COLLECTORS, (*PUSHES, *COLLECTORS))
+    ]
+    jobs += [
+        Job(lambda acts=acts: [scene(*acts, time_passes, time_passes)], 200)  # type: ignore[misc]
+        for acts in itertools.product(COLLECTORS, COLLECTORS, PUSHES)
+    ]
+    run_all(jobs)
+
+
+# ---------------------------------------------------------------------- the checker bites
+def leaving_out(owner: Any, name: str, *changes: tuple[str, str]) -> Any:
+    """The function `name` of a module or class, with its text changed, in its place."""
+    function = getattr(owner, name)
+    text = textwrap.dedent(inspect.getsource(function))
+    for old, new in changes:
+        assert text.count(old) >= 1, f"{name} has no {old!r} any more: the mutant needs another text"
+        text = text.replace(old, new)
+    namespace: dict[str, Any] = {}
+    exec(compile(text, f"<mutant of {name}>", "exec"), function.__globals__, namespace)  # noqa: S102
+    return mock.patch.object(owner, name, namespace[name])
+
+
+async def mount_only(platform: Platform) -> None:
+    """A mount."""
+    await blobs.mount(platform, R, parse_digest(digest_of(MOUNTED)), S)
+
+
+async def put_by_digest(platform: Platform) -> None:
+    """A manifest that gets its tag tomorrow."""
+    await _put(platform, NEW)
+
+
+def before_quiet_days(*acts: Actor) -> Scene:
+    """Where what is acknowledged is garbage a day later."""
+    known: dict[Actor, Kind] = {put_by_digest: Kind(put_by_digest, (NEW, ()))}
+    kinds = [known.get(act) or BY_ACT[act] for act in acts]
+
+    async def look(world: World) -> None:
+        _check_acknowledged(world, kinds)
+
+    return Scene("before quiet days", begin, acts, look)
+
+
+async def mount_and_delete(platform: Platform) -> None:
+    """A mount, and DELETE of the blob from where it was mounted to."""
+    await blobs.mount(platform, R, parse_digest(digest_of(MOUNTED)), S)
+    stored = await blobs.find_own(platform, R, parse_digest(digest_of(MOUNTED)))
+    if stored is not None:
+        await blobs.delete(platform, R, stored)
+
+
+def session_of(number: int) -> Actor:
+    """A client that sends a blob of its own in chunks, in a session that another one uses, too."""
+    data = bytes([number]) * (2 * PART + 10)
+
+    async def act(platform: Platform) -> None:
+        async with Upload(platform, R, "a-session") as upload:
+            state = await upload.append(State(), FakeSource([data]), None)
+            assert state.entry is not None
+            await upload.resume(state.entry)
+            await upload.close(parse_digest(digest_of(data)))
+
+    return act
+
+
+async def check_session(world: World) -> None:
+    """What lies at a digest has it."""
+    for key in world.bucket.keys(f"{R}/blobs/"):
+        if "/" not in key.removeprefix(f"{R}/blobs/"):
+            data = _bytes_at(world, key)
+            assert data is None or key.endswith(digest_of(data)), "other bytes than those of the digest"
+    _check_links(world)
+
+
+def one_session() -> Scene:
+    """Two clients in one session, one after the other has closed it or not."""
+    return Scene("one session", begin, [session_of(1), session_of(2)], check_session)
+
+
+MUTANTS: dict[str, tuple[Callable[[], Any], Callable[[], Sequence[Scene]]]] = {
+    "no swap to sweep": (
+        lambda: leaving_out(
+            collection.Collector,
+            "collect",
+            ("await gc_register.swap(self._platform, run.name, seen, Phase.SWEEP, run.id)", "seen"),
+        ),
+        lambda: [scene(put_new, collect_unreferenced)],
+    ),
+    "no second look at the register": (
+        lambda: leaving_out(gc_register, "settle", ("current = await read(platform, name)", "return seen, False")),
+        lambda: [scene(put_new, collect_unreferenced)],
+    ),
+    "no second check": (
+        lambda: mock.patch.object(manifests, "_check_again", _nothing),
+        lambda: [scene(put_new, collect_unreferenced)],
+    ),
+    "equal etags": (
+        lambda: leaving_out(gc_register, "swap", ("nonce.encode()", "b'constant'")),
+        lambda: [scene(put_new, collect_unreferenced)],
+    ),
+    "no age of untagged manifests": (
+        lambda: leaving_out(garbage, "_alive", ("max(rules.untagged_age, MIN_UNTAGGED_AGE)", "0")),
+        lambda: [before_quiet_days(put_by_digest, collect_untagged)],
+    ),
+    "data ids taken from the session": (
+        lambda: mock.patch.object(blobs, "new_id", return_value="5" * 32),
+        lambda: [one_session()],
+    ),
+    "a ref after its link": (
+        lambda: leaving_out(
+            blobs,
+            "_put_link",
+            ('    await storage.put(ref, b"")\n', ""),
+            ("only_if=only_if)", 'only_if=only_if)\n        await storage.put(ref, b"")'),
+        ),
+        lambda: [scene(mount_and_put, sweep, troubles=(Trouble("crash", at), Trouble())) for at in range(8)],
+    ),
+    "no marker before the second look": (
+        lambda: leaving_out(sweeper, "_free", ('await storage.put(marker, b"")', "pass")),
+        lambda: [scene(mount_and_put, delete_blob, sweep)],
+    ),
+    "a mount does not look for the marker": (
+        lambda: mock.patch.object(blobs, "_still_there", _yes),
+        lambda: [scene(mount_and_put, delete_blob, sweep)],
+    ),
+    "no age of data": (
+        lambda: mock.patch.object(sweeper, "DATA_AGE", -DAY),
+        lambda: [scene(push_other, sweep)],
+    ),
+    "refs without a nonce of their own": (
+        lambda: leaving_out(blobs, "_put_link", ("nonce = new_id(platform)", "nonce = '7' * 32")),
+        lambda: [scene(mount_only, mount_and_delete)],
+    ),
+    "the digest is not looked at after the tag": (
+        lambda: leaving_out(
+            manifests, "_put_tags", ("if await find(platform, name, received.digest) is not None else list(tags)", "")
+        ),
+        lambda: [scene(put_tagged_again, delete_tagged)],
+    ),
+    "the register is not looked at after the tag": (
+        lambda: leaving_out(
+            manifests,
+            "_put_tags",
+            ("await gc_register.settle(platform, name, register)", "(register, False)"),
+        ),
+        lambda: [scene(put_new, collect_untagged)],
+    ),
+    "the register is looked at beside everything else": (
+        lambda: leaving_out(
+            manifests,
+            "put",
+            ("    register = await gc_register.read(platform, name)\n", ""),
+            (
+                "    if stored is None or",
+                "    register = await gc_register.read(platform, name)\n    if stored is None or",
+            ),
+        ),
+        lambda: [scene(put_new, collect_unreferenced)],
+    ),
+    "the last segment is taken for the digest": (
+        lambda: _both(
+            leaving_out(collection.Collector, "_list", ('kind == "referrers" or "/" not in rest', "True")),
+            leaving_out(collection.Collector, "_see_blob", ("parse_digest(digest)", "pass")),
+        ),
+        lambda: [scene(put_new, collect_unreferenced)],
+    ),
+    "links before manifests": (
+        lambda: leaving_out(collection, "_batches", ("for step in steps for", "for step in reversed(steps) for")),
+        lambda: [scene(put_new, collect_untagged, troubles=(Trouble(), Trouble("crash", at))) for at in range(8, 14)],
+    ),
+}
+
+
+async def _nothing(*_: object, **__: object) -> None:
+    pass
+
+
+async def _yes(*_: object) -> bool:
+    return True
+
+
+async def push_other(platform: Platform) -> None:
+    """A large blob that is nowhere else."""
+    await _upload(platform, R, bytes(PART + 9))
+
+
+def _both(*patches: Any) -> ExitStack:
+    stack = ExitStack()
+    for patch in patches:
+        stack.enter_context(patch)
+    return stack
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_a_mutant_is_found(name: str) -> None:
+    """The checker sees what is lost without it."""
+    mutate, scenes = MUTANTS[name]
+    begin()
+    with scaled_down(), mutate(), pytest.raises(Violation), contextlib.redirect_stdout(io.StringIO()):
+        asyncio.run(_run(Job(scenes)))
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_the_same_scene_is_right_without_it(name: str) -> None:
+    """So that it is the mutant that was found."""
+    begin()
+    with scaled_down(), contextlib.redirect_stdout(io.StringIO()):
+        count = 0
+        for one in MUTANTS[name][1]():
+            count += asyncio.run(one.every_schedule(limit=2_000))
+    assert count
