@@ -132,6 +132,7 @@ class World:
     clock: Clock
     outcomes: list[str] = field(default_factory=list)
     results: list[object] = field(default_factory=list)
+    acts: list["Actor"] = field(default_factory=list)
 
     def platform(self, sleep: Callable[[float], Awaitable[None]] | None = None, seed: int = 0) -> Platform:
         """An isolate of its own."""

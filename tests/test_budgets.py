@@ -11,5 +11,6 @@ async def test_budget(name: str) -> None:
     flow, usage = FLOWS[name], (await measure(name)).bucket.usage
     assert usage.class_a <= flow.class_a
     assert usage.class_b <= flow.class_b
+    assert flow.calls is None or usage.class_a + usage.class_b + usage.free <= flow.calls
     if flow.size:
         assert usage.written <= flow.size * flow.written + OVERHEAD

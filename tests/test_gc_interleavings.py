@@ -21,12 +21,12 @@ from unittest import mock
 
 import pytest
 
-from registry import blobs, collection, garbage, gc_register, keys, manifest_deletion, manifests, sweeper
+from registry import blobs, collection, garbage, gc_register, keys, manifest_deletion, manifests, migration, sweeper
 from registry.collection import Calls, Collector
 from registry.garbage import Garbage, Mode, Rules
 from registry.names import RepositoryName, Tag, parse_digest
 from registry.platform import Platform
-from registry.storage import NO_ATTRIBUTES
+from registry.storage import NO_ATTRIBUTES, Attributes
 from registry.upload_log import State
 from registry.uploads import Upload
 from tests.fakes import r2
@@ -455,6 +455,74 @@ def test_leases_that_end() -> None:
     jobs += [
         Job(lambda acts=acts: [scene(*acts, time_passes, time_passes)], 200)  # type: ignore[misc]
         for acts in itertools.product(COLLECTORS, COLLECTORS, PUSHES)
+    ]
+    run_all(jobs)
+
+
+# ---------------------------------------------------------------------- a bucket of serverless-registry
+def begin_legacy() -> World:
+    """Its links: `s` has the bytes, and `r` names it."""
+    world = new_world(0)
+    digest = digest_of(MOUNTED)
+    world.bucket.seed(f"{S}/blobs/{digest}", MOUNTED, NO_ATTRIBUTES, None)
+    metadata = {"X-Serverless-Registry-Symlink": str(S)}
+    world.bucket.seed(f"{R}/blobs/{digest}", f"{S}/blobs/{digest}".encode(), Attributes(metadata=metadata), None)
+    world.clock.now += 3 * DAY
+    return world
+
+
+async def migrate(platform: Platform) -> None:
+    """A step of the migration."""
+    await migration.step(platform)
+
+
+async def mount_elsewhere(platform: Platform) -> None:
+    """A mount from where the link is."""
+    assert await blobs.mount(platform, RepositoryName("t"), parse_digest(digest_of(MOUNTED)), R)
+
+
+async def upload_again(platform: Platform) -> None:
+    """A push of what the link stands for."""
+    await _upload(platform, R, MOUNTED)
+
+
+async def check_legacy(world: World) -> None:
+    """Everybody who had the blob has it, migrated or not, and when all of it is."""
+    names = ["r", "s", *(["t"] if mount_elsewhere in world.acts and "done" in world.outcomes else [])]
+    for _ in range(2):
+        _check_links(world)
+        for name in names:
+            found = await blobs.read(world.platform(), RepositoryName(name), parse_digest(digest_of(MOUNTED)))
+            mounted = name != "t" or world.outcomes[world.acts.index(mount_elsewhere)] == "done"
+            assert not mounted or (found is not None and await found.body.read(PART * 2) == MOUNTED), "a blob is gone"
+            if found is not None:
+                await found.body.cancel()
+        while not (await migration.step(world.platform(seed=50))).done:
+            pass
+
+
+def test_the_migration_beside_everything() -> None:
+    """In every order, and with another one beside it; with crashes and lost replies by seeds."""
+    others = (mount_elsewhere, upload_again, migrate)
+
+    def scenes(*acts: Actor, troubles: Sequence[Trouble] = ()) -> list[Scene]:
+        def begin_with() -> World:
+            world = begin_legacy()
+            world.acts = list(acts)
+            return world
+
+        return [Scene(f"migrate + {acts[1].__name__}", begin_with, acts, check_legacy, troubles)]
+
+    jobs = [Job(lambda other=other: scenes(migrate, other)) for other in others]  # type: ignore[misc]
+    jobs += [
+        Job(
+            lambda other=other, kind=kind: [  # type: ignore[misc]
+                one for at in range(16) for one in scenes(migrate, other, troubles=(Trouble(kind, at), Trouble()))
+            ],
+            5,
+        )
+        for other in others
+        for kind in ("crash", "lost")
     ]
     run_all(jobs)
 

@@ -381,3 +381,76 @@ function mulberry32(state) {
     return ((mixed ^ (mixed >>> 14)) >>> 0) / 2 ** 32;
   };
 }
+
+describe("garbage", () => {
+  test("is collected, and freed by the clock; what is left verifies", async () => {
+    const name = "garbage/app";
+    const [kept, gone] = [randomBytes(9 * MIB), randomBytes(9 * MIB)];
+    await pushImage(name, "kept", [kept]);
+    const manifest = await pushImage(name, "gone", [gone, randomBytes(10)]);
+    assert.equal((await call("DELETE", `/v2/${name}/manifests/${digestOf(manifest)}`)).status, 202);
+    const collect = async (query) => (await call("POST", `/v2/${name}/gc?${query}`)).json();
+    const shown = await collect("grace=0&dry_run=true");
+    assert.deepEqual([shown.success, shown.blobs, shown.garbage.blobs.length], [true, 2, 2]);
+    const done = await collect("grace=0");
+    assert.deepEqual([done.success, done.blobs, done.bytes], [true, 2, gone.length + 10]);
+    assert.equal((await call("GET", `/v2/${name}/blobs/${digestOf(gone)}`)).status, 404);
+    await checkBlob(name, kept);
+    const bucket = await local.bucket();
+    const keys = (await bucket.list({ prefix: `${name}/` })).objects.map(({ key }) => key);
+    assert(!keys.some((key) => key.includes(digestOf(gone))));
+    const refs = (await bucket.list({ prefix: "_refs/" })).objects.filter(({ key }) => key.endsWith(name));
+    assert.equal(refs.length, 1);
+    const verified = await (await call("GET", `/v2/${name}/gc?mode=verify`)).json();
+    assert.deepEqual([verified.problems, verified.manifests], [[], 2]);
+    assert.equal((await collect("mode=untagged&grace=0")).success, true);
+  });
+
+  test("the clock's ticks do a pass", async () => {
+    for (let tick = 0; tick < 20; tick++) {
+      const answer = await fetch(new URL("/cdn-cgi/handler/scheduled", local.url));
+      assert.equal(answer.status, 200);
+      const state = await (await (await local.bucket()).get("_registry/cron")).json();
+      if (state.stage === "done") return assert(state.repositories > 0);
+    }
+    assert.fail("a pass takes more than 20 ticks");
+  });
+
+  test("pushes and collections at once: what is acknowledged pulls", async () => {
+    const name = "garbage/busy";
+    const deadline = Date.now() + 10_000;
+    const acknowledged = [];
+    let collections = 0;
+    const collect = async () => {
+      while (Date.now() < deadline) {
+        const answer = await call("POST", `/v2/${name}/gc?mode=${collections % 2 ? "untagged" : "unreferenced"}&grace=${collections % 3}`);
+        assert([200, 409].includes(answer.status), await answer.text());
+        collections += answer.status === 200;
+        await new Promise((resolve) => setTimeout(resolve, 100));
+      }
+    };
+    const push = async (worker) => {
+      for (let number = 0; Date.now() < deadline; number++) {
+        const layer = Buffer.from(`${worker} ${number % 3} ${Date.now()}`);
+        for (const blob of [Buffer.from("{}"), layer]) await pushBlob(name, blob);
+        const describe = (data, mediaType) => ({ mediaType, digest: digestOf(data), size: data.length });
+        const body = JSON.stringify({
+          schemaVersion: 2,
+          mediaType: MANIFEST,
+          config: describe(Buffer.from("{}"), "application/vnd.oci.image.config.v1+json"),
+          layers: [describe(layer, "application/vnd.oci.image.layer.v1.tar")],
+        });
+        const tag = `${worker}-${number}`;
+        const put = await call("PUT", `/v2/${name}/manifests/${tag}`, { body, headers: { "content-type": MANIFEST } });
+        assert([201, 404, 429, 503].includes(put.status), await put.text());
+        if (put.status === 201) acknowledged.push([tag, layer]);
+      }
+    };
+    await Promise.all([collect(), push("a"), push("b")]);
+    assert(acknowledged.length > 5 && collections > 5, `${acknowledged.length} pushes, ${collections} collections`);
+    for (const [tag, layer] of acknowledged) {
+      assert.equal((await call("GET", `/v2/${name}/manifests/${tag}`)).status, 200);
+      await checkBlob(name, layer);
+    }
+  });
+});
