@@ -186,6 +186,23 @@ async def test_a_large_repository_takes_several_requests(registry: FakeRegistry,
     assert registry.bucket.keys("_registry/gc/") == []
 
 
+async def test_a_dry_run_stays_dry(registry: FakeRegistry) -> None:
+    """Its cursor cannot be gone on with for real."""
+    await registry.push_blob(NAME, b"first")
+    seed_images(registry, 3)
+    for number in range(5_000):
+        registry.bucket.seed(f"{NAME}/blobs/{digest_of(f'orphan {number}'.encode())}", b"x", NO_ATTRIBUTES, None)
+    registry.clock.now += DAY
+    answer = json.loads((await registry.call("POST", f"/v2/{NAME}/gc?dry_run=true")).body)
+    assert not answer["success"]
+    url = f"/v2/{NAME}/gc?cursor={answer['cursor']}"
+    assert (await registry.call("POST", url)).status == 400
+    before = registry.bucket.keys(NAME)
+    shown = await collect(registry, "dry_run=true")
+    assert shown["blobs"] == len(shown["garbage"]["blobs"]) == 5_001
+    assert registry.bucket.keys(NAME) == before
+
+
 def seed_images(registry: FakeRegistry, count: int, with_metadata: bool = True) -> set[str]:
     """Tagged images of four layers each, seeded; the digests of their blobs."""
     kept = set()

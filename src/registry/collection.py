@@ -53,6 +53,7 @@ class Run:
     id: str
     name: RepositoryName
     rules: Rules
+    is_dry: bool = False
     mark: str = ""  # etag of the register under which it looks; "" while nothing is marked
     listed: set[str] = field(default_factory=set)  # what was listed to its end
     cursors: dict[str, str] = field(default_factory=dict)
@@ -67,9 +68,9 @@ class Run:
             getattr(self.contents, kind).clear()
 
 
-def begin(platform: Platform, name: RepositoryName, rules: Rules) -> Run:
-    """A new run."""
-    return Run(platform.random_hex(_ID_BYTES), name, rules)
+def begin(platform: Platform, name: RepositoryName, rules: Rules, *, is_dry: bool = False) -> Run:
+    """A new run; a dry one is only to look."""
+    return Run(platform.random_hex(_ID_BYTES), name, rules, is_dry)
 
 
 class Collector:
@@ -258,6 +259,7 @@ async def load(platform: Platform, name: RepositoryName, run_id: str) -> Run | N
         value["id"],
         name,
         Rules(Mode(rules["mode"]), rules["grace"], rules["untagged_age"], frozenset(rules["without_tags"])),
+        value["is_dry"],
         value["mark"],
         set(value["listed"]),
         value["cursors"],

@@ -28,11 +28,14 @@ async def collect_garbage(registry: Registry, endpoint: CollectGarbage, request:
         raise RegistryError(Problem.NOT_MIGRATED)
     grace = registry.settings.gc_grace if endpoint.grace is None else endpoint.grace
     if endpoint.cursor is None:
-        run = collection.begin(platform, name, Rules(endpoint.mode, grace))
+        run = collection.begin(platform, name, Rules(endpoint.mode, grace), is_dry=endpoint.dry_run)
     else:
         kept = await collection.load(platform, name, endpoint.cursor)
         if kept is None:
             raise RegistryError(Problem.BAD_REQUEST, "there is no collection of this cursor: begin without it")
+        if kept.is_dry != endpoint.dry_run:
+            # Who forgets to say so again shall not delete what was only to be shown.
+            raise RegistryError(Problem.BAD_REQUEST, "dry_run is not what it was when this cursor was given")
         run = kept
     collector = Collector(platform, run, Calls())
     try:
