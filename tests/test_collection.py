@@ -160,6 +160,31 @@ async def test_manifests_that_only_their_bytes_explain(registry: FakeRegistry) -
     assert await is_there(registry, b"layer") == [True]
 
 
+async def test_a_manifest_that_goes_and_comes_back(registry: FakeRegistry) -> None:
+    """Deleted between being listed and being read, and pushed again before the end: its layers stay."""
+    layers = [bytes([number]) for number in range(110)]  # more than the metadata holds
+    manifest = await push_image(registry, NAME, "1", layers)
+    await registry.push_blob(NAME, b"orphan")
+    registry.clock.now += DAY
+    prefix = f"{NAME}/manifests/"
+    saved = {key: registry.bucket.objects[key] for key in registry.bucket.keys(prefix)}
+    left = [1]
+
+    def disturb(call: str, key: str) -> None:
+        if call == "get" and key in saved and left:
+            left.clear()
+            for gone in saved:
+                del registry.bucket.objects[gone]
+        elif call == "list" and key == f"{NAME}/blobs/":
+            registry.bucket.objects.update(saved)
+
+    registry.bucket.fail = disturb
+    await collect(registry)
+    registry.bucket.fail = lambda *_: None
+    assert (await get(registry, "manifests/1")).body == manifest
+    assert all(await is_there(registry, *layers))
+
+
 async def test_a_manifest_that_cannot_be_read(registry: FakeRegistry) -> None:
     """409 that names it, and nothing is deleted: who knows what it refers to."""
     await registry.push_blob(NAME, b"orphan")

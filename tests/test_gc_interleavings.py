@@ -21,7 +21,18 @@ from unittest import mock
 
 import pytest
 
-from registry import blobs, collection, garbage, gc_register, keys, manifest_deletion, manifests, migration, sweeper
+from registry import (
+    blobs,
+    collection,
+    garbage,
+    gc_register,
+    keys,
+    manifest_deletion,
+    manifest_references,
+    manifests,
+    migration,
+    sweeper,
+)
 from registry.collection import Calls, Collector
 from registry.garbage import Garbage, Mode, Rules
 from registry.names import RepositoryName, Tag, parse_digest
@@ -399,6 +410,24 @@ def test_three_at_once() -> None:
 
 
 PUSHES = (put_two_tags, tag_untagged, put_index, mount_and_put)
+
+
+def test_manifests_that_are_read() -> None:
+    """The same where metadata does not say what a manifest refers to: SR's, and large ones."""
+    before, _templates[:] = list(_templates), []
+    try:
+        with mock.patch.object(manifest_references, "MAX_LENGTH", 0):
+            jobs = [
+                Job(lambda acts=acts: [scene(*acts)])  # type: ignore[misc]
+                for acts in itertools.product(COLLECTORS, (*PUSHES, delete_tagged, *COLLECTORS))
+            ]
+            jobs += [
+                Job(lambda acts=acts: [scene(*acts)], 60)  # type: ignore[misc]
+                for acts in itertools.product(COLLECTORS, PUSHES, (*PUSHES, delete_tagged, delete_new))
+            ]
+            run_all(jobs)
+    finally:
+        _templates[:] = before
 
 
 def test_a_collection_that_crashes_anywhere() -> None:

@@ -179,7 +179,7 @@ class Collector:
     async def _read_unknown(self) -> None:
         """Read the manifests whose metadata does not say what they refer to: SR's, and very large ones."""
         contents = self._run.contents
-        for one in contents.manifests.values():
+        for one in list(contents.manifests.values()):
             if one.is_tombstone or one.etag in contents.references:
                 continue
             self._calls.take()
@@ -188,8 +188,8 @@ class Collector:
             if stored is None or stored.object.etag != one.etag:
                 if stored is not None:
                     await stored.body.cancel()
-                # Another one since: a push, which makes us decide again, or a deletion.
-                contents.references[one.etag] = References()
+                # It was deleted since, or another one pushed; and that would make us decide again.
+                del contents.manifests[one.reference]
                 continue
             data = await stored.body.read(stored.object.size)
             try:
