@@ -3,8 +3,8 @@
 R2 cannot delete under a condition, but it can put under one. So a manifest that is deleted by its digest, and each of
 its tags, is replaced by a tombstone, an empty object, only if it is still what was to be deleted: a tag that is pushed
 meanwhile stays. A push looks at the manifest once more when its tags are written, and writes all of it again where it
-finds a tombstone (`manifests.put`): the push or the deletion is wholly the later one. Collecting garbage is to remove
-tombstones, when no push can meet it; until then they are as good as absent.
+finds a tombstone (`manifests.put`): the push or the deletion is wholly the later one. Collections remove tombstones
+(`registry.collection`), which a push that meets one notices; until then they are as good as absent.
 
 A tag that is deleted by its own name is just deleted: who asks for that says nothing of what it should lead to.
 """
