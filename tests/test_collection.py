@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from registry.collection import CALLS
+from registry.calls import CALLS
 from registry.manifest_format import parse_manifest
 from registry.manifest_references import MAX_LENGTH, SHORT, pack, references_of, short, unpack
 from registry.storage import NO_ATTRIBUTES

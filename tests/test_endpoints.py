@@ -1,4 +1,4 @@
-"""Parsing of requests: `registry.names` and `registry.endpoints`."""
+"""Parsing of requests: `registry.names`, `registry.endpoints`, `registry.paths`."""
 
 from typing import Any
 
@@ -34,12 +34,11 @@ from registry.endpoints import (
     StartUploadFor,
     UploadBlob,
     VerifyRepository,
-    build,
-    parse,
 )
 from registry.errors import RegistryError
 from registry.garbage import Mode
 from registry.names import MAX_NAME_LENGTH, Digest, RepositoryName, Tag, parse_digest, parse_name, parse_reference
+from registry.paths import build, parse
 
 SHA256 = Digest("sha256", "0" * 64)
 SHA512 = Digest("sha512", "a" * 128)

@@ -33,7 +33,8 @@ from registry import (
     migration,
     sweeper,
 )
-from registry.collection import Calls, Collector
+from registry.calls import Calls
+from registry.collection import Collector
 from registry.garbage import Garbage, Mode, Rules
 from registry.names import RepositoryName, Tag, parse_digest
 from registry.platform import Platform
@@ -691,7 +692,7 @@ MUTANTS: dict[str, tuple[Callable[[], Any], Callable[[], Sequence[Scene]]]] = {
         lambda: [scene(mount_and_put, sweep, troubles=(Trouble("crash", at), Trouble())) for at in range(8)],
     ),
     "no marker before the second look": (
-        lambda: leaving_out(sweeper, "_free", ('await storage.put(marker, b"")', "pass")),
+        lambda: leaving_out(blobs, "free_data", ('await storage.put(marker, b"")', "pass")),
         lambda: [scene(mount_and_put, delete_blob, sweep)],
     ),
     "a mount does not look for the marker": (

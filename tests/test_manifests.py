@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from registry.manifest_format import MAX_MANIFEST_SIZE
+from registry.storage import NO_ATTRIBUTES
 from tests.fakes.client import FakeRegistry, digest_of
 from tests.images import (
     CONFIG,
@@ -31,6 +32,24 @@ async def blobs(registry: FakeRegistry) -> FakeRegistry:
     await registry.push_blob(NAME, CONFIG_BYTES)
     await registry.push_blob(NAME, LAYER_BYTES)
     return registry
+
+
+async def test_an_index_over_what_a_refused_push_left(blobs: FakeRegistry) -> None:
+    """That a child is there does not say that its layers are. What cannot be read counts as whole: SR took it."""
+    child = json.dumps(image(CONFIG_BYTES, [LAYER_BYTES])).encode()
+    assert (await put_manifest(blobs, NAME, digest_of(child), child)).status == 201
+    index = {"schemaVersion": 2, "mediaType": INDEX, "manifests": [descriptor(child, MANIFEST)]}
+    layer = f"{NAME}/blobs/{digest_of(LAYER_BYTES)}"
+    stored = blobs.bucket.objects.pop(layer)
+    blobs.bucket.seed(f"{NAME}/blobs/odd", b"", NO_ATTRIBUTES, None)
+    refused = await put_manifest(blobs, NAME, "1", index, INDEX)
+    assert (refused.status, refused.codes) == (404, ["MANIFEST_BLOB_UNKNOWN"])
+    assert digest_of(child).encode() in refused.body
+    blobs.bucket.objects[layer] = stored
+    assert (await put_manifest(blobs, NAME, "1", index, INDEX)).status == 201
+    blobs.bucket.seed(f"{NAME}/manifests/{digest_of(b'odd')}", b"odd", NO_ATTRIBUTES, None)
+    over_odd = {"schemaVersion": 2, "mediaType": INDEX, "manifests": [descriptor(b"odd", MANIFEST)]}
+    assert (await put_manifest(blobs, NAME, "2", over_odd, INDEX)).status == 201
 
 
 async def test_push_and_pull_by_tag_and_digest(registry: FakeRegistry) -> None:

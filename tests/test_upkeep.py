@@ -169,6 +169,24 @@ async def test_data_of_a_session_that_may_go_on(registry: FakeRegistry) -> None:
     assert not registry.bucket.uploads
 
 
+async def test_repositories_that_are_named_like_what_serverless_registry_left(registry: FakeRegistry) -> None:
+    """Their registers and blobs are none of its marks."""
+    await registry.push_blob("a", b"x")
+    left = [
+        "a/gc/marker",
+        "a/gc/last_update",
+        "a/insertion/last_update",
+        f"a/insertion/{'0' * 8}-{'-'.join(['0' * 4] * 3)}-{'0' * 12}",
+    ]
+    kept = ["a/gc/_gc", "a/insertion/_gc"]
+    for key in (*left, *kept):
+        registry.bucket.seed(key, b"", NO_ATTRIBUTES, None)
+    registry.clock.now += 8 * DAY
+    await one_pass(registry)
+    assert [key in registry.bucket.objects for key in left] == [False] * 4
+    assert [key in registry.bucket.objects for key in kept] == [True] * 2
+
+
 async def test_very_much_data(registry: FakeRegistry) -> None:
     """Pages of data and of refs end in different places; only what has no ref goes."""
     await registry.push_blob(NAME, b"x")
@@ -280,7 +298,7 @@ async def test_a_tag_that_is_pushed_while_it_expires() -> None:
     ("rule", "message"),
     [
         ([], "it is an object"),
-        ({"repositories": "a"}, "it is an object"),
+        ({"repositories": "a"}, "does not say"),
         ({"keep_days": 1}, "it is an object"),
         ({"repositories": "a", "keep": 1}, "there is no 'keep'"),
         ({"repositories": "A", "keep_days": 1}, "glob"),

@@ -122,7 +122,9 @@ async def missing_of(platform: Platform, name: RepositoryName, cut: Collection[s
     cursor: str | None = None
     for _ in range(_MAX_PAGES):
         page = await platform.storage.list(prefix, cursor=cursor)
-        missing -= {short(rest) for found in page.objects if "/" not in (rest := found.key.removeprefix(prefix))}
+        missing -= {
+            short(str(blob[1])) for found in page.objects if (blob := keys.parse_blob(found.key)) and blob[0] == name
+        }
         cursor = page.cursor
         if cursor is None or not missing:
             return frozenset(missing)
@@ -369,18 +371,25 @@ async def delete(platform: Platform, name: RepositoryName, stored: StoredObject)
 
 
 async def drop_data(platform: Platform, data: Data) -> None:
-    """Delete data that this request made and nothing needs, unless somebody's ref says otherwise.
+    """Delete data that this request made and nothing needs, unless somebody's ref says otherwise."""
+    with tidying("data"):
+        await free_data(platform, data.id)
+        await platform.storage.delete([keys.condemned(data.id)])
+
+
+async def free_data(platform: Platform, data_id: str) -> bool:
+    """Delete data unless it has a ref; False when it has. Its marker stays, for the caller to delete.
 
     The marker before the look for refs: whoever links the data writes a ref and then looks for the marker.
     """
     storage = platform.storage
-    marker = keys.condemned(data.id)
-    with tidying("data"):
-        await storage.put(marker, b"")
-        refs = await storage.list(keys.refs(data.id), limit=2)
-        if all(found.key == marker for found in refs.objects):
-            await storage.delete([data.key])
-        await storage.delete([marker])
+    marker = keys.condemned(data_id)
+    await storage.put(marker, b"")
+    refs = await storage.list(keys.refs(data_id), limit=2)
+    if any(found.key != marker for found in refs.objects):
+        return False
+    await storage.delete([keys.data(data_id)])
+    return True
 
 
 async def _is_sound(platform: Platform, stored: StoredObject, digest: Digest, size: int) -> bool:

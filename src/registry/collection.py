@@ -13,8 +13,9 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from registry import blobs, gc_register, keys, manifests
+from registry.calls import Calls
 from registry.errors import Problem, RegistryError
-from registry.garbage import Blob, Contents, Garbage, Manifest, Mode, Rules, find_garbage
+from registry.garbage import Blob, Contents, Garbage, Manifest, Mode, Referrer, Rules, find_garbage
 from registry.gc_register import Phase, Register
 from registry.log import log
 from registry.manifest_format import parse_manifest
@@ -23,27 +24,9 @@ from registry.names import RepositoryName, parse_digest
 from registry.platform import Platform
 from registry.storage import MAX_DELETE_KEYS, Attributes, StorageError, StoredObject
 
-CALLS = 45  # R2 calls of one request, which has 50 on the Free plan
 MAX_SWEPT = 4_000  # objects of each kind that one run deletes: a sweep is one request's
 _ATTEMPTS = 4  # at deciding while pushes come
 _ID_BYTES = 16
-
-
-class OutOfCalls(Exception):
-    """The rest is for another request."""
-
-
-@dataclass(slots=True)
-class Calls:
-    """What a request may still ask of R2."""
-
-    left: int = CALLS
-
-    def take(self, count: int = 1) -> None:
-        """Before so many calls; raises OutOfCalls."""
-        if self.left < count:
-            raise OutOfCalls
-        self.left -= count
 
 
 @dataclass(slots=True)
@@ -58,7 +41,6 @@ class Run:
     listed: set[str] = field(default_factory=set)  # what was listed to its end
     cursors: dict[str, str] = field(default_factory=dict)
     contents: Contents = field(default_factory=Contents)
-    young_entries: set[str] = field(default_factory=set)
 
     def look_again(self, what: Sequence[str] = ("manifests", "referrers", "blobs")) -> None:
         """Forget what was listed; what manifests refer to stays known."""
@@ -142,8 +124,7 @@ class Collector:
 
     # ------------------------------------------------------------------ looking
     def _garbage(self) -> Garbage:
-        run = self._run
-        return find_garbage(run.contents, run.rules, self._platform.now(), run.young_entries)
+        return find_garbage(self._run.contents, self._run.rules, self._platform.now())
 
     async def _look(self) -> None:
         # Entries of referrers before manifests: a push writes them in the other order.
@@ -201,9 +182,7 @@ class Collector:
 
     def _see_referrer(self, found: StoredObject, rest: str) -> None:
         subject, _, digest = rest.partition("/")
-        self._run.contents.referrers.append((subject, digest))
-        if self._platform.now() - found.uploaded < self._run.rules.grace:
-            self._run.young_entries.add(digest)
+        self._run.contents.referrers.append(Referrer(subject, digest, found.uploaded))
 
     def _see_blob(self, found: StoredObject, digest: str) -> None:
         run = self._run
@@ -227,7 +206,7 @@ def _batches(name: RepositoryName, garbage: Garbage) -> list[list[str]]:
     steps = (
         [prefix + one.reference for one in garbage.manifests],
         [
-            *(f"{name}/_referrers/{subject}/{digest}" for subject, digest in garbage.referrers),
+            *(f"{name}/_referrers/{one.subject}/{one.digest}" for one in garbage.referrers),
             *(prefix + one.reference for one in garbage.tombstones),
             *(f"{keys.blobs(name)}{one.digest}" for one in garbage.blobs),
         ],
@@ -269,10 +248,9 @@ async def load(platform: Platform, name: RepositoryName, run_id: str) -> Run | N
                 etag: References(frozenset(one["blobs"]), frozenset(one["children"]), one["subject"])
                 for etag, one in contents["references"].items()
             },
-            [(subject, digest) for subject, digest in contents["referrers"]],
+            [Referrer(**one) for one in contents["referrers"]],
             [Blob(**one) for one in contents["blobs"]],
         ),
-        set(value["young_entries"]),
     )
 
 

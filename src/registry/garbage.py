@@ -1,6 +1,6 @@
 """What is garbage in a repository: rules over what a listing showed. Nothing here touches the bucket."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -55,13 +55,22 @@ class Blob:
     ref: str = ""  # nonce of the link's ref
 
 
+@dataclass(frozen=True, slots=True)
+class Referrer:
+    """An entry among the referrers of `subject`: that of the manifest `digest`."""
+
+    subject: str
+    digest: str
+    uploaded: float  # seconds since the epoch
+
+
 @dataclass(slots=True)
 class Contents:
     """What was seen of a repository. `references` are of manifests, by etag: equal bytes refer to the same."""
 
     manifests: dict[str, Manifest] = field(default_factory=dict)
     references: dict[str, References] = field(default_factory=dict)
-    referrers: list[tuple[str, str]] = field(default_factory=list)  # subject, digest
+    referrers: list[Referrer] = field(default_factory=list)
     blobs: list[Blob] = field(default_factory=list)  # candidates
 
 
@@ -71,7 +80,7 @@ class Garbage:
 
     manifests: tuple[Manifest, ...] = ()
     tombstones: tuple[Manifest, ...] = ()
-    referrers: tuple[tuple[str, str], ...] = ()
+    referrers: tuple[Referrer, ...] = ()
     blobs: tuple[Blob, ...] = ()
     is_all: bool = True  # there is no more
 
@@ -88,8 +97,8 @@ class Garbage:
         return bool(self.manifests or self.tombstones or self.referrers or self.blobs)
 
 
-def find_garbage(contents: Contents, rules: Rules, now: float, young_entries: Collection[str] = ()) -> Garbage:
-    """Apply the rules; `now` is in seconds since the epoch. `young_entries`: digests of entries that are too young."""
+def find_garbage(contents: Contents, rules: Rules, now: float) -> Garbage:
+    """Apply the rules; `now` is in seconds since the epoch."""
     alive = _alive(contents, rules, now)
     manifests = contents.manifests
     referenced: set[str] = set()
@@ -102,7 +111,7 @@ def find_garbage(contents: Contents, rules: Rules, now: float, young_entries: Co
             for one in manifests.values()
             if one.is_tombstone and now - one.uploaded >= max(rules.grace, MIN_TOMBSTONE_AGE)
         ),
-        tuple(one for one in contents.referrers if one[1] not in alive and one[1] not in young_entries),
+        tuple(one for one in contents.referrers if one.digest not in alive and now - one.uploaded >= rules.grace),
         tuple(
             one for one in contents.blobs if short(one.digest) not in referenced and now - one.uploaded >= rules.grace
         ),

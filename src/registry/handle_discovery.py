@@ -1,10 +1,11 @@
 """Answers to end-8, end-12 and the catalogue: what there is."""
 
 from registry import discovery
-from registry.endpoints import Endpoint, ListReferrers, ListRepositories, ListTags, build
+from registry.endpoints import Endpoint, ListReferrers, ListRepositories, ListTags
 from registry.errors import Problem, RegistryError
 from registry.http import Request, Response, json_response
 from registry.manifest_format import OCI_INDEX
+from registry.paths import build
 from registry.permissions import Access
 from registry.registry import Registry
 from registry.sealed import is_sealed, seal, unseal

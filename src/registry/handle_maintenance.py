@@ -3,7 +3,8 @@
 from dataclasses import asdict
 
 from registry import collection, migration, retention
-from registry.collection import Calls, Collector, OutOfCalls, Run
+from registry.calls import Calls, OutOfCalls
+from registry.collection import Collector, Run
 from registry.discovery import next_repository
 from registry.endpoints import CollectGarbage, Migrate, PreviewRetention, VerifyRepository
 from registry.errors import Problem, RegistryError
@@ -114,6 +115,5 @@ async def _preview(
     if rules is not None:
         without = Rules(rules.mode, rules.grace, rules.untagged_age, frozenset(tags))
         garbage = await Collector(platform, collection.begin(platform, name, without), calls).find()
-        shown |= {"manifests": [one.reference for one in garbage.manifests], **_counts(garbage)}
-        shown["manifests"] = [one.reference for one in garbage.manifests]
+        shown |= {**_counts(garbage), "manifests": [one.reference for one in garbage.manifests]}
     return shown

@@ -4,12 +4,13 @@ from dataclasses import dataclass
 
 from registry import manifest_deletion, manifests
 from registry.conditions import is_unchanged
-from registry.endpoints import DeleteManifest, GetManifest, HeadManifest, PutManifest, build
+from registry.endpoints import DeleteManifest, GetManifest, HeadManifest, PutManifest
 from registry.errors import Problem, RegistryError
 from registry.http import OCTETS, Request, Response
 from registry.manifest_format import MAX_MANIFEST_SIZE
 from registry.manifests import Received
 from registry.names import Digest, Reference, RepositoryName
+from registry.paths import build
 from registry.permissions import Access
 from registry.registry import Registry
 from registry.storage import Source, StoredObject

@@ -3,9 +3,10 @@
 from datetime import UTC, datetime
 
 from registry.auth import Identity
-from registry.endpoints import GetToken, PostToken, Query
+from registry.endpoints import GetToken, PostToken
 from registry.errors import Problem, RegistryError
 from registry.http import Request, Response, json_response
+from registry.paths import Query
 from registry.registry import Registry
 from registry.scopes import parse_scopes
 

@@ -12,11 +12,11 @@ from registry.endpoints import (
     StartUpload,
     StartUploadFor,
     UploadBlob,
-    build,
 )
 from registry.errors import Problem, RegistryError
 from registry.http import Request, Response
 from registry.names import ALGORITHMS, Digest, RepositoryName
+from registry.paths import build
 from registry.ranges import parse_chunk_range, upload_range
 from registry.registry import Registry
 from registry.sessions import new_uuid

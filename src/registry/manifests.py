@@ -344,7 +344,10 @@ async def read_references(platform: Platform, stored: StoredObject) -> Reference
     if found is None:
         return References()
     data = await found.body.read(found.object.size)
-    return references_of(parse_manifest(data, found.object.content_type))
+    try:
+        return references_of(parse_manifest(data, found.object.content_type))
+    except RegistryError:
+        return References()  # SR took it, and nobody can say what it means
 
 
 def _unknown_references(digests: Iterable[Digest]) -> RegistryError:

@@ -99,11 +99,12 @@ class PullFallback:
                 Problem.MANIFEST_UNKNOWN,
                 lambda upstream, there: self._copy(upstream, there, name, reference, None),
             )
-        if isinstance(reference, Digest):
+        origin = manifests.upstream_of(stored)
+        if origin is None or isinstance(reference, Digest):
             return None
         for upstream in self._upstreams:
-            there = upstream.name_there(name)
-            if upstream.origin == manifests.upstream_of(stored) and there is not None:
+            there = upstream.name_there(name) if upstream.origin == origin else None
+            if there is not None:
                 return await self._revalidate(upstream, there, name, reference, stored)
         return None
 

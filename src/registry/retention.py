@@ -1,16 +1,16 @@
 """Retention: which tags are kept, by rules per repository; what no tag reaches any more is then garbage."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from registry.collection import Calls
+from registry.calls import Calls
 from registry.discovery import tag_pages
 from registry.garbage import MIN_UNTAGGED_AGE
 from registry.manifest_deletion import retire_tag
 from registry.names import RepositoryName
 from registry.permissions import Glob, parse_glob, parse_repository_glob
 from registry.platform import Platform
-from registry.setting_lists import parse_list
+from registry.setting_lists import check_members, parse_list, read_number
 from registry.storage import StoredObject
 
 _DAY = 24 * 3600  # seconds
@@ -53,35 +53,24 @@ def parse_rules(text: str) -> tuple[RetentionRule, ...]:
 
 
 def _parse(entry: object) -> RetentionRule:
-    if not isinstance(entry, Mapping) or "repositories" not in entry or len(entry) < 2:
-        raise ValueError('it is an object with "repositories" and what is kept of them')
-    unknown = sorted(set(entry) - set(_MEMBERS))
-    if unknown:
-        raise ValueError(f"there is no {unknown[0]!r}; what there is: {', '.join(_MEMBERS)}")
+    entry = check_members(entry, "repositories", _MEMBERS)
+    if len(entry) == 1:
+        raise ValueError("it does not say what is kept or deleted")
     globs = entry.get("keep_tags", [])
     if not isinstance(globs, list):
         raise ValueError("keep_tags is a list of globs of tags")
     rule = RetentionRule(
         parse_repository_glob(entry["repositories"]),
-        _number(entry, "keep_newest"),
-        _number(entry, "keep_days"),
+        read_number(entry, "keep_newest", _MAX_NUMBER),
+        read_number(entry, "keep_days", _MAX_NUMBER),
         tuple(parse_glob(glob) for glob in globs),
-        _number(entry, "delete_untagged_after_days"),
+        read_number(entry, "delete_untagged_after_days", _MAX_NUMBER),
     )
     if rule.keep_tags and rule.keep_newest is None and rule.keep_days is None:
         raise ValueError(
             "keep_tags only says what stays of what keep_newest or keep_days would delete: give one of them"
         )
     return rule
-
-
-def _number(entry: Mapping[str, object], member: str) -> int | None:
-    value = entry.get(member)
-    if value is None:
-        return None
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 < value <= _MAX_NUMBER:
-        raise ValueError(f"{member} is a number from 1 to {_MAX_NUMBER}")
-    return value
 
 
 def rule_for(rules: Sequence[RetentionRule], name: RepositoryName) -> RetentionRule | None:

@@ -35,7 +35,6 @@ from registry.endpoints import (
     StartUploadFor,
     UploadBlob,
     VerifyRepository,
-    parse,
 )
 from registry.errors import Problem, RegistryError
 from registry.handle_blobs import delete_blob, get_blob, head_blob
@@ -55,6 +54,7 @@ from registry.handle_uploads import (
 )
 from registry.http import Request, Response, json_response
 from registry.log import log
+from registry.paths import parse
 from registry.registry import Registry
 from registry.storage import ClientGone, StorageBusy, StorageError
 from registry.transfer import drain

@@ -1,7 +1,7 @@
 """Settings that are a JSON list of objects, each with a name of its own."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
 _T = TypeVar("_T")
@@ -28,3 +28,23 @@ def parse_list(text: str, noun: str, parse: Callable[[object], _T], name: Callab
             raise ValueError(f"{noun} {number}: {name(value)!r} is there twice")
         found[name(value)] = value
     return tuple(found.values())
+
+
+def check_members(entry: object, required: str, known: Sequence[str]) -> Mapping[str, object]:
+    """An entry that is an object with `required` and nothing that is not `known`. Raises ValueError with a sentence."""
+    if not isinstance(entry, Mapping) or required not in entry:
+        raise ValueError(f'it is an object with at least "{required}"')
+    unknown = sorted(set(entry) - set(known))
+    if unknown:
+        raise ValueError(f"there is no {unknown[0]!r}; what there is: {', '.join(known)}")
+    return entry
+
+
+def read_number(entry: Mapping[str, object], member: str, largest: int) -> int | None:
+    """A whole number from 1 on; None when the member is not there. Raises ValueError with a sentence."""
+    value = entry.get(member)
+    if value is None:
+        return None
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 < value <= largest:
+        raise ValueError(f"{member} is a number from 1 to {largest}")
+    return value

@@ -10,8 +10,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from registry import keys
-from registry.collection import Calls
+from registry import blobs, keys
+from registry.calls import Calls
 from registry.log import log
 from registry.names import RepositoryName
 from registry.platform import Platform
@@ -25,6 +25,7 @@ LEFTOVER_AGE = 7 * 24 * 3600  # seconds after which what SR left is not in use: 
 _CALLS_OF_ONE = 3  # of data that is freed: marker, second look, deletion
 
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}(-helper)?", re.ASCII)
+_SR_MARK = re.compile(rf"marker|last_update|{_UUID.pattern}", re.ASCII)
 
 
 @dataclass(slots=True)
@@ -61,9 +62,11 @@ async def sweep_data(platform: Platform, calls: Calls, after: str, swept: Swept)
                 end = position
                 break
             calls.take(_CALLS_OF_ONE)
-            if await _free(platform, data_id):
+            if await blobs.free_data(platform, data_id):
                 swept.objects += 1
                 swept.bytes += found.size
+            else:
+                spent.append(keys.condemned(data_id))
         position = data_id
     # Markers whose data is gone.
     spent += [
@@ -96,19 +99,6 @@ class _Refs:
             self.end = last if last in self.linked else before
             if last not in self.linked:
                 self.marked.pop(last, None)
-
-
-async def _free(platform: Platform, data_id: str) -> bool:
-    """Delete data unless somebody links it in this moment; its marker stays."""
-    storage = platform.storage
-    marker = keys.condemned(data_id)
-    await storage.put(marker, b"")
-    refs = await storage.list(keys.refs(data_id), limit=2)
-    if any(found.key != marker for found in refs.objects):
-        await storage.delete([marker])
-        return False
-    await storage.delete([keys.data(data_id)])
-    return True
 
 
 async def sweep_root(platform: Platform, calls: Calls, cursor: str, swept: Swept) -> str | None:
@@ -154,8 +144,14 @@ async def sweep_repository(platform: Platform, calls: Calls, name: RepositoryNam
         if calls.left < 1:
             break
         calls.take(1)
-        marks = await storage.list(f"{name}/{folder}/", delimiter="/")
-        old += [one for one in marks.objects if now - one.uploaded >= LEFTOVER_AGE]
+        prefix = f"{name}/{folder}/"
+        marks = await storage.list(prefix, delimiter="/")
+        # By their names: a repository may be named like the folder, and have its register there.
+        old += [
+            one
+            for one in marks.objects
+            if _SR_MARK.fullmatch(one.key.removeprefix(prefix)) and now - one.uploaded >= LEFTOVER_AGE
+        ]
     await _delete(platform, old, swept)
 
 

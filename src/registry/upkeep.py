@@ -8,7 +8,8 @@ import json
 from dataclasses import asdict, dataclass
 
 from registry import collection, keys, migration, retention, sweeper
-from registry.collection import Calls, Collector, OutOfCalls
+from registry.calls import CALLS, Calls, OutOfCalls
+from registry.collection import Collector
 from registry.discovery import next_repository
 from registry.errors import RegistryError
 from registry.garbage import Mode, Rules
@@ -20,7 +21,7 @@ from registry.storage import Attributes, StorageError
 
 PASS_SECONDS = 24 * 3600  # from the beginning of one pass to that of the next
 _REPOSITORIES, _DATA, _ROOT, _DONE = "repositories", "data", "root", "done"
-_ALL_CALLS = collection.CALLS - 3  # three are for where the pass stands
+_ALL_CALLS = CALLS - 3  # three are for where the pass stands
 _MIN_CALLS = 12  # that a step takes: with less left, the next tick goes on
 
 

@@ -9,7 +9,7 @@ from registry import ecr
 from registry.errors import RegistryError
 from registry.names import RepositoryName, parse_name
 from registry.permissions import Glob, parse_repository_glob
-from registry.setting_lists import parse_list
+from registry.setting_lists import check_members, parse_list, read_number
 
 DEFAULT_REVALIDATE = 300  # seconds after which the tag of a copy is compared with the upstream's
 DEFAULT_TIMEOUT = 30  # seconds that an upstream may take to begin an answer, or to go on with it
@@ -87,11 +87,7 @@ def parse_upstreams(text: str, variable: Callable[[str], str | None]) -> tuple[U
 
 
 def _parse(entry: object, variable: Callable[[str], str | None]) -> Upstream:
-    if not isinstance(entry, Mapping) or "registry" not in entry:
-        raise ValueError('it is an object with at least "registry"')
-    unknown = sorted(set(entry) - set(_MEMBERS))
-    if unknown:
-        raise ValueError(f"there is no {unknown[0]!r}; what there is: {', '.join(_MEMBERS)}")
+    entry = check_members(entry, "registry", _MEMBERS)
     origin, folder = _parse_url(entry["registry"])
     username, password = _credentials(entry, variable)
     auth = _auth(entry.get("auth", Auth.CHALLENGE.value))
@@ -108,9 +104,9 @@ def _parse(entry: object, variable: Callable[[str], str | None]) -> Upstream:
         _prefix(entry.get("prefix", "")),
         _globs(entry, "include"),
         _globs(entry, "exclude"),
-        _seconds(entry, "revalidate", DEFAULT_REVALIDATE, _MAX_REVALIDATE),
+        read_number(entry, "revalidate", _MAX_REVALIDATE) or DEFAULT_REVALIDATE,
         _switch(entry.get("serve_stale", True)),
-        _seconds(entry, "timeout", DEFAULT_TIMEOUT, _MAX_TIMEOUT),
+        read_number(entry, "timeout", _MAX_TIMEOUT) or DEFAULT_TIMEOUT,
     )
 
 
@@ -168,13 +164,6 @@ def _globs(entry: Mapping[str, object], member: str) -> tuple[Glob, ...]:
     if not isinstance(value, list):
         raise ValueError(f"{member} is a list of globs of the registry's own repository names")
     return tuple(parse_repository_glob(glob) for glob in value)
-
-
-def _seconds(entry: Mapping[str, object], member: str, default: int, largest: int) -> int:
-    value = entry.get(member, default)
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 < value <= largest:
-        raise ValueError(f"{member} is a number of seconds from 1 to {largest}")
-    return value
 
 
 def _switch(value: object) -> bool:

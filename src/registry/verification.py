@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from registry import blobs, keys, manifests
-from registry.collection import Calls, OutOfCalls
+from registry.calls import Calls, OutOfCalls
 from registry.errors import RegistryError
 from registry.manifest_format import Manifest, parse_manifest
 from registry.names import Digest, Reference, RepositoryName, parse_reference
