@@ -104,7 +104,7 @@ $(GO_CLIENTS): tests/clients/go-clients.txt $(GO_READY)
 	@touch $@
 
 constraints: $(PY_READY) ## pin the newest versions that pyproject.toml allows
-	$(VENV)/bin/uv pip compile pyproject.toml --group dev --universal --generate-hashes --no-header --no-annotate \
+	$(VENV)/bin/uv pip compile pyproject.toml push/pyproject.toml --group dev --universal --generate-hashes --no-header --no-annotate \
 		--output-file constraints.txt
 
 clean: ## remove what was installed and built, but not the data

@@ -1,0 +1,97 @@
+"""Images as they are pushed: manifests, byte for byte, and where the bytes of their blobs are."""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from registry_push.failures import Misused
+from registry_push.slices import Slice
+
+MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+INDEX = "application/vnd.oci.image.index.v1+json"
+CONFIG = "application/vnd.oci.image.config.v1+json"
+_INDEXES = frozenset({INDEX, "application/vnd.docker.distribution.manifest.list.v2+json"})
+_MANIFESTS = frozenset({MANIFEST, "application/vnd.docker.distribution.manifest.v2+json"})
+LARGEST_MANIFEST = 4 * 1024 * 1024  # bytes: more, registries need not take
+_DEEPEST = 8  # indexes within indexes
+
+
+@dataclass(frozen=True, slots=True)
+class Blob:
+    """A config or layer and where its bytes are."""
+
+    digest: str
+    content: Slice
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """An image manifest or index; `children` are the manifests of an index, `blobs` the blobs of an image."""
+
+    media_type: str
+    content: bytes
+    children: tuple["Manifest", ...] = ()
+    blobs: tuple[Blob, ...] = ()
+
+    @property
+    def digest(self) -> str:
+        """Its digest."""
+        return digest_of(self.content)
+
+    def all_blobs(self) -> Iterator[Blob]:
+        """The blobs of it and of its children; one that several have comes several times."""
+        yield from self.blobs
+        for child in self.children:
+            yield from child.all_blobs()
+
+
+def digest_of(content: bytes) -> str:
+    """The sha256 digest of bytes."""
+    return f"sha256:{hashlib.sha256(content).hexdigest()}"
+
+
+def read_manifest(descriptor: Mapping[str, Any], find: Callable[[str], Slice | None], depth: int = 0) -> Manifest:
+    """The image or index that a descriptor of an OCI layout names; `find` knows where its blobs are.
+
+    Raises Misused when the layout is not whole: what is missing could not be pulled.
+    """
+    digest = str(descriptor["digest"])
+    content = _needed(find, digest).read()
+    if digest.startswith("sha256:") and digest_of(content) != digest:
+        raise Misused(f"the manifest {digest} has other bytes than its digest says")
+    document = json.loads(content)
+    media_type = str(document.get("mediaType") or descriptor.get("mediaType") or MANIFEST)
+    if media_type in _INDEXES:
+        if depth > _DEEPEST:
+            raise Misused(f"more than {_DEEPEST} indexes within each other")
+        children = tuple(read_manifest(each, find, depth + 1) for each in document.get("manifests") or [])
+        return Manifest(media_type, content, children=children)
+    if media_type not in _MANIFESTS:
+        raise Misused(f"{media_type} is no manifest that can be pushed")
+    blobs = {str(each["digest"]): each for each in [document["config"], *document["layers"]] if not each.get("urls")}
+    return Manifest(media_type, content, blobs=tuple(Blob(each, _needed(find, each)) for each in blobs))
+
+
+def make_manifest(config: Blob, layers: list[tuple[Blob, str]]) -> Manifest:
+    """An image manifest for a config and for layers with their media types."""
+    document = {
+        "schemaVersion": 2,
+        "mediaType": MANIFEST,
+        "config": _descriptor(config, CONFIG),
+        "layers": [_descriptor(blob, media_type) for blob, media_type in layers],
+    }
+    blobs = {blob.digest: blob for blob in [config, *(blob for blob, _ in layers)]}
+    return Manifest(MANIFEST, json.dumps(document).encode(), blobs=tuple(blobs.values()))
+
+
+def _descriptor(blob: Blob, media_type: str) -> dict[str, Any]:
+    return {"mediaType": media_type, "digest": blob.digest, "size": blob.content.size}
+
+
+def _needed(find: Callable[[str], Slice | None], digest: str) -> Slice:
+    found = find(digest)
+    if found is None:
+        raise Misused(f"the layout has no blob {digest}: an image without it could not be pulled")
+    return found

@@ -1,0 +1,190 @@
+"""Pushing an image: its blobs side by side, in chunks, then its manifests, then a look at what arrived."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import count
+
+import httpx
+
+from registry_push.cache import Cache
+from registry_push.client import Client, refusal
+from registry_push.failures import Failure, SessionGone
+from registry_push.images import Blob, Manifest, digest_of
+from registry_push.progress import Report
+from registry_push.references import Target
+from registry_push.sessions import ChunkSizes, Session
+
+_ACCEPT = (
+    "application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json, "
+    "application/vnd.docker.distribution.manifest.list.v2+json, application/vnd.docker.distribution.manifest.v2+json"
+)
+
+
+@dataclass(slots=True)
+class Counts:
+    """What became of the blobs, in blobs, and of the bytes."""
+
+    pushed: int = 0
+    existing: int = 0
+    mounted: int = 0
+    bytes_pushed: int = 0
+
+
+@dataclass(slots=True)
+class Pusher:
+    """Pushes to one target."""
+
+    client: Client
+    target: Target
+    cache: Cache
+    report: Report
+    sizes: ChunkSizes
+    jobs: int  # blobs at once
+    mount_from: Sequence[str] = ()
+    dry_run: bool = False
+    counts: Counts = field(default_factory=Counts)
+
+    async def push(self, image: Manifest) -> str:
+        """Push everything and check what the registry has then; returns the digest."""
+        room = asyncio.Semaphore(self.jobs)
+
+        async def push_blob(blob: Blob) -> None:
+            async with room:
+                await self._push_blob(blob)
+
+        blobs = {blob.digest: blob for blob in image.all_blobs()}
+        try:
+            async with asyncio.TaskGroup() as group:
+                for blob in blobs.values():
+                    group.create_task(push_blob(blob))
+        except BaseExceptionGroup as errors:
+            raise errors.exceptions[0] from None
+        if not self.dry_run:
+            await self._push_manifest(image, self.target.tag)
+            await self._verify(image)
+        return image.digest
+
+    # ------------------------------------------------------------------ blobs
+    async def _push_blob(self, blob: Blob) -> None:
+        label = f"push {blob.digest.partition(':')[2][:12]}"
+        if await self._has(blob):
+            self.counts.existing += 1
+            self.report.end(label, "exists already")
+        elif self.dry_run:
+            self.counts.pushed += 1
+            self.counts.bytes_pushed += blob.content.size
+            self.report.end(label, f"would be pushed, {blob.content.size} bytes")
+        else:
+            await self._upload(blob, label)
+
+    async def _has(self, blob: Blob) -> bool:
+        response = await self.client.follow("HEAD", self._path(f"blobs/{blob.digest}"))
+        if response.status_code in (401, 403):
+            raise refusal(response, f"asking for what {self.target.repository} has")
+        return response.status_code == 200
+
+    async def _upload(self, blob: Blob, label: str) -> None:
+        """Upload a blob, with a new session when the registry has lost one."""
+        self.report.begin(label, blob.content.size)
+        for attempt in count(1):
+            try:
+                outcome = await self._try(blob, label)
+            except SessionGone as problem:
+                self.cache.forget(self._about(blob))
+                if not await self._has(blob):
+                    await self.client.retries.pause(attempt, problem, f"uploading {blob.digest}")
+                    self.report.reached(label, 0)
+                    continue
+                outcome = "pushed"  # by a request whose answer was lost
+            self.cache.forget(self._about(blob))
+            self.report.end(label, outcome)
+            if outcome == "mounted":
+                self.counts.mounted += 1
+            else:
+                self.counts.pushed += 1
+                self.counts.bytes_pushed += blob.content.size
+            return
+
+    async def _try(self, blob: Blob, label: str) -> str:
+        session = await self._open(blob)
+        if session is None:
+            return "mounted"
+        told = partial(self.report.reached, label)
+        try:
+            await session.complete(blob.content, blob.digest, told, lambda: self._note(blob, session))
+        except Failure as failure:
+            if failure.response is not None and failure.response.status_code == 400:
+                self.cache.forget(self._about(blob))
+                if blob.content.digest() != blob.digest:
+                    raise Failure(f"{blob.content.path} has other bytes than {blob.digest}: remove it") from None
+            raise
+        return "pushed"
+
+    async def _open(self, blob: Blob) -> Session | None:
+        """The session of an earlier run if the registry still has it, else a new one; None when it was mounted."""
+        noted = self.cache.recall(self._about(blob)).get("location")
+        if isinstance(noted, str):
+            session = Session(self.client, httpx.URL(noted), self.sizes)
+            try:
+                await session.look()
+            except SessionGone:
+                self.cache.forget(self._about(blob))
+            else:
+                if 0 < session.offset <= blob.content.size:
+                    self.report.say(f"{blob.digest}: goes on at byte {session.offset}")
+                    return session
+        for source in self.mount_from:
+            response = await self.client.ask("POST", self._path(f"blobs/uploads/?mount={blob.digest}&from={source}"))
+            if response.status_code == 201:
+                return None
+            session = self._begun(response)
+            if source == self.mount_from[-1]:
+                return session
+            await self.client.ask("DELETE", session.location)
+        return self._begun(await self.client.ask("POST", self._path("blobs/uploads/")))
+
+    def _begun(self, response: httpx.Response) -> Session:
+        if response.status_code != 202 or "location" not in response.headers:
+            raise refusal(response, f"beginning an upload to {self.target.repository}")
+        self.sizes.learn(response.headers)
+        return Session(self.client, response.url.join(response.headers["location"]), self.sizes)
+
+    def _note(self, blob: Blob, session: Session) -> None:
+        self.cache.note(self._about(blob), {"location": str(session.location)})
+
+    def _about(self, blob: Blob) -> str:
+        return f"upload {self.target.registry.origin}/{self.target.repository} {blob.digest}"
+
+    # ------------------------------------------------------------------ manifests
+    async def _push_manifest(self, manifest: Manifest, reference: str) -> None:
+        """Push the children of an index first: a registry takes nothing that refers to what it does not have."""
+        for child in manifest.children:
+            await self._push_manifest(child, child.digest)
+
+        response = await self.client.ask(
+            "PUT",
+            self._path(f"manifests/{reference}"),
+            {"Content-Type": manifest.media_type, "Content-Length": str(len(manifest.content))},
+            lambda: _body(manifest.content),
+        )
+        if response.status_code not in (200, 201, 202, 204):
+            raise refusal(response, f"pushing the manifest {reference}")
+        self.report.end(f"manifest {reference}", "pushed")
+
+    async def _verify(self, image: Manifest) -> None:
+        """Pull the manifest by its tag: its bytes are those that were pushed."""
+        response = await self.client.follow("GET", self._path(f"manifests/{self.target.tag}"), {"Accept": _ACCEPT})
+        if response.status_code != 200:
+            raise refusal(response, f"pulling {self.target} again")
+        found = digest_of(response.content)
+        if found != image.digest:
+            raise Failure(f"{self.target} is now {found} instead of {image.digest}: has somebody else pushed it?")
+
+    def _path(self, rest: str) -> str:
+        return f"/v2/{self.target.repository}/{rest}"
+
+
+async def _body(content: bytes) -> AsyncIterator[bytes]:
+    yield content

@@ -1,0 +1,47 @@
+"""When to ask again, and how long to wait before."""
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+import httpx
+
+from registry_push.failures import SessionGone, Unreachable
+
+RETRIED = frozenset({408, 429, 500, 502, 503, 504})
+_FIRST = 0.5  # seconds
+_LONGEST = 30.0  # seconds
+_LONGEST_ASKED = 300.0  # seconds, of what Retry-After may ask for
+
+Problem = httpx.Response | httpx.TransportError | SessionGone
+
+
+@dataclass(frozen=True, slots=True)
+class Retries:
+    """How often something is tried again that made no headway."""
+
+    count: int
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+
+    async def pause(self, attempt: int, problem: Problem, what: str) -> None:
+        """Wait before the attempt behind `attempt` (1 is the first); raises Unreachable when that was the last."""
+        if attempt > self.count:
+            times = f"{attempt} times" if attempt > 1 else "once"
+            response = problem if isinstance(problem, httpx.Response) else None
+            raise Unreachable(f"{what}: {described(problem)}, tried {times}", response)
+        asked = _asked(problem) if isinstance(problem, httpx.Response) else 0.0
+        grown = min(_LONGEST, _FIRST * 2 ** (attempt - 1))
+        await self.sleep(max(asked, grown * random.uniform(0.5, 1)))  # noqa: S311 - no secret, only spread
+
+
+def described(problem: Problem) -> str:
+    """What happened, for a person."""
+    if isinstance(problem, httpx.Response):
+        return f"the registry answered {problem.status_code} {problem.reason_phrase}".rstrip()
+    return str(problem) or type(problem).__name__
+
+
+def _asked(response: httpx.Response) -> float:
+    value = response.headers.get("retry-after", "")
+    return min(_LONGEST_ASKED, float(value)) if value.isascii() and value.isdigit() else 0.0
