@@ -131,7 +131,7 @@ class FakeRegistry:
         user: tuple[str, str] | None = ("hello", "world"),
         budget: int = MAX_CALLS,
     ) -> Answer:
-        """One request. Bytes come with a Content-Length, anything else in chunks without one."""
+        """One request. Bytes come with a Content-Length, anything else in pieces, with one only if `headers` has it."""
         self.clock.now += self.pause
         sent = {name.lower(): value for name, value in (headers or {}).items()}
         if user is not None:
@@ -140,7 +140,7 @@ class FakeRegistry:
             sent.setdefault("content-length", str(len(body)))
             source = FakeSource([body[at : at + 65_536] for at in range(0, len(body), 65_536)], len(body))
         else:
-            source = FakeSource(body)
+            source = FakeSource(body, int(sent["content-length"]) if "content-length" in sent else None)
         path, _, query = url.partition("?")
         running: list[asyncio.Future[None]] = []
         request = Request(

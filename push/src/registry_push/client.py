@@ -1,6 +1,7 @@
 """Requests to one registry: credentials are added, what fails for the moment is tried again."""
 
 import json
+import re
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from itertools import count
@@ -124,10 +125,10 @@ class Client:
         else:
             return response
         finally:
-            # No query: a location may carry what lets its bearer upload. No headers but these: they carry secrets.
+            # No headers but these: they carry secrets.
             told = [f"{name}: {headers[name]}" for name in ("Content-Range", "Content-Length") if name in headers]
             took = time.monotonic() - started
-            self._wire(f"{method} {url.copy_with(query=None)} {' '.join(told)} -> {outcome} in {took:.2f} s")
+            self._wire(f"{method} {_shown(url)} {' '.join(told)} -> {outcome} in {took:.2f} s")
 
 
 def refusal(response: httpx.Response, what: str) -> Failure:
@@ -141,6 +142,11 @@ def with_digest(location: httpx.URL, digest: str) -> httpx.URL:
     """A location with the digest behind what its query has: those bytes are the registry's, and stay as they are."""
     query = location.query + (b"&" if location.query else b"") + f"digest={quote(digest)}".encode()
     return location.copy_with(query=query)
+
+
+def _shown(url: httpx.URL) -> str:
+    """A URL without what lets its bearer upload: most of a session's name, and the query."""
+    return re.sub(r"(/blobs/uploads/[^/]{1,8})[^/]*$", r"\1...", str(url.copy_with(query=None)))
 
 
 async def _read(response: httpx.Response) -> None:

@@ -130,6 +130,8 @@ class Session:
     async def look(self) -> None:
         """Ask the registry how far the session is; raises SessionGone."""
         response = await self._client.ask("GET", self.location)
+        if response.status_code in (401, 403):
+            raise refusal(response, "asking how far an upload is")
         if response.status_code not in (200, 202, 204):
             raise SessionGone(f"the upload session is gone: {described(response)}", response)
         self._take(response, self.offset)
