@@ -15,6 +15,7 @@ VENDORED := $(VENV)/.vendored
 GO := .go/bin/go
 GO_READY := build/go/.ready
 GO_CLIENTS := build/go/.clients-ready
+PUSH := $(VENV)/bin/registry-push
 
 .DEFAULT_GOAL := help
 .PHONY: help serve test unit workerd conformance clients ops bench bench-memory bench-large lint types format install constraints clean
@@ -37,7 +38,7 @@ workerd: $(JS_READY) $(VENDORED) ## the contract suite and API tests inside real
 conformance: $(PY_READY) $(JS_READY) $(VENDORED) $(GO_READY) ## the official suite of the distribution specification; reports in build/conformance
 	$(VENV)/bin/pytest -o addopts= -rP tests/conformance
 
-clients: $(PY_READY) $(JS_READY) $(VENDORED) $(GO_CLIENTS) ## real clients (docs/clients.md) against the local registry (tests/clients/install.sh installs them)
+clients: $(PY_READY) $(JS_READY) $(VENDORED) $(GO_CLIENTS) $(PUSH) ## real clients (docs/clients.md) against the local registry (tests/clients/install.sh installs them)
 	$(VENV)/bin/pytest -o addopts= tests/clients
 
 ops: $(PY_READY) ## the R2 calls that every flow costs, beside their budgets (JSON=1 for a machine)
@@ -81,6 +82,13 @@ $(VENDORED): constraints.txt $(PY_READY)
 	awk '/^[a-z]/ { ships = /^(pyjwt|workers-runtime-sdk)==/ } ships' constraints.txt > $@.txt
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps --no-compile --target python_modules \
 		--require-hashes -r $@.txt
+	@touch $@
+
+# The push tool as its users install it. uv builds with the backend that it brings.
+$(PUSH): push/pyproject.toml $(wildcard push/src/registry_push/*.py) $(PY_READY)
+	rm -rf build/push
+	$(VENV)/bin/uv build --quiet --offline --wheel --out-dir build/push push
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps --no-index --force-reinstall build/push/*.whl
 	@touch $@
 
 $(GO): tests/clients/go-constraints.txt

@@ -4,8 +4,8 @@ import http.client
 import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+
+from .loopback import QuietHandler, serving
 
 LARGE = 1_000_000  # bytes: what is smaller passes whole
 
@@ -32,12 +32,7 @@ def cutting_proxy(host: str) -> Iterator[tuple[str, Cuts]]:
     """Run the proxy before `host`; its own host and port, and what it saw."""
     cuts = Cuts()
 
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def log_message(self, *_: Any) -> None:
-            """Say nothing."""
-
+    class Handler(QuietHandler):
         def _pass_on(self) -> None:
             size = int(self.headers.get("Content-Length", 0))
             with closing(http.client.HTTPConnection(host, timeout=30)) as upstream:
@@ -62,10 +57,5 @@ def cutting_proxy(host: str) -> Iterator[tuple[str, Cuts]]:
 
         do_GET = do_HEAD = _pass_on  # noqa: N815 - http.server's names
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield f"localhost:{server.server_port}", cuts
-    finally:
-        server.shutdown()
-        server.server_close()
+    with serving(Handler) as port:
+        yield f"localhost:{port}", cuts

@@ -1,16 +1,16 @@
 """A CI system that signs identity tokens, with its keys on loopback."""
 
 import json
-import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
 
 import jwt
 from cryptography.hazmat.primitives.asymmetric import rsa
+
+from .loopback import QuietHandler, serving
 
 AUDIENCE = "the registry"
 # What the registry is told of its jobs.
@@ -32,23 +32,12 @@ class Issuer:
         public: dict[str, Any] = jwt.get_algorithm_by_name("RS256").to_jwk(key.public_key(), as_dict=True)
         page = json.dumps({"keys": [{**public, "kid": "job", "alg": "RS256"}]}).encode()
 
-        class Handler(BaseHTTPRequestHandler):
-            def log_message(self, *_: Any) -> None:
-                """Say nothing."""
+        class Handler(QuietHandler):
+            def do_GET(self) -> None:  # noqa: N802 - http.server's name
+                self.answer(200, page)
 
-            def do_GET(self) -> None:
-                self.send_response(200)
-                self.send_header("Content-Length", str(len(page)))
-                self.end_headers()
-                self.wfile.write(page)
-
-        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        try:
-            yield cls(f"http://127.0.0.1:{server.server_port}", key)
-        finally:
-            server.shutdown()
-            server.server_close()
+        with serving(Handler) as port:
+            yield cls(f"http://127.0.0.1:{port}", key)
 
     @property
     def setting(self) -> dict[str, Any]:

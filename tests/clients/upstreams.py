@@ -2,12 +2,10 @@
 
 import base64
 import json
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -19,6 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
+from .loopback import QuietHandler, serving
 from .processes import Server
 from .target import User, free_port
 
@@ -79,14 +78,10 @@ def _token_server(certificate: Path) -> Iterator[str]:
     header = {"x5c": [base64.b64encode(signed.public_bytes(Encoding.DER)).decode()]}
     expected = "Basic " + base64.b64encode(USER.credentials.encode()).decode()
 
-    class Handler(BaseHTTPRequestHandler):
-        def log_message(self, *_: Any) -> None:
-            """Say nothing."""
-
-        def do_GET(self) -> None:
+    class Handler(QuietHandler):
+        def do_GET(self) -> None:  # noqa: N802 - http.server's name
             if self.headers["Authorization"] != expected:
-                self.send_response(401)
-                self.end_headers()
+                self.answer(401)
                 return
             asked = parse_qs(urlsplit(self.path).query)
             access = []
@@ -105,15 +100,7 @@ def _token_server(certificate: Path) -> Iterator[str]:
                 "access": access,
             }
             answer = json.dumps({"token": jwt.encode(claims, key, "RS256", headers=header), "expires_in": 60}).encode()
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(answer)))
-            self.end_headers()
-            self.wfile.write(answer)
+            self.answer(200, answer)
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}/token"
-    finally:
-        server.shutdown()
-        server.server_close()
+    with serving(Handler) as port:
+        yield f"http://127.0.0.1:{port}/token"

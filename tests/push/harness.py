@@ -37,6 +37,7 @@ class FakeEdge(httpx.AsyncBaseTransport):
 
     registry: FakeRegistry = field(default_factory=FakeRegistry)
     limit: int | None = None  # bytes of a body; more is answered as Cloudflare does
+    resets: bool = False  # the answer to a body above the limit gets lost, since nobody reads the body
     trouble: random.Random | None = None
     troubles: int = 0
     interrupts: int = 0  # how often the whole program ends
@@ -58,6 +59,8 @@ class FakeEdge(httpx.AsyncBaseTransport):
         body = b"".join([block async for block in request.stream])  # type: ignore[union-attr]
         self.bodies.append(len(body))
         if self.limit is not None and len(body) > self.limit:
+            if self.resets:
+                raise httpx.WriteError("the connection was closed while the body was sent")
             return httpx.Response(413, html="<html>413 Request Entity Too Large</html>")
         kind = self._kind()
         if kind == "busy":

@@ -24,6 +24,7 @@ class ChunkSizes:
         self._largest = asked or DEFAULT_CHUNK
         self._step = min(SMALLEST_CHUNK, self._largest)
         self._next = self._largest
+        self._passed = 0
         self._learnt = False
 
     def learn(self, headers: httpx.Headers) -> None:
@@ -54,13 +55,14 @@ class ChunkSizes:
             raise Failure(f"a chunk of {size} bytes is too large for what is before the registry, and it takes no less")
         self._largest = self._next = min(self._next, max(self._step, size // 2))
 
-    def failed(self) -> None:
-        """A chunk did not get through: the next one is smaller, so that less is lost if it fails, too."""
-        self._next = max(self._step, self._next // 2)
+    def failed(self, size: int) -> None:
+        """A chunk did not get through, perhaps refused with an answer that was lost: the next one is smaller."""
+        self._next = min(self._next, max(self._step, size // 2))
 
-    def passed(self) -> None:
-        """A chunk got through."""
-        self._next = min(self._largest, self._next * 2)
+    def passed(self, size: int) -> None:
+        """A chunk got through: the next ones grow again, but to nothing that never got through."""
+        self._passed = min(self._largest, max(self._passed, size))
+        self._next = max(self._next, min(self._next * 2, self._passed))
 
     def _whole_steps(self, size: int) -> int:
         """Multiples of the smallest chunk suit a registry that stores such parts."""
@@ -113,10 +115,10 @@ class Session:
             problem = await self._send_chunk(content.part(before - base, size), told)
             if self.offset > before:
                 attempt = 0
-                self._sizes.passed()
+                self._sizes.passed(self.offset - before)
             elif problem is not None:
                 attempt += 1
-                self._sizes.failed()
+                self._sizes.failed(size)
                 await self._client.retries.pause(attempt, problem, "uploading a chunk")
                 await self.look()
             moved()
@@ -150,7 +152,7 @@ class Session:
                 return None
             if response.status_code not in RETRIED:
                 return self._closed(response)
-        self._sizes.failed()
+        self._sizes.failed(content.size)
         await self._client.retries.pause(1, problem, f"uploading {digest}")
         await self.look()
         return None
