@@ -18,7 +18,7 @@ GO_CLIENTS := build/go/.clients-ready
 PUSH := $(VENV)/bin/registry-push
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test unit workerd conformance clients ops bench bench-memory bench-large lint types format install constraints clean
+.PHONY: help serve test unit workerd conformance clients ops bench bench-memory bench-large bench-push lint types format install constraints clean
 .DELETE_ON_ERROR:
 
 help: ## list the commands
@@ -52,6 +52,9 @@ bench-memory: $(JS_READY) $(VENDORED) ## peak memory of many uploads at once, an
 
 bench-large: $(JS_READY) $(VENDORED) ## a layer above 5 GiB goes through once (SIZE_GIB=5.5; takes twice that on disk)
 	@$(NODE) bench/large.mjs
+
+bench-push: $(PY_READY) $(JS_READY) $(VENDORED) $(PUSH) ## memory of registry-push and its proxy with one large layer (SIZE_GIB=2)
+	@PYTHONPATH=. $(VENV)/bin/python -m bench.push
 
 lint: $(PY_READY) ## ruff: rules and format
 	$(VENV)/bin/ruff check .

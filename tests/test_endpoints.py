@@ -66,6 +66,8 @@ ROWS: list[tuple[str, str, Endpoint]] = [
     ("PATCH", "/v2/team/app/blobs/uploads/some.id", AppendChunk(NAME, "some.id", None)),
     ("PATCH", "/v2/team/app/blobs/uploads/some.id?entry=7", AppendChunk(NAME, "some.id", 7)),
     ("PUT", f"/v2/team/app/blobs/uploads/some.id?entry=7&digest={SHA256}", CloseUpload(NAME, "some.id", 7, SHA256)),
+    # 5 TiB, which is R2's largest object: offsets have more digits than counts.
+    ("PATCH", "/v2/team/app/blobs/uploads/some.id?entry=5497558138880", AppendChunk(NAME, "some.id", 5 * 1024**4)),
     ("GET", "/v2/team/app/blobs/uploads/some.id", GetUpload(NAME, "some.id", None)),
     ("DELETE", "/v2/team/app/blobs/uploads/some.id", CancelUpload(NAME, "some.id", None)),
     ("PUT", "/v2/team/app/manifests/1.0", PutManifest(NAME, Tag("1.0"))),

@@ -1,7 +1,5 @@
 """The registry's entry, and one more route that tells how much memory its isolate holds. Only for benchmarks."""
 
-# ruff: noqa: INP001 - a folder of its own, whose content becomes the import root
-
 import json
 from typing import Any
 from urllib.parse import urlsplit

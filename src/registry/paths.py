@@ -37,6 +37,7 @@ from registry.errors import Problem, RegistryError
 from registry.garbage import Mode
 from registry.names import Digest, Reference, RepositoryName, Tag, is_tag, parse_digest, parse_name, parse_reference
 
+_OFFSET_DIGITS = 15  # of bytes; R2's largest object has 13
 _RUN = re.compile(r"[0-9a-f]{32}", re.ASCII)  # the id of a collection
 
 
@@ -60,12 +61,12 @@ class Query:
             raise RegistryError(Problem.BAD_REQUEST, f"the query has {key} more than once")
         return values[0] if values else None
 
-    def count(self, key: str) -> int | None:
-        """The value of `key` as a whole number of at most 9 digits."""
+    def count(self, key: str, digits: int = 9) -> int | None:
+        """The value of `key` as a whole number of at most so many digits."""
         value = self.one(key)
         if value is None:
             return None
-        if re.fullmatch(r"[0-9]{1,9}", value, re.ASCII) is None:
+        if len(value) > digits or re.fullmatch(r"[0-9]+", value, re.ASCII) is None:
             raise RegistryError(Problem.BAD_REQUEST, f"{key} is a whole number")
         return int(value)
 
@@ -129,7 +130,7 @@ def _close(name: str, session: str, query: Query) -> Endpoint:
     digest = query.one("digest")
     if digest is None:
         raise RegistryError(Problem.DIGEST_INVALID, "the PUT that closes an upload names the blob: ?digest=<digest>")
-    return CloseUpload(parse_name(name), session, query.count("entry"), parse_digest(digest))
+    return CloseUpload(parse_name(name), session, query.count("entry", _OFFSET_DIGITS), parse_digest(digest))
 
 
 def _put_manifest(name: str, last: str, query: Query) -> Endpoint:
@@ -204,10 +205,10 @@ _ROWS: Mapping[str, Mapping[str, _Parser]] = {
     },
     "uploads": {"POST": _start},
     "session": {
-        "GET": lambda n, x, q: GetUpload(parse_name(n), x, q.count("entry")),
-        "PATCH": lambda n, x, q: AppendChunk(parse_name(n), x, q.count("entry")),
+        "GET": lambda n, x, q: GetUpload(parse_name(n), x, q.count("entry", _OFFSET_DIGITS)),
+        "PATCH": lambda n, x, q: AppendChunk(parse_name(n), x, q.count("entry", _OFFSET_DIGITS)),
         "PUT": _close,
-        "DELETE": lambda n, x, q: CancelUpload(parse_name(n), x, q.count("entry")),
+        "DELETE": lambda n, x, q: CancelUpload(parse_name(n), x, q.count("entry", _OFFSET_DIGITS)),
     },
     "tags": {"GET": lambda n, x, q: ListTags(parse_name(n), q.count("n"), q.one("last"))},
     "referrers": {"GET": _referrers},

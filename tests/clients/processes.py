@@ -116,6 +116,11 @@ class Server:
         """Stop the program and what it started."""
         assert self._stop(), f"{self.name} ignored SIGTERM for {STOP_SECONDS} s\n{self.output()}"
 
+    @property
+    def pid(self) -> int:
+        """Return the program's process."""
+        return self._process.pid
+
     def output(self) -> str:
         """Return the last lines that the program printed."""
         return "".join(tuple(self._output))
