@@ -161,8 +161,8 @@ class JsonLines:
         print(json.dumps(fields), file=self._out, flush=True)
 
 
-def new_report(*, as_json: bool, out: TextIO = sys.stdout, errors: TextIO = sys.stderr) -> Report:
+def new_report(*, as_json: bool) -> Report:
     """The one that suits who is looking."""
     if as_json:
-        return JsonLines(out)
-    return Bars(out, errors) if errors.isatty() else Lines(out, errors)
+        return JsonLines(sys.stdout)
+    return (Bars if sys.stderr.isatty() else Lines)(sys.stdout, sys.stderr)

@@ -1,0 +1,181 @@
+"""Credentials where docker and podman keep them, token servers, names of images, and the command line."""
+
+import base64
+import json
+from pathlib import Path
+
+import httpx
+import pytest
+
+from registry_push.authentication import Authentication
+from registry_push.command import main
+from registry_push.credentials import Credentials, find
+from registry_push.failures import Failure, Misused, Refused
+from registry_push.references import parse_registry, parse_target
+
+ROOT = Path(__file__).parents[2]
+
+
+def encoded(name: str, password: str) -> str:
+    """As the files have it."""
+    return base64.b64encode(f"{name}:{password}".encode()).decode()
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ({"auths": {"r.example": {"auth": encoded("ann", "pw")}}}, Credentials("ann", "pw")),
+        ({"auths": {"https://r.example/v1/": {"auth": encoded("ann", "p:w")}}}, Credentials("ann", "p:w")),
+        ({"auths": {"r.example": {"auth": encoded("x", ""), "identitytoken": "t"}}}, Credentials("x", "", "t")),
+        (
+            {"auths": {"r.example": {"auth": encoded("a", "1")}, "r.example/team": {"auth": encoded("b", "2")}}},
+            Credentials("b", "2"),
+        ),
+        ({"auths": {"other.example": {"auth": encoded("ann", "pw")}}}, None),
+        ({"auths": {}, "credHelpers": {"r.example": "mine"}}, Credentials("helped", "by r.example")),
+        ({"credsStore": "mine"}, Credentials("helped", "by r.example")),
+        ({}, None),
+    ],
+)
+def test_files(content: object, expected: Credentials | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each way of docker's and podman's; the closest entry wins."""
+    helper = tmp_path / "docker-credential-mine"
+    helper.write_text('#!/bin/sh\nread name\necho "{\\"Username\\": \\"helped\\", \\"Secret\\": \\"by $name\\"}"\n')
+    helper.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    assert find("r.example", "team/app", {"HOME": "/nowhere", "DOCKER_CONFIG": str(tmp_path)}) == expected
+
+
+def test_the_environment_comes_first(tmp_path: Path) -> None:
+    """REGISTRY_USERNAME and REGISTRY_PASSWORD; and a password is in no representation."""
+    environment = {"HOME": str(tmp_path), "REGISTRY_USERNAME": "ann", "REGISTRY_PASSWORD": "secret-of-ann"}
+    found = find("r.example", "app", environment)
+    assert found == Credentials("ann", "secret-of-ann")
+    assert "secret-of-ann" not in repr(found)
+
+
+def test_a_helper_that_is_not_there(tmp_path: Path) -> None:
+    """The message names it."""
+    (tmp_path / "config.json").write_text(json.dumps({"credHelpers": {"r.example": "no-such"}}))
+    with pytest.raises(Misused, match="docker-credential-no-such"):
+        find("r.example", "app", {"HOME": "/nowhere", "DOCKER_CONFIG": str(tmp_path)})
+
+
+def test_a_file_that_is_none(tmp_path: Path) -> None:
+    """The message names the file."""
+    (tmp_path / "config.json").write_text("[]")
+    with pytest.raises(Misused, match=r"config\.json"):
+        find("r.example", "app", {"HOME": "/nowhere", "DOCKER_CONFIG": str(tmp_path)})
+
+
+def token_server(request: httpx.Request) -> httpx.Response:
+    """Gives a token to ann and for an identity token, of 20 seconds."""
+    form = httpx.QueryParams(request.content.decode())
+    known = form.get("refresh_token") == "identity"
+    if request.headers.get("authorization") != "Basic " + encoded("ann", "pw") and not known:
+        return httpx.Response(401)
+    scopes = form.get("scope") or " ".join(request.url.params.get_list("scope"))
+    return httpx.Response(200, json={"token": f"for {scopes}", "expires_in": 20})
+
+
+@pytest.mark.parametrize("credentials", [Credentials("ann", "pw"), Credentials(identity_token="identity")])
+async def test_bearer(credentials: Credentials) -> None:
+    """A token for what is done; asked for again when it is no longer taken."""
+    http = httpx.AsyncClient(transport=httpx.MockTransport(token_server))
+    authentication = Authentication(http, credentials, ["repository:a:pull,push"], insecure=False)
+    challenge = 'Bearer realm="https://auth.example/token",service="r, the first"'
+    refusal = httpx.Response(401, headers={"WWW-Authenticate": challenge}, request=httpx.Request("GET", "https://r"))
+    assert await authentication.header() is None
+    assert await authentication.answer(refusal, None)
+    assert await authentication.header() == "Bearer for repository:a:pull,push"
+
+
+@pytest.mark.parametrize(
+    "challenge",
+    ['Bearer realm="https://auth.example/token"', 'Bearer realm="http://auth.example/token"', "Digest x=y", "Basic"],
+)
+async def test_refusals(challenge: str) -> None:
+    """No token, a token server in the clear, a scheme of another kind, wrong passwords: never the password itself."""
+    http = httpx.AsyncClient(transport=httpx.MockTransport(token_server))
+    authentication = Authentication(http, Credentials("bob", "secret-of-bob"), [], insecure=False)
+    refusal = httpx.Response(401, headers={"WWW-Authenticate": challenge}, request=httpx.Request("GET", "https://r"))
+
+    async def twice() -> None:
+        for _ in range(2):
+            await authentication.answer(refusal, await authentication.header())
+
+    with pytest.raises(Refused) as caught:
+        await twice()
+    assert "secret-of-bob" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "url"),
+    [
+        ("r.example/team/app:1", "https://r.example"),
+        ("localhost:5000/app", "http://localhost:5000"),
+        ("127.0.0.1:5000/app:x", "http://127.0.0.1:5000"),
+        ("https://localhost:5000/app", "https://localhost:5000"),
+        ("docker.io/me/app:1", "https://registry-1.docker.io"),
+    ],
+)
+def test_targets(text: str, url: str) -> None:
+    """HTTPS, but plain HTTP on this machine."""
+    assert parse_target(text, insecure=False).registry.origin == url
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["app:1", "team/app", "r.example/App", "r.example/a@sha256:b", "r.example/a:-", "http://r.example/a"],
+)
+def test_no_targets(text: str) -> None:
+    """What names no tag of a registry, or would send a password in the clear."""
+    with pytest.raises(Misused):
+        parse_target(text, insecure=False)
+
+
+def test_insecure() -> None:
+    """--insecure is plain HTTP."""
+    assert parse_registry("r.example", insecure=True).origin == "http://r.example"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["app:1"], "name the registry"),
+        (["r.example/app:1", "--level", "10"], "gzip has 1 to 9"),
+        (["r.example/app:1", "--username", "x"], "go together"),
+        (["r.example/app:1", "--from", "oci:/nowhere"], "no such folder"),
+        (["proxy", "--to", "r.example", "--listen", "5000"], "an address and a port"),
+        (["proxy", "--to", "r.example/path"], "not the address of a registry"),
+    ],
+)
+def test_the_command(
+    arguments: list[str],
+    words: str,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Exit code 2 and a sentence on standard error; with --json on standard output."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert main(arguments) == Misused.exit_code
+    assert words in capsys.readouterr().err
+    if arguments[0] != "proxy":
+        assert main([*arguments, "--json"]) == Misused.exit_code
+        assert words in json.loads(capsys.readouterr().out.splitlines()[-1])["message"]
+
+
+def test_every_option_is_documented(capsys: pytest.CaptureFixture[str]) -> None:
+    """docs/push.md has each option, and each exit code."""
+    page = (ROOT / "docs/push.md").read_text()
+    for arguments in (["--help"], ["proxy", "--help"]):
+        with pytest.raises(SystemExit):
+            main(arguments)
+        options = {word.strip("[],") for word in capsys.readouterr().out.split() if word.strip("[],").startswith("--")}
+        assert options - {"--help"}
+        for option in options - {"--help"}:
+            assert option in page, option
+    for code in {Failure.exit_code, *(kind.exit_code for kind in Failure.__subclasses__())}:
+        assert f"| {code} |" in page

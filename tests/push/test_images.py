@@ -1,0 +1,175 @@
+"""Where images come from, and the cache: archives of every kind, layouts, what is chosen, what is compressed."""
+
+import gzip
+import io
+import json
+import tarfile
+from pathlib import Path
+
+import pytest
+import zstandard
+
+from registry_push.cache import Cache
+from registry_push.compression import Compression
+from registry_push.failures import Failure, Misused
+from registry_push.images import Manifest
+from registry_push.progress import JsonLines
+from registry_push.sources import Loader
+from tests.clients.images import KIB, OciLayout, config, digest_of, docker_archive, layer, tarball
+
+
+@pytest.fixture
+def said() -> io.StringIO:
+    """What the tool says."""
+    return io.StringIO()
+
+
+@pytest.fixture
+def loader(tmp_path: Path, said: io.StringIO) -> Loader:
+    """A loader with an empty cache."""
+    return Loader(Cache(tmp_path / "cache"), Compression(), JsonLines(said))
+
+
+def layers_of(image: Manifest) -> list[bytes]:
+    """The layers of an image, uncompressed."""
+    contents = {blob.digest: blob.content.read() for blob in image.blobs}
+    found = []
+    for each in json.loads(image.content)["layers"]:
+        data = contents[each["digest"]]
+        assert digest_of(data) == each["digest"]
+        assert len(data) == each["size"]
+        if each["mediaType"].endswith("+zstd"):
+            found.append(zstandard.ZstdDecompressor().decompressobj().decompress(data))
+        else:
+            found.append(gzip.decompress(data))
+    return found
+
+
+@pytest.mark.parametrize("kind", ["gzip", "zstd"])
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_docker_archive(kind: str, packed: bool, tmp_path: Path, said: io.StringIO) -> None:
+    """Also one that is compressed: the layers are the same, the config is byte for byte the image's ID."""
+    contents = [layer("a", 3 * KIB), layer("b", 0)]
+    archive = docker_archive("app:1", contents)
+    path = tmp_path / "image.tar"
+    path.write_bytes(gzip.compress(archive) if packed else archive)
+    loader = Loader(Cache(tmp_path / "cache"), Compression(kind, 3), JsonLines(said))
+    image = loader.load(f"docker-archive:{path}", "app:1")
+    assert layers_of(image) == contents
+    assert json.loads(image.content)["config"]["digest"] == digest_of(config(contents, "amd64"))
+    said.truncate(0)
+    assert loader.load(f"docker-archive:{path}", "app:1") == image
+    assert "compress" not in said.getvalue(), "the second time nothing is compressed"
+
+
+def test_links_and_compressed_layers(tmp_path: Path, loader: Loader) -> None:
+    """Old docker archives link to layers that they have already; a compressed layer stays as it is."""
+    content = layer("a", KIB)
+    packed = gzip.compress(content, 1)
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        entry = {"Config": "c.json", "RepoTags": None, "Layers": ["x/layer.tar", "y/layer.tar"]}
+        for name, data in (
+            ("x/layer.tar", packed),
+            ("c.json", b"{}"),
+            ("manifest.json", json.dumps([entry]).encode()),
+        ):
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+        link = tarfile.TarInfo("y/layer.tar")
+        link.type, link.linkname = tarfile.SYMTYPE, "../x/layer.tar"
+        archive.addfile(link)
+    path = tmp_path / "image.tar"
+    path.write_bytes(buffer.getvalue())
+    image = loader.load(f"docker-archive:{path}", "any")
+    assert layers_of(image) == [content, content]
+    assert json.loads(image.content)["layers"][0]["digest"] == digest_of(packed)
+
+
+def test_an_oci_archive(tmp_path: Path, loader: Loader) -> None:
+    """A layout in a tar: the manifest is byte for byte what it was."""
+    layout = OciLayout(tmp_path / "layout")
+    layout.tag("1", layout.add_image([layer("a", KIB)]))
+    path = tmp_path / "image.tar"
+    with tarfile.open(path, "w") as archive:
+        archive.add(layout.folder, ".")
+    from_folder = loader.load(f"oci:{layout.folder}", "app:1")
+    from_archive = loader.load(f"oci-archive:{path}", "app:1")
+    assert from_archive.content == from_folder.content
+    assert [blob.content.read() for blob in from_archive.blobs] == [blob.content.read() for blob in from_folder.blobs]
+
+
+def test_the_same_layer_is_compressed_once(tmp_path: Path, loader: Loader, said: io.StringIO) -> None:
+    """Another image on the same base: its layer comes from the cache, unless that was cleared or damaged."""
+    base, top = layer("base", 3 * KIB), layer("top", KIB)
+    for name, contents in (("one", [base]), ("two", [base, top])):
+        (tmp_path / name).write_bytes(docker_archive("app:1", contents))
+    first = loader.load(f"docker-archive:{tmp_path / 'one'}", "app:1")
+    said.truncate(0)
+    loader.load(f"docker-archive:{tmp_path / 'two'}", "app:1")
+    assert said.getvalue().count('"begin"') == 1
+    blob = next(each for each in first.blobs if each.content.size > KIB)
+    blob.content.path.write_bytes(b"cut")
+    assert layers_of(loader.load(f"docker-archive:{tmp_path / 'one'}", "app:1")) == [base]
+
+
+def test_the_cache_has_a_limit(tmp_path: Path, said: io.StringIO) -> None:
+    """What was not used for longest goes first."""
+    cache = Cache(tmp_path / "cache", limit=5 * KIB)
+    loader = Loader(cache, Compression(), JsonLines(said))
+    for seed in ("a", "b", "c"):
+        (tmp_path / seed).write_bytes(docker_archive("app:1", [layer(seed, 3 * KIB)]))
+        image = loader.load(f"docker-archive:{tmp_path / seed}", "app:1")
+    cache.trim()
+    blobs = list((tmp_path / "cache/blobs").iterdir())
+    assert sum(path.stat().st_size for path in blobs) <= 5 * KIB
+    assert all(cache.find(blob.digest) for blob in image.blobs), "the newest stay"
+
+
+MISUSES = [
+    ("oci:/nowhere", "no such folder"),
+    ("docker-archive:/nowhere", "no such file"),
+    ("ftp:x", "docker, podman, oci:DIR"),
+    ("oci:{tmp}/empty", "no index.json"),
+    ("docker-archive:{tmp}/noise", "no tar archive"),
+    ("docker-archive:{tmp}/cut", "not whole|shorter"),
+    ("docker-archive:{tmp}/other", "no manifest.json"),
+    ("docker-archive:{tmp}/lacks", "the archive has no"),
+    ("docker-archive:{tmp}/two", "which image is meant"),
+]
+
+
+@pytest.mark.parametrize(("source", "words"), MISUSES)
+def test_what_makes_no_sense(source: str, words: str, tmp_path: Path, loader: Loader) -> None:
+    """Each has a sentence, and no stack trace."""
+    whole = docker_archive("app:1", [layer("a", 40 * KIB)])
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "noise").write_bytes(b"x" * 2000)
+    (tmp_path / "cut").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "other").write_bytes(tarball({"file": b"x"}))
+    lacks = [{"Config": "c", "RepoTags": None, "Layers": ["l"]}]
+    (tmp_path / "lacks").write_bytes(tarball({"manifest.json": json.dumps(lacks).encode()}))
+    two = [{"Config": "c", "RepoTags": [tag], "Layers": []} for tag in ("a:1", "b:1")]
+    (tmp_path / "two").write_bytes(tarball({"manifest.json": json.dumps(two).encode()}))
+    with pytest.raises(Failure, match=words):
+        loader.load(source.replace("{tmp}", str(tmp_path)), "app:1")
+
+
+def test_a_layout_that_lacks_a_blob(tmp_path: Path, loader: Loader) -> None:
+    """An image that could not be pulled is not pushed."""
+    layout = OciLayout(tmp_path / "layout")
+    layout.tag("1", layout.add_image([b"gone"]))
+    (layout.folder / "blobs/sha256" / digest_of(b"gone")[7:]).unlink()
+    with pytest.raises(Misused, match="has no blob"):
+        loader.load(f"oci:{layout.folder}", "app:1")
+
+
+def test_a_digest_is_no_path(tmp_path: Path, loader: Loader) -> None:
+    """A layout from a stranger does not read other files."""
+    layout = OciLayout(tmp_path / "layout")
+    index = {"manifests": [{"digest": "sha256:../../../secret", "size": 1, "mediaType": "x"}]}
+    (layout.folder / "index.json").write_text(json.dumps(index))
+    (tmp_path / "secret").write_text("{}")
+    with pytest.raises(Misused, match="is not a digest"):
+        loader.load(f"oci:{layout.folder}", "app:1")
