@@ -8,9 +8,12 @@ import httpx
 import pytest
 
 from registry_push.cache import Cache
+from registry_push.client import shown
 from registry_push.credentials import Credentials
 from registry_push.failures import Failure, Refused, Unreachable
+from registry_push.images import Blob
 from registry_push.retries import Retries
+from registry_push.slices import whole
 from tests.clients.images import KIB, MIB, OciLayout, layer, noise
 from tests.fakes.client import FakeRegistry, digest_of
 from tests.push.harness import FakeEdge, Interrupted, Run
@@ -212,6 +215,19 @@ async def test_a_damaged_layer(tmp_path: Path) -> None:
     path.write_bytes(b"wrong")
     with pytest.raises(Failure, match=f"{path.name} has other bytes"):
         await Run(FakeEdge(), tmp_path).push(source)
+
+
+async def test_a_refused_blob_is_not_called_damaged(tmp_path: Path) -> None:
+    """A sha512 blob is checked by sha512: when the registry refuses it, the file is not to blame."""
+    path = tmp_path / "blob"
+    path.write_bytes(b"right")
+    assert Blob(digest_of(b"right", "sha512"), whole(path)).is_sound()
+    assert not Blob(digest_of(b"wrong", "sha512"), whole(path)).is_sound()
+
+
+def test_what_is_shown_of_an_upload() -> None:
+    """Neither the session's name nor the query, in no message."""
+    assert shown("/v2/a/blobs/uploads/0123456789abcdef?state=secret") == "/v2/a/blobs/uploads/01234567..."
 
 
 async def test_retry_after_is_kept() -> None:

@@ -100,7 +100,7 @@ class Client:
                 await _read(response)
             except httpx.TransportError as error:
                 problem = error
-            await self.retries.pause(attempt, problem, f"{method} {self.origin.join(url).path}")
+            await self.retries.pause(attempt, problem, f"{method} {shown(self.origin.join(url).path)}")
         raise AssertionError("count() ends")
 
     async def follow(self, method: str, url: str, headers: Mapping[str, str] | None = None) -> httpx.Response:
@@ -128,7 +128,7 @@ class Client:
             # No headers but these: they carry secrets.
             told = [f"{name}: {headers[name]}" for name in ("Content-Range", "Content-Length") if name in headers]
             took = time.monotonic() - started
-            self._wire(f"{method} {_shown(url)} {' '.join(told)} -> {outcome} in {took:.2f} s")
+            self._wire(f"{method} {shown(str(url))} {' '.join(told)} -> {outcome} in {took:.2f} s")
 
 
 def refusal(response: httpx.Response, what: str) -> Failure:
@@ -144,9 +144,18 @@ def with_digest(location: httpx.URL, digest: str) -> httpx.URL:
     return location.copy_with(query=query)
 
 
-def _shown(url: httpx.URL) -> str:
-    """A URL without what lets its bearer upload: most of a session's name, and the query."""
-    return re.sub(r"(/blobs/uploads/[^/]{1,8})[^/]*$", r"\1...", str(url.copy_with(query=None)))
+def shown(url: str) -> str:
+    """A URL or path without what lets its bearer upload: most of a session's name, and the query."""
+    return re.sub(r"(/blobs/uploads/[^/]{1,8})[^/]*$", r"\1...", url.partition("?")[0])
+
+
+def body_of(content: bytes) -> Body:
+    """A body that is in memory."""
+
+    async def stream() -> AsyncIterator[bytes]:
+        yield content
+
+    return stream
 
 
 async def _read(response: httpx.Response) -> None:

@@ -25,6 +25,11 @@ class Blob:
     digest: str
     content: Slice
 
+    def is_sound(self) -> bool:
+        """Whether the bytes are those of the digest; what is hashed in a way that registries do not take counts so."""
+        algorithm = self.digest.partition(":")[0]
+        return algorithm not in ("sha256", "sha512") or self.content.digest(algorithm) == self.digest
+
 
 @dataclass(frozen=True, slots=True)
 class Manifest:

@@ -15,7 +15,7 @@ import httpx
 import uvicorn
 
 from registry_push.authentication import AsGiven, Authentication
-from registry_push.client import Client
+from registry_push.client import Client, body_of, shown
 from registry_push.credentials import Credentials
 from registry_push.cutting import Cutter
 from registry_push.failures import Failure, Misused, Refused, SessionGone, Unreachable
@@ -28,7 +28,7 @@ Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
-_UPLOADS = re.compile(r"/v2/(?P<name>[^?]+)/blobs/uploads/(?P<session>[^/?]*)", re.ASCII)
+_UPLOADS = re.compile(r"/v2/(?P<name>[^?]+)/blobs/uploads/[^/?]*", re.ASCII)
 _REPOSITORY = re.compile(r"/v2/(?P<name>[^?]+)/(?:blobs|manifests|tags|referrers)/", re.ASCII)
 # Of a connection, not of a message (RFC 9110, 7.6.1); `host` and `content-length` are written anew.
 _HOP_BY_HOP = frozenset(
@@ -102,9 +102,9 @@ class Proxy:
         try:
             await self._answer(request, send)
         except ClientLeft:
-            self.say(f"{request.method} {scope['path']}: the client left")
+            self.say(f"{request.method} {shown(target)}: the client left")
         except Failure as failure:
-            self.say(f"{request.method} {scope['path']}: {failure}")
+            self.say(f"{request.method} {shown(target)}: {failure}")
             await _send_failure(send, failure)
 
     async def _answer(self, request: Incoming, send: Send) -> None:
@@ -221,16 +221,12 @@ class Proxy:
             if len(content) > LARGEST_MANIFEST:
                 raise Failure(f"more than {LARGEST_MANIFEST} bytes, which only a blob may have")
 
-        async def body() -> AsyncIterator[bytes]:
-            yield bytes(content)
-
         headers = request.passed_on()
         if request.has_body:
             headers["Content-Length"] = str(len(content))
         client = self._client(request)
-        response = await client.ask(
-            request.method, request.target, headers, body if request.has_body else None, unread=True
-        )
+        body = body_of(bytes(content)) if request.has_body else None
+        response = await client.ask(request.method, request.target, headers, body, unread=True)
         try:
             await self._stream(request, response, send)
         finally:
@@ -256,7 +252,7 @@ class Proxy:
                 task.result()
         except httpx.TransportError as error:
             # Returning without an end closes the connection: the client sees that bytes are missing.
-            self.say(f"{request.method} {response.url.path}: the registry's answer broke off ({error})")
+            self.say(f"{request.method} {shown(request.target)}: the registry's answer broke off ({error})")
         finally:
             for task in tasks:
                 task.cancel()

@@ -1,7 +1,7 @@
 """Pushing an image: its blobs side by side, in chunks, then its manifests, then a look at what arrived."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import count
@@ -9,17 +9,12 @@ from itertools import count
 import httpx
 
 from registry_push.cache import Cache
-from registry_push.client import Client, refusal
+from registry_push.client import Client, body_of, refusal
 from registry_push.failures import Failure, SessionGone
 from registry_push.images import Blob, Manifest, digest_of
 from registry_push.progress import Report
 from registry_push.references import Target
 from registry_push.sessions import ChunkSizes, Session
-
-_ACCEPT = (
-    "application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json, "
-    "application/vnd.docker.distribution.manifest.list.v2+json, application/vnd.docker.distribution.manifest.v2+json"
-)
 
 
 @dataclass(slots=True)
@@ -117,7 +112,7 @@ class Pusher:
         except Failure as failure:
             if failure.response is not None and failure.response.status_code == 400:
                 self.cache.forget(self._about(blob))
-                if blob.content.digest() != blob.digest:
+                if not blob.is_sound():
                     raise Failure(f"{blob.content.path} has other bytes than {blob.digest}: remove it") from None
             raise
         return "pushed"
@@ -167,7 +162,7 @@ class Pusher:
             "PUT",
             self._path(f"manifests/{reference}"),
             {"Content-Type": manifest.media_type, "Content-Length": str(len(manifest.content))},
-            lambda: _body(manifest.content),
+            body_of(manifest.content),
         )
         if response.status_code not in (200, 201, 202, 204):
             raise refusal(response, f"pushing the manifest {reference}")
@@ -175,7 +170,9 @@ class Pusher:
 
     async def _verify(self, image: Manifest) -> None:
         """Pull the manifest by its tag: its bytes are those that were pushed."""
-        response = await self.client.follow("GET", self._path(f"manifests/{self.target.tag}"), {"Accept": _ACCEPT})
+        response = await self.client.follow(
+            "GET", self._path(f"manifests/{self.target.tag}"), {"Accept": image.media_type}
+        )
         if response.status_code != 200:
             raise refusal(response, f"pulling {self.target} again")
         found = digest_of(response.content)
@@ -184,7 +181,3 @@ class Pusher:
 
     def _path(self, rest: str) -> str:
         return f"/v2/{self.target.repository}/{rest}"
-
-
-async def _body(content: bytes) -> AsyncIterator[bytes]:
-    yield content

@@ -38,12 +38,12 @@ class Slice:
         """All of it, where that is little."""
         return b"".join(self.blocks())
 
-    def digest(self) -> str:
-        """The sha256 digest of its bytes."""
-        hashing = hashlib.sha256()
+    def digest(self, algorithm: str = "sha256") -> str:
+        """The digest of its bytes."""
+        hashing = hashlib.new(algorithm)
         for block in self.blocks():
             hashing.update(block)
-        return f"sha256:{hashing.hexdigest()}"
+        return f"{algorithm}:{hashing.hexdigest()}"
 
     async def stream(self, sent: Callable[[int], None]) -> AsyncIterator[bytes]:
         """Its bytes as the body of a request; `sent` hears how many were passed on."""
