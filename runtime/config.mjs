@@ -7,7 +7,7 @@ import { unstable_getVarsForDev, unstable_readConfig } from "wrangler";
 
 const ENVIRONMENT = "dev";
 
-// {compatibilityDate, compatibilityFlags, r2Buckets: {binding: bucket name}, vars, notice?}
+// {compatibilityDate, compatibilityFlags, r2Buckets: {binding: bucket name}, datasets: {binding: dataset}, vars, notice?}
 export function readProjectConfig(root) {
   const configPath = join(root, "wrangler.toml");
   const examplePath = join(root, "wrangler.toml.example");
@@ -33,6 +33,7 @@ function settings(readPath, configPath) {
     compatibilityDate: config.compatibility_date,
     compatibilityFlags: config.compatibility_flags,
     r2Buckets: Object.fromEntries(config.r2_buckets.map(({ binding, bucket_name }) => [binding, bucket_name])),
+    datasets: Object.fromEntries(config.analytics_engine_datasets.map(({ binding, dataset = binding }) => [binding, { dataset }])),
     vars: Object.fromEntries(Object.entries(vars).map(([name, { value }]) => [name, value])),
   };
 }

@@ -145,6 +145,7 @@ function workerOptions({ config, root, entry, sources, vars, stats }) {
     unsafeEvalBinding: "UNSAFE_EVAL",
     bindings: { ...config.vars, ...vars },
     r2Buckets: config.r2Buckets,
+    analyticsEngineDatasets: config.datasets,
   };
 }
 

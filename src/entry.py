@@ -4,9 +4,11 @@ import asyncio
 import secrets
 import time
 from collections.abc import Awaitable
+from typing import Any
 
-from workers import Request, Response, WorkerEntrypoint, import_from_javascript
+from workers import Request, WorkerEntrypoint, import_from_javascript
 
+from registry.cloudflare.analytics import AnalyticsDataset
 from registry.cloudflare.crypto import WebCrypto
 from registry.cloudflare.messages import to_request, to_response
 from registry.cloudflare.r2 import R2Storage
@@ -42,7 +44,9 @@ def _make_registry() -> Registry:
         value = present(getattr(env, name, None))
         return value if isinstance(value, str) else None
 
-    machine = Machine(WebCrypto(), JsWeb(), time.time, asyncio.sleep, secrets.token_hex)
+    metrics = present(getattr(env, "METRICS", None))
+    points = None if metrics is None else AnalyticsDataset(metrics)
+    machine = Machine(WebCrypto(), JsWeb(), time.time, asyncio.sleep, secrets.token_hex, points)
     return Registry(make_platform(R2Storage(env.REGISTRY), JsStreams(), machine), read_settings(variable))
 
 
@@ -54,7 +58,7 @@ class Default(WorkerEntrypoint):
         registry = _the_registry()
         await tick(registry.platform, registry.settings)
 
-    async def fetch(self, request: Request) -> Response:
+    async def fetch(self, request: Request) -> Any:
         """Answer one request."""
         registry = _the_registry()
         core = to_request(request, self.ctx.waitUntil)

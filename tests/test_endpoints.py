@@ -10,6 +10,7 @@ from registry import endpoints
 from registry.endpoints import (
     AppendChunk,
     CancelUpload,
+    CheckHealth,
     CheckVersion,
     CloseUpload,
     CollectGarbage,
@@ -30,6 +31,8 @@ from registry.endpoints import (
     PostToken,
     PreviewRetention,
     PutManifest,
+    ShowFrontPage,
+    ShowMetrics,
     StartUpload,
     StartUploadFor,
     UploadBlob,
@@ -46,6 +49,9 @@ NAME = RepositoryName("team/app")
 
 # One of every row of the spec's table, and the paths that look alike.
 ROWS: list[tuple[str, str, Endpoint]] = [
+    ("GET", "/", ShowFrontPage()),
+    ("GET", "/healthz", CheckHealth()),
+    ("GET", "/metrics", ShowMetrics()),
     ("GET", "/v2/", CheckVersion()),
     ("GET", "/v2", CheckVersion()),
     ("GET", f"/v2/team/app/blobs/{SHA256}", GetBlob(NAME, SHA256)),
@@ -137,7 +143,10 @@ def test_every_type_has_a_row() -> None:
 
 
 MALFORMED = [
-    ("GET", "/", "UNSUPPORTED", 404),
+    ("GET", "/nothing", "UNSUPPORTED", 404),
+    ("POST", "/", "UNSUPPORTED", 405),
+    ("GET", "v2/", "UNSUPPORTED", 404),
+    ("GET", "//v2/", "UNSUPPORTED", 404),
     ("GET", "/v1/", "UNSUPPORTED", 404),
     ("GET", "/v2/team", "UNSUPPORTED", 404),
     ("GET", "/v2/%ff/manifests/1", "UNSUPPORTED", 400),

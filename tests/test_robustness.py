@@ -99,10 +99,11 @@ async def test_an_unexpected_exception_is_a_plain_500(
     answer = await registry.call("GET", "/v2/a/manifests/1")
     assert (answer.status, answer.codes) == (500, ["UNKNOWN"])
     assert b"s3cret" not in answer.body
-    line = json.loads(capsys.readouterr().out)
+    line, request = (json.loads(text) for text in capsys.readouterr().out.splitlines())
     assert line["event"] == "internal-error"
     assert "ZeroDivisionError" in line["trace"]
     assert "world" not in line["trace"]
+    assert line["request"] == request["request"]
 
 
 @pytest.mark.parametrize(("error", "status"), [(StorageError("R2 fell over"), 503), (StorageBusy("slow down"), 429)])

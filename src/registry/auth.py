@@ -23,6 +23,7 @@ from registry.endpoints import (
     Migrate,
     MountBlob,
     PreviewRetention,
+    ShowMetrics,
     StartUpload,
 )
 from registry.errors import Problem, RegistryError
@@ -227,7 +228,7 @@ class Authenticator:
                 return caller.permissions.anywhere() if caller.grant is None else EVERYTHING
             case ListRepositories():
                 return (self.allowed(caller) if caller.grant is None else caller.grant.listing).anywhere()
-            case Migrate() | PreviewRetention():
+            case Migrate() | PreviewRetention() | ShowMetrics():
                 return caller.permissions.everywhere()
         return NOTHING
 

@@ -11,7 +11,7 @@ _REQUEST_HEADERS = "Accept, Authorization, Cache-Control, Content-Range, Content
 # What a script may read of an answer, beyond what any script may.
 _RESPONSE_HEADERS = (
     "Content-Length, Content-Range, Docker-Content-Digest, Docker-Upload-UUID, ETag, Link, Location, "
-    "OCI-Filters-Applied, OCI-Subject, OCI-Tag, Range, Retry-After, WWW-Authenticate"
+    "OCI-Filters-Applied, OCI-Subject, OCI-Tag, Range, Retry-After, WWW-Authenticate, X-Request-Id"
 )
 _PREFLIGHT_SECONDS = "600"
 

@@ -28,6 +28,32 @@ class Endpoint:
 
 
 @dataclass(frozen=True, slots=True)
+class Open(Endpoint):
+    """An endpoint that anybody may ask, whatever credentials come along: it looks at them itself, if at all."""
+
+
+@dataclass(frozen=True, slots=True)
+class ShowFrontPage(Open):
+    """GET /: what this is and how to log in."""
+
+    row, method, access = "front", "GET", frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class CheckHealth(Open):
+    """GET /healthz: whether the registry reaches its bucket."""
+
+    row, method, access = "health", "GET", frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class ShowMetrics(Endpoint):
+    """GET /metrics: what this isolate has answered, for Prometheus."""
+
+    row, method, access = "metrics", "GET", _PULL
+
+
+@dataclass(frozen=True, slots=True)
 class CheckVersion(Endpoint):
     """GET /v2/: whether this is a registry, and whether the credentials are right."""
 
@@ -208,7 +234,7 @@ class PreviewRetention(Endpoint):
 
 
 @dataclass(frozen=True, slots=True)
-class GetToken(Endpoint):
+class GetToken(Open):
     """GET of the distribution project's token specification; `scopes` as they came."""
 
     row, method, access = "token", "GET", EVERYTHING
@@ -217,7 +243,7 @@ class GetToken(Endpoint):
 
 
 @dataclass(frozen=True, slots=True)
-class PostToken(Endpoint):
+class PostToken(Open):
     """POST of its OAuth2 variant; what is asked for stands in the body."""
 
     row, method, access = "token", "POST", EVERYTHING

@@ -8,6 +8,7 @@ from registry.errors import Problem, RegistryError
 from registry.http import Request, Response, json_response
 from registry.paths import Query
 from registry.registry import Registry
+from registry.request_record import note_account
 from registry.scopes import parse_scopes
 
 _MAX_FORM = 32 * 1024  # bytes
@@ -53,6 +54,7 @@ async def _answer(
     registry: Registry, identity: Identity, scopes: tuple[str, ...] | list[str], *, with_refresh: bool
 ) -> Response:
     tokens, caller = registry.auth.tokens, identity.caller
+    note_account(caller.name)
     now = datetime.fromtimestamp(int(registry.platform.now()), UTC)
     token, seconds = await tokens.issue_access(
         caller.name, parse_scopes(scopes), registry.auth.allowed(caller), identity.expires

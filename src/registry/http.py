@@ -3,12 +3,22 @@
 import json
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from registry.callers import Caller
 from registry.storage import Source
 
 JSON = "application/json"
 OCTETS = "application/octet-stream"
+
+
+class Body(Source, Protocol):
+    """A request's body."""
+
+    @property
+    def taken(self) -> int:
+        """Bytes of it that were read, or handed over to be read."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +34,7 @@ class Request:
     path: str
     query: str
     header: Callable[[str], str | None]
-    body: Source
+    body: Body
     keep_running: Callable[[Awaitable[None]], object]
     caller: Caller | None = None
 

@@ -2,7 +2,12 @@
 
 import json
 
+from registry.request_record import current
+
+_encode = json.JSONEncoder(default=str).encode
+
 
 def log(event: str, **fields: object) -> None:
-    """Write a line."""
-    print(json.dumps({"event": event, **fields}, default=str))
+    """Write a line; while a request is answered it carries that request's id."""
+    record = current.get()
+    print(_encode({"event": event, **({} if record is None else {"request": record.id}), **fields}))

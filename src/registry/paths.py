@@ -7,6 +7,7 @@ from urllib.parse import parse_qsl, quote, unquote
 from registry.endpoints import (
     AppendChunk,
     CancelUpload,
+    CheckHealth,
     CheckVersion,
     CloseUpload,
     CollectGarbage,
@@ -28,6 +29,8 @@ from registry.endpoints import (
     PostToken,
     PreviewRetention,
     PutManifest,
+    ShowFrontPage,
+    ShowMetrics,
     StartUpload,
     StartUploadFor,
     UploadBlob,
@@ -81,9 +84,7 @@ def parse(method: str, path: str, query: str) -> Endpoint:
         segments = [unquote(segment, errors="strict") for segment in path.split("/")]
     except UnicodeDecodeError:
         raise RegistryError(Problem.BAD_REQUEST, "the path is not valid UTF-8") from None
-    if segments[:2] != ["", "v2"]:
-        raise RegistryError(Problem.NOT_FOUND, "the registry's API is below /v2/")
-    resource, name, last = _resource(segments[2:])
+    resource, name, last = _resource(segments)
     parsers = _ROWS[resource]
     parser = parsers.get(method)
     if parser is None:
@@ -93,10 +94,17 @@ def parse(method: str, path: str, query: str) -> Endpoint:
 
 
 def _resource(segments: list[str]) -> tuple[str, str, str]:
-    """Which kind of path it is, its repository name (unchecked) and its last segment.
+    """Which kind of path it is, its repository name (unchecked) and its last segment."""
+    match segments:
+        case ["", "" | "healthz" | "metrics" as kind]:
+            return kind, "", ""
+        case ["", "v2", *rest]:
+            return _api_resource(rest)
+    raise RegistryError(Problem.NOT_FOUND, "the registry's API is below /v2/")
 
-    Read from the end, since a name may itself contain "blobs", "manifests" or "uploads".
-    """
+
+def _api_resource(segments: list[str]) -> tuple[str, str, str]:
+    """Read from the end, since a name may itself contain "blobs", "manifests" or "uploads"."""
     match segments:
         case [] | [""]:
             return "base", "", ""
@@ -183,6 +191,9 @@ _Parser = Callable[[str, str, Query], Endpoint]
 
 # Kind of path -> method -> how its value is made; the order of the methods is that of `Allow`.
 _ROWS: Mapping[str, Mapping[str, _Parser]] = {
+    "": {"GET": lambda n, x, q: ShowFrontPage(), "HEAD": lambda n, x, q: ShowFrontPage()},
+    "healthz": {"GET": lambda n, x, q: CheckHealth(), "HEAD": lambda n, x, q: CheckHealth()},
+    "metrics": {"GET": lambda n, x, q: ShowMetrics()},
     "base": {"GET": lambda n, x, q: CheckVersion()},
     "_catalog": {"GET": lambda n, x, q: ListRepositories(q.count("n"), q.one("last"))},
     "_migrate": {"POST": lambda n, x, q: Migrate()},
@@ -218,6 +229,12 @@ _ROWS: Mapping[str, Mapping[str, _Parser]] = {
 def build(endpoint: Endpoint) -> str:
     """The path and query of `endpoint`: relative to the origin, as `Location` and `Link` carry it."""
     match endpoint:
+        case ShowFrontPage():
+            return "/"
+        case CheckHealth():
+            return "/healthz"
+        case ShowMetrics():
+            return "/metrics"
         case CheckVersion():
             return "/v2/"
         case Migrate():

@@ -4,7 +4,9 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from registry.buffers import BufferPool
+from registry.counting import CountingStorage
 from registry.crypto import Crypto
+from registry.metrics import DataPoints
 from registry.retries import RetryingStorage
 from registry.storage import Storage, Streams
 from registry.web import Web
@@ -27,6 +29,7 @@ class Machine:
     now: Callable[[], float]  # seconds since the epoch
     sleep: Callable[[float], Awaitable[None]]  # seconds
     random_hex: Callable[[int], str]  # so many random bytes, from a cryptographic source, as hex digits
+    points: DataPoints | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,13 +46,14 @@ class Platform:
     now: Callable[[], float]
     sleep: Callable[[float], Awaitable[None]]
     random_hex: Callable[[int], str]
+    points: DataPoints | None
 
 
 def make_platform(storage: Storage, streams: Streams, machine: Machine) -> Platform:
     """A platform whose storage tries again and whose memory is bounded."""
     now, sleep = machine.now, machine.sleep
     return Platform(
-        RetryingStorage(storage, sleep),
+        RetryingStorage(CountingStorage(storage), sleep),
         streams,
         BufferPool(streams, now, sleep, PART_BUFFER, PART_BUFFERS),
         BufferPool(streams, now, sleep, COPY_BUFFER, COPY_BUFFERS),
@@ -59,4 +63,5 @@ def make_platform(storage: Storage, streams: Streams, machine: Machine) -> Platf
         now,
         sleep,
         machine.random_hex,
+        machine.points,
     )

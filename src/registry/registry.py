@@ -1,6 +1,7 @@
 """What lives as long as the isolate: the platform, the settings, who may come in, the key that signs."""
 
 from registry.auth import Authenticator
+from registry.metrics import Metrics
 from registry.platform import Platform
 from registry.pull_fallback import PullFallback
 from registry.sessions import Sessions
@@ -14,6 +15,8 @@ class Registry:
     def __init__(self, platform: Platform, settings: Settings) -> None:
         self.platform = platform
         self.settings = settings
+        self.metrics = Metrics(platform.random_hex(4), platform.points)
+        self.health = False, 0.0  # what the last look found, and until when it holds (seconds since the epoch)
         self.signing_key = SigningKey(platform)
         self.auth = Authenticator(platform, settings, self.signing_key)
         self.sessions = Sessions(platform, self.signing_key)

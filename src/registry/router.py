@@ -11,6 +11,7 @@ from registry.cors import headers_for, preflight
 from registry.endpoints import (
     AppendChunk,
     CancelUpload,
+    CheckHealth,
     CheckVersion,
     CloseUpload,
     CollectGarbage,
@@ -28,9 +29,12 @@ from registry.endpoints import (
     ListTags,
     Migrate,
     MountBlob,
+    Open,
     PostToken,
     PreviewRetention,
     PutManifest,
+    ShowFrontPage,
+    ShowMetrics,
     StartUpload,
     StartUploadFor,
     UploadBlob,
@@ -41,6 +45,7 @@ from registry.handle_blobs import delete_blob, get_blob, head_blob
 from registry.handle_discovery import list_referrers, list_repositories, list_tags
 from registry.handle_maintenance import collect_garbage, migrate, preview_retention, verify_repository
 from registry.handle_manifests import delete_manifest, get_manifest, head_manifest, put_manifest
+from registry.handle_service import check_health, show_front_page, show_metrics
 from registry.handle_tokens import get_token, post_token
 from registry.handle_uploads import (
     append_chunk,
@@ -56,6 +61,8 @@ from registry.http import Request, Response, json_response
 from registry.log import log
 from registry.paths import parse
 from registry.registry import Registry
+from registry.request_log import report
+from registry.request_record import RequestRecord, current, ray_id
 from registry.storage import ClientGone, StorageBusy, StorageError
 from registry.transfer import drain
 
@@ -64,7 +71,7 @@ _VERSION = {"Docker-Distribution-Api-Version": "registry/2.0"}
 _RETRY_AFTER = {"Retry-After": "1"}  # seconds: R2 takes one write a second to a key
 # Bytes of an unwanted body that are read before the answer: what a proxy in between may have sent already.
 _DRAIN_LIMIT = 100 * 1024 * 1024
-_LOGGED_PATH = 300  # characters
+_ID_BYTES = 8  # of a request's id, where Cloudflare gave it none
 
 Handler = Callable[[Registry, Any, Request], Awaitable[Response]]
 
@@ -75,6 +82,9 @@ async def check_version(registry: Registry, endpoint: CheckVersion, request: Req
 
 
 _HANDLERS: dict[type[Endpoint], Handler] = {
+    ShowFrontPage: show_front_page,
+    CheckHealth: check_health,
+    ShowMetrics: show_metrics,
     CheckVersion: check_version,
     GetBlob: get_blob,
     HeadBlob: head_blob,
@@ -105,44 +115,57 @@ _HANDLERS: dict[type[Endpoint], Handler] = {
 
 async def handle(registry: Registry, request: Request) -> Response:
     """Answer a request; whatever goes wrong is an OCI error, never an exception."""
-    origins = registry.settings.cors_origins
-    response = preflight(origins, request) or await _answer(registry, request)
-    for_browsers = headers_for(origins, request.header)
-    return Response(response.status, {**response.headers, **for_browsers}, response.body) if for_browsers else response
-
-
-async def _answer(registry: Registry, request: Request) -> Response:
+    started = registry.platform.now()
+    record = RequestRecord(ray_id(request.header("cf-ray")) or registry.platform.random_hex(_ID_BYTES))
+    token = current.set(record)
     try:
-        response = await _dispatch(registry, request)
+        origins = registry.settings.cors_origins
+        response = preflight(origins, request) or await _answer(registry, request, record)
+        headers = {**response.headers, **headers_for(origins, request.header), "X-Request-Id": record.id}
+        response = Response(response.status, headers, response.body)
+        report(request, response, record, registry.metrics, registry.platform.now() - started)
+        return response
+    finally:
+        current.reset(token)
+
+
+async def _answer(registry: Registry, request: Request, record: RequestRecord) -> Response:
+    try:
+        response = await _dispatch(registry, request, record)
     except RegistryError as error:
-        response = _render(error)
+        response = _render(error, record)
     except StorageBusy:
-        response = _render(RegistryError(Problem.TOO_MANY_REQUESTS, headers=_RETRY_AFTER))
+        response = _render(RegistryError(Problem.TOO_MANY_REQUESTS, headers=_RETRY_AFTER), record)
     except StorageError as error:
-        log("storage-failed", method=request.method, path=request.path, error=str(error))
-        response = _render(RegistryError(Problem.UNAVAILABLE, headers=_RETRY_AFTER))
+        log("storage-failed", error=str(error))
+        response = _render(RegistryError(Problem.UNAVAILABLE, headers=_RETRY_AFTER), record)
     except ClientGone:
         # Nobody reads this answer; it only ends the request.
-        response = _render(RegistryError(Problem.UPLOAD_INVALID, "the request's body broke off"))
+        response = _render(RegistryError(Problem.UPLOAD_INVALID, "the request's body broke off"), record)
     except Exception:  # the last line of defence: a stack trace is for the log, never for the client
-        log("internal-error", method=request.method, path=request.path, trace=traceback.format_exc())
-        response = _render(RegistryError(Problem.INTERNAL))
+        log("internal-error", trace=traceback.format_exc())
+        response = _render(RegistryError(Problem.INTERNAL), record)
     if response.status >= HTTPStatus.BAD_REQUEST:
         await drain(registry.platform, request.body, _DRAIN_LIMIT)
     return response
 
 
-async def _dispatch(registry: Registry, request: Request) -> Response:
-    endpoint: Endpoint | None = None
+async def _dispatch(registry: Registry, request: Request, record: RequestRecord) -> Response:
     caller: Caller | None = None
     try:
-        endpoint = await _parse(registry, request)
-        if not isinstance(endpoint, GetToken | PostToken):  # they say themselves who comes
+        endpoint = record.endpoint = await _parse(registry, request)
+        if not isinstance(endpoint, Open):
             caller = await registry.auth.identify(request)
+            record.account = None if caller is None else caller.name or None
             endpoint = registry.auth.admit(caller, endpoint)
         response = await _HANDLERS[type(endpoint)](registry, endpoint, replace(request, caller=caller))
     except RegistryError as error:
-        raise _refused(registry, request, endpoint, caller, error) from None
+        if error.account is not None:
+            record.account = error.account
+        if error.problem.status == HTTPStatus.UNAUTHORIZED:
+            challenge = registry.auth.challenge(request, record.endpoint, error)
+            error.headers = {**error.headers, "WWW-Authenticate": challenge}
+        raise
     headers = {**_VERSION, **response.headers}
     if caller is None and "Cache-Control" in headers:
         # What anybody may pull, caches in between may keep.
@@ -159,25 +182,11 @@ async def _parse(registry: Registry, request: Request) -> Endpoint:
         raise RegistryError(Problem.UNAUTHORIZED) if is_stranger else error from None
 
 
-def _refused(
-    registry: Registry, request: Request, endpoint: Endpoint | None, caller: Caller | None, error: RegistryError
-) -> RegistryError:
-    """The error with its challenge; one line of the log for each request that was refused for who sent it."""
-    if error.problem.status not in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
-        return error
-    log(
-        "refused",
-        status=error.problem.status,
-        reason=error.message,
-        account=error.account if caller is None else caller.name or None,
-        method=request.method,
-        path=request.path[:_LOGGED_PATH],
-        address=request.header("cf-connecting-ip"),
-    )
-    if error.problem.status == HTTPStatus.UNAUTHORIZED:
-        error.headers = {**error.headers, "WWW-Authenticate": registry.auth.challenge(request, endpoint, error)}
-    return error
-
-
-def _render(error: RegistryError) -> Response:
-    return json_response(error.problem.status, {"errors": error.entries()}, {**_VERSION, **error.headers})
+def _render(error: RegistryError, record: RequestRecord) -> Response:
+    """The error's answer. Clients show no more than its message, so what only the log explains names its line there."""
+    record.reason = error.message
+    status = error.problem.status
+    entries = error.entries()
+    if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        entries = [{**entry, "message": f"{error.message} (request {record.id})"} for entry in entries]
+    return json_response(status, {"errors": entries, "request": record.id}, {**_VERSION, **error.headers})

@@ -43,6 +43,7 @@ class Settings:
     gc_grace: int = DEFAULT_GC_GRACE  # seconds
     retention: tuple[RetentionRule, ...] = ()
     retention_applies: bool = False  # else the rules are only shown
+    prometheus: bool = False  # whether /metrics is there
 
     @property
     def uses_bearer(self) -> bool:
@@ -78,6 +79,7 @@ def read_settings(variable: _Variable) -> Settings:
         gc_grace=_parsed("GC_GRACE", variable("GC_GRACE"), _seconds, DEFAULT_GC_GRACE),
         retention=_parsed("RETENTION_JSON", variable("RETENTION_JSON"), parse_rules, ()),
         retention_applies=_parsed("RETENTION_APPLIES", variable("RETENTION_APPLIES"), _switch, default=False),
+        prometheus=_parsed("PROMETHEUS", variable("PROMETHEUS"), _switch, default=False),
     )
 
 

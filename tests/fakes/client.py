@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from registry.http import Request, Response
+from registry.metrics import DataPoints
 from registry.platform import Machine, make_platform
 from registry.registry import Registry
 from registry.router import handle
@@ -108,6 +109,7 @@ class FakeRegistry:
     leave_after: int | None = None
     crypto: FakeCrypto = field(default_factory=FakeCrypto)
     web: FakeWeb = field(default_factory=FakeWeb)
+    points: DataPoints | None = None
 
     def __post_init__(self) -> None:
         """An empty bucket."""
@@ -118,7 +120,14 @@ class FakeRegistry:
         """A new isolate on the same bucket."""
         randomness = random.Random(f"{self.seed} {self.clock.now}")
         storage = self.storage or self.bucket
-        machine = Machine(self.crypto, self.web, self.clock, self.clock.sleep, lambda n: randomness.randbytes(n).hex())
+        machine = Machine(
+            self.crypto,
+            self.web,
+            self.clock,
+            self.clock.sleep,
+            lambda n: randomness.randbytes(n).hex(),
+            self.points,
+        )
         self.registry = Registry(make_platform(storage, FakeStreams(), machine), self.settings)
 
     async def call(

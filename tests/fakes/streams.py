@@ -57,7 +57,7 @@ class FakeSource:
         self._on_close = on_close
         self._closed = False
         self._cancelled = asyncio.Event()
-        self._taken = 0
+        self.taken = 0
         self.started = False
 
     @property
@@ -82,8 +82,8 @@ class FakeSource:
                 for wait in waits:
                     wait.cancel()
         taken, self._rest = self._rest[:limit], self._rest[limit:]
-        self._taken += len(taken)
-        if self._taken == self._size:
+        self.taken += len(taken)
+        if self.taken == self._size:
             self._close()
         return taken
 

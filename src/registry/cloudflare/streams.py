@@ -40,6 +40,7 @@ class JsSource:
 
     def __init__(self, stream: Any, size: int | None, broken: type[Exception] = ClientGone) -> None:
         self.size = size
+        self.taken = 0
         self._stream = stream
         self._broken = broken  # what it means when the stream breaks: who sends it is gone
         self._reader: Any = None
@@ -48,6 +49,7 @@ class JsSource:
     def hand_over(self) -> Any:
         """The stream itself, unread, for R2 or for a Response."""
         self._ended = True
+        self.taken = self.size or 0
         return self._stream
 
     async def fill(self, buffer: Buffer, start: int, stop: int) -> int:
@@ -63,6 +65,7 @@ class JsSource:
             raise self._broken(str(error)) from None
         buffer.restore(result.value)
         count: int = result.value.byteLength
+        self.taken += count
         self._ended = bool(result.done)
         return count
 

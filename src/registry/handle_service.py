@@ -1,0 +1,71 @@
+"""Answers about the service itself: the front page, whether it is well, and its counters."""
+
+from html import escape
+
+from registry import keys
+from registry.endpoints import CheckHealth, ShowFrontPage, ShowMetrics
+from registry.errors import Problem, RegistryError
+from registry.http import Request, Response, json_response
+from registry.log import log
+from registry.metrics import CONTENT_TYPE
+from registry.registry import Registry
+from registry.storage import StorageError
+
+# The page has neither scripts nor styles, and no icon that a browser would ask for.
+_PAGE = """<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<link rel="icon" href="data:,">
+<title>Container registry</title>
+<h1>Container registry</h1>
+<p>This is a registry of container images. Docker and every other client of the
+<a href="https://github.com/opencontainers/distribution-spec/blob/main/spec.md">OCI Distribution Specification</a>
+push to it and pull from it:</p>
+<pre>
+docker login {host}
+docker push {host}/&lt;name&gt;:&lt;tag&gt;
+docker pull {host}/&lt;name&gt;:&lt;tag&gt;
+</pre>
+<p>Its operator gives you a user name with a password or a token.</p>
+</html>
+"""
+_PAGE_HEADERS = {
+    "Content-Type": "text/html; charset=utf-8",
+    "Content-Security-Policy": "default-src 'none'; img-src data:; frame-ancestors 'none'",
+    "Cache-Control": "public, max-age=300",
+}
+# Anybody may ask, as often as they like: R2 is asked no more often than this, by each isolate.
+HEALTH_SECONDS = 10
+
+
+async def show_front_page(registry: Registry, endpoint: ShowFrontPage, request: Request) -> Response:
+    """What this is, and how to log in."""
+    return Response(200, _PAGE_HEADERS, _PAGE.format(host=escape(request.origin.partition("://")[2])))
+
+
+async def check_health(registry: Registry, endpoint: CheckHealth, request: Request) -> Response:
+    """200 while the bucket answers, else 503; the log says why."""
+    now = registry.platform.now()
+    healthy, until = registry.health
+    if now >= until:
+        healthy = await _reaches_bucket(registry)
+        registry.health = healthy, now + HEALTH_SECONDS
+    status, word = (200, "ok") if healthy else (503, "the bucket does not answer")
+    return json_response(status, {"status": word}, {"Cache-Control": "no-store"})
+
+
+async def _reaches_bucket(registry: Registry) -> bool:
+    try:
+        await registry.platform.storage.head(keys.SIGNING_KEY)
+    except StorageError as error:
+        log("unhealthy", error=str(error))
+        return False
+    return True
+
+
+async def show_metrics(registry: Registry, endpoint: ShowMetrics, request: Request) -> Response:
+    """The counters of the isolate that answers."""
+    if not registry.settings.prometheus:
+        raise RegistryError(Problem.NOT_FOUND, "this registry shows no metrics: its operator can set PROMETHEUS")
+    return Response(200, {"Content-Type": CONTENT_TYPE, "Cache-Control": "no-store"}, registry.metrics.text())

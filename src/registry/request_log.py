@@ -1,0 +1,48 @@
+"""One line of the log for each request, and the same numbers for the metrics."""
+
+from http import HTTPStatus
+
+from registry.http import Request, Response
+from registry.log import log
+from registry.metrics import Metrics
+from registry.request_record import RequestRecord
+
+_MAX_PATH = 300  # characters
+_REFUSED = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)  # for who asks
+
+
+def report(request: Request, response: Response, record: RequestRecord, metrics: Metrics, seconds: float) -> None:
+    """Write the line when the answer begins: a blob's bytes are still on their way, and `sent` is what was announced.
+
+    `seconds`: since the request came. No header's value is told, nor a query, nor the name of an upload session, which
+    is as good as a secret.
+    """
+    endpoint, sent = record.endpoint, _size(response)
+    fields: dict[str, object] = {
+        "method": request.method,
+        "endpoint": record.kind,
+        "repository": record.repository,
+        "reference": getattr(endpoint, "reference", None) or getattr(endpoint, "digest", None),
+        "status": response.status,
+        "received": request.body.taken,
+        "sent": sent,
+        "milliseconds": round(seconds * 1000, 1),
+        "class_a": record.class_a,
+        "class_b": record.class_b,
+        "account": record.account,
+    }
+    if endpoint is None:
+        fields["path"] = request.path[:_MAX_PATH]
+    if record.reason is not None:
+        fields["reason"] = record.reason
+    if response.status in _REFUSED:
+        fields["address"] = request.header("cf-connecting-ip")
+    log("request", **fields)
+    metrics.note(record, response.status, seconds, request.body.taken, sent)
+
+
+def _size(response: Response) -> int:
+    length = response.headers.get("Content-Length")
+    if length is not None:
+        return int(length)
+    return len(response.body) if isinstance(response.body, str | bytes) else 0
