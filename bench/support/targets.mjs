@@ -9,6 +9,7 @@ import { Client, CREDENTIALS } from "./client.mjs";
 import { withPid } from "./workerd.mjs";
 
 const LOOPBACK = "127.0.0.1";
+const REQUEST_LINE = '{"event": "request",';
 
 // `put` and `get` as they are. Four more routes tell costs apart: /parts/ stores in parts and /checked/ has R2 check a
 // checksum, as the registry does; /read reads the body and no more, /hash reads and hashes it.
@@ -88,9 +89,9 @@ export function startBare() {
   });
 }
 
-// Standard output is for results.
+// Standard output is for results; requests that go well are none of the news.
 function toStderr({ message }) {
-  process.stderr.write(`${message}\n`);
+  if (!message.startsWith(REQUEST_LINE)) process.stderr.write(`${message}\n`);
 }
 
 async function startTarget(start) {
