@@ -71,6 +71,28 @@ async def docker_push(registry: FakeRegistry, name: str = NAME, mount_from: str 
     assert (await put_manifest(registry, name, "1.0", image(config, layers))).status == 201
 
 
+async def skopeo_push(registry: FakeRegistry, name: str = NAME, mount_from: str | None = None) -> None:
+    """The same image as skopeo 1.9 pushes it, seen on the wire.
+
+    Of each layer: HEAD, then HEAD where it could be mounted from or, without such a place, HEAD again; a mount, or
+    POST, PATCH with a Content-Length and PUT. Of the config one HEAD, and it is always uploaded.
+    """
+    config = b'{"architecture": "amd64"}'
+    layers = [bytes_of(size) for size in LAYERS]
+    for data in (*layers, config):
+        if (await registry.call("HEAD", f"/v2/{name}/blobs/{digest_of(data)}")).status == 200:
+            continue
+        if data != config:
+            await registry.call("HEAD", f"/v2/{mount_from or name}/blobs/{digest_of(data)}")
+            if mount_from is not None:
+                query = f"mount={digest_of(data)}&from={mount_from}"
+                assert (await registry.call("POST", f"/v2/{name}/blobs/uploads/?{query}")).status == 201
+                continue
+        chunk = await registry.call("PATCH", await start(registry, name), data)
+        assert (await registry.call("PUT", with_query(chunk.location, digest=digest_of(data)))).status == 201
+    assert (await put_manifest(registry, name, "1.0", image(config, layers))).status == 201
+
+
 async def pull(registry: FakeRegistry) -> None:
     """The image, as a client pulls it: the manifest by tag, then its blobs."""
     manifest = await registry.call("GET", f"/v2/{NAME}/manifests/1.0")
@@ -132,6 +154,11 @@ async def whole_catalogue(registry: FakeRegistry) -> None:
 async def a_pushed_image(registry: FakeRegistry) -> None:
     """The image of five layers is there."""
     await docker_push(registry)
+
+
+async def an_image_of_skopeo(registry: FakeRegistry) -> None:
+    """The image of five layers is there; what has a Content-Length has fewer parts."""
+    await skopeo_push(registry)
 
 
 async def get(registry: FakeRegistry, method: str, size: int) -> None:
@@ -265,6 +292,12 @@ FLOWS: dict[str, Flow] = {
         a_pushed_image, lambda r: docker_push(r, "other", mount_from=NAME), 16, 32, sum(LAYERS), 0.08
     ),
     "pull-5-layers": Flow(a_pushed_image, pull, 0, 10),
+    "skopeo-push-5-layers": Flow(nothing, skopeo_push, 26, 30, sum(LAYERS), 1.08),
+    "skopeo-repush-5-layers": Flow(an_image_of_skopeo, skopeo_push, 1, 17),
+    "skopeo-second-repo-5-layers": Flow(
+        an_image_of_skopeo, lambda r: skopeo_push(r, "other", mount_from=NAME), 11, 30, sum(LAYERS), 0.08
+    ),
+    "skopeo-pull-5-layers": Flow(an_image_of_skopeo, pull, 0, 9),
     "pull-through-5-layers": Flow(an_upstream, pull, 12, 11, sum(LAYERS), 1.0),
     "pull-copied-5-layers": Flow(a_copied_image, pull, 0, 9),
     "get-half-a-linked-blob": Flow(pushed(64 * MIB), lambda r: get_part(r, 64 * MIB), 0, 2),
