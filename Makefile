@@ -44,7 +44,7 @@ clients: $(PY_READY) $(JS_READY) $(VENDORED) $(GO_CLIENTS) $(PUSH) ## real clien
 ops: $(PY_READY) ## the R2 calls that every flow costs, beside their budgets (JSON=1 for a machine)
 	@PYTHONPATH=src:. $(VENV)/bin/python -m tests.ops
 
-bench: $(JS_READY) $(VENDORED) ## speed beside a bare JavaScript Worker, in one run (JSON=1, BUDGET=1 to fail when one is missed)
+bench: $(JS_READY) $(VENDORED) ## speed beside a bare Worker and docker-registry, in one run (JSON=1, ONLY=bytes,..., BUDGET=1 to fail when one is missed)
 	@$(NODE) bench/bench.mjs
 
 bench-memory: $(JS_READY) $(VENDORED) ## peak memory of many uploads at once, and of one large layer

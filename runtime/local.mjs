@@ -28,6 +28,7 @@ const PYTHON_FLAGS = {
 // port: 0 takes a free one. host: "localhost" listens on both loopback addresses.
 // stats: count R2 calls per endpoint, served on statsPort.
 // inspectorPort: workerd's inspector (V8's protocol) listens there; 0 takes a free one.
+// tls: {keyPath, certPath}, PEM files: the runtime's own port speaks HTTPS.
 // onLog: called with {level, message} for all that the worker prints; the default is this terminal.
 export async function startLocal({
   root = PROJECT,
@@ -60,7 +61,7 @@ export async function startLocal({
 }
 
 // The same without the listener that takes TLS probes: serve.mjs keeps its listener while this restarts.
-export async function startRuntime({ root = PROJECT, entry = "entry", sources = ["src"], vars = {}, dataDir, stats = false, statsPort = 0, inspectorPort, onLog = printLog }) {
+export async function startRuntime({ root = PROJECT, entry = "entry", sources = ["src"], vars = {}, dataDir, stats = false, statsPort = 0, inspectorPort, tls, onLog = printLog }) {
   const config = readProjectConfig(root);
   if (config.notice) onLog({ level: "info", message: config.notice });
   const printed = [];
@@ -69,6 +70,8 @@ export async function startRuntime({ root = PROJECT, entry = "entry", sources = 
     ...workerOptions({ config, root, entry, sources, vars, stats }),
     host: LOOPBACK,
     port: 0,
+    httpsKeyPath: tls?.keyPath,
+    httpsCertPath: tls?.certPath,
     r2Persist: dataDir,
     unsafeTriggerHandlers: true,
     inspectorPort,

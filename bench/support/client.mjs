@@ -1,10 +1,11 @@
 // An HTTP client that costs little: node:http, bodies as one Buffer or in slices, bytes counted or hashed on arrival.
 import { createHash } from "node:crypto";
-import { Agent, request } from "node:http";
+import * as http from "node:http";
+import * as https from "node:https";
 import { pipeline } from "node:stream/promises";
 import { Readable } from "node:stream";
 
-const AUTHORIZATION = `Basic ${Buffer.from("hello:world").toString("base64")}`;
+export const AUTHORIZATION = `Basic ${Buffer.from("hello:world").toString("base64")}`;
 
 const EMPTY = Buffer.alloc(0);
 
@@ -22,11 +23,15 @@ export class HttpError extends Error {
 
 export class Client {
   // A connection for each request, as dockerd does. A kept one that was idle for 5 s may be closed under a request.
-  #agent = new Agent({ keepAlive: false });
+  #agent;
   #base;
+  #protocol;
 
   constructor(base) {
     this.#base = base;
+    this.#protocol = new URL(base).protocol === "https:" ? https : http;
+    // The certificates are our own, made for a run.
+    this.#agent = new this.#protocol.Agent({ keepAlive: false, rejectUnauthorized: false });
   }
 
   // body: a Buffer, or an iterable of Buffers, which are sent with back-pressure and, unless `length` tells how many
@@ -36,7 +41,7 @@ export class Client {
     const isWhole = Buffer.isBuffer(body);
     if (isWhole) length = body.length;
     const framing = length === undefined ? { "transfer-encoding": "chunked" } : { "content-length": length };
-    const outgoing = request(new URL(path, this.#base), {
+    const outgoing = this.#protocol.request(new URL(path, this.#base), {
       method,
       agent: this.#agent,
       headers: { authorization: AUTHORIZATION, ...(method === "GET" ? {} : framing), ...headers },

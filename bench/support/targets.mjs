@@ -1,12 +1,19 @@
 // What is measured: the registry, and beside it the least that a Worker can do with the same bytes.
-import { mkdtempSync, rmSync } from "node:fs";
+import { spawn } from "node:child_process";
+import { mkdtempSync, openSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
 import { Log, LogLevel, Miniflare, supportedCompatibilityDate } from "miniflare";
 
 import { startRuntime } from "../../runtime/local.mjs";
 import { Client, CREDENTIALS } from "./client.mjs";
 import { withPid } from "./workerd.mjs";
+
+// Debian's own: others may come first on the PATH.
+export const DOCKER_REGISTRY = "/usr/bin/docker-registry";
+export const SKOPEO = "/usr/bin/skopeo";
 
 const LOOPBACK = "127.0.0.1";
 const REQUEST_LINE = '{"event": "request",';
@@ -55,11 +62,16 @@ const ROUTES = {
 export default {
   async fetch(request, env) {
     const key = new URL(request.url).pathname;
+    if (key === "/v2/") return new Response("{}");
+    if (request.method === "HEAD") {
+      const { size } = await env.REGISTRY.head(key);
+      return new Response(null, { headers: { "content-length": String(size) } });
+    }
     if (request.method === "GET") {
       const object = await env.REGISTRY.get(key);
       return new Response(object.body, { headers: { "content-type": "application/octet-stream", "cache-control": "no-transform" } });
     }
-    await ROUTES[key.split("/")[1]](key, request, env.REGISTRY);
+    await (ROUTES[key.split("/")[1]] ?? ROUTES.put)(key, request, env.REGISTRY);
     return new Response();
   },
 };
@@ -67,11 +79,48 @@ export default {
 
 // {client, pid, runtime, dispose()}; the clients speak to workerd's own port. `options` are startRuntime's.
 export function startOurs(options = {}) {
-  return startTarget((dataDir) => startRuntime({ vars: CREDENTIALS, dataDir, onLog: toStderr, ...options }));
+  return startTarget((dataDir) => startWithPid(() => startRuntime({ vars: CREDENTIALS, dataDir, onLog: toStderr, ...options })));
+}
+
+// A Python Worker that makes a request's R2 call and nothing else.
+export function startFloor() {
+  return startOurs({ entry: "floor_entry", sources: ["bench/entry"] });
+}
+
+// On its file system, without accounts. tls: {keyPath, certPath}.
+export function startDockerRegistry({ tls } = {}) {
+  return startTarget(async (dataDir) => {
+    const port = await freePort();
+    const config = {
+      version: "0.1",
+      log: { level: "error", accesslog: { disabled: true } },
+      storage: { filesystem: { rootdirectory: dataDir } },
+      http: { addr: `${LOOPBACK}:${port}`, secret: "bench", ...(tls && { tls: { key: tls.keyPath, certificate: tls.certPath } }) },
+    };
+    const configPath = join(dataDir, "config.yml");
+    writeFileSync(configPath, JSON.stringify(config)); // JSON is YAML
+    // It writes a line for every blob that is not there.
+    const logPath = join(dataDir, "log");
+    const server = spawn(DOCKER_REGISTRY, ["serve", configPath], { stdio: ["ignore", "ignore", openSync(logPath, "w")] });
+    const url = `${tls ? "https" : "http"}://${LOOPBACK}:${port}`;
+    const runtime = {
+      url,
+      async dispose() {
+        server.kill();
+        if (server.exitCode === null) await new Promise((resolve) => server.once("exit", resolve));
+      },
+    };
+    const client = new Client(url);
+    while (server.exitCode === null) {
+      if (await client.send("GET", "/v2/").catch(() => undefined)) return { runtime, pid: server.pid };
+      await sleep(50);
+    }
+    throw new Error(`${DOCKER_REGISTRY} does not start: ${readFileSync(logPath, "utf8")}`);
+  });
 }
 
 export function startBare() {
-  return startTarget(async (dataDir) => {
+  return startTarget((dataDir) => startWithPid(async () => {
     const miniflare = new Miniflare({
       modules: true,
       script: BARE_WORKER,
@@ -86,6 +135,21 @@ export function startBare() {
       telemetry: { enabled: false },
     });
     return { url: await miniflare.ready, miniflare, dispose: () => miniflare.dispose() };
+  }));
+}
+
+async function startWithPid(start) {
+  const [runtime, pid] = await withPid(start);
+  return { runtime, pid };
+}
+
+// A port that nobody listens on.
+function freePort() {
+  return new Promise((resolve) => {
+    const server = createServer().listen(0, LOOPBACK, () => {
+      const { port } = server.address();
+      server.close(() => resolve(port));
+    });
   });
 }
 
@@ -98,7 +162,7 @@ async function startTarget(start) {
   const dataDir = mkdtempSync(join(tmpdir(), "registry-bench-"));
   const removeData = () => rmSync(dataDir, { recursive: true, force: true });
   try {
-    const [runtime, pid] = await withPid(() => start(dataDir));
+    const { runtime, pid } = await start(dataDir);
     const client = new Client(runtime.url);
     return {
       client,

@@ -1,0 +1,94 @@
+// Blobs of all sizes: pushed in one request, pushed as docker does, pulled.
+import { execFileSync } from "node:child_process";
+import { randomFillSync } from "node:crypto";
+
+import { digestOf, inSlices } from "../support/client.mjs";
+import { compared, inTurn, sayRows } from "../support/compare.mjs";
+import { MIB } from "../support/report.mjs";
+import { startBare, startDockerRegistry, startOurs } from "../support/targets.mjs";
+
+const SLICE_SIZE = MIB; // bytes of a piece in chunked transfer encoding
+const NAME = "bench/bytes";
+const MIN_RATIO = 0.9; // budget: our speed over the bare Worker's
+// Bytes, how many blobs a sample pushes and how many times it pulls: what is quick is done several times.
+const SIZES = [
+  { label: "1 KiB", size: 1024, pushes: 40, pulls: 40 },
+  { label: "1 MiB", size: MIB, pushes: 20, pulls: 20 },
+  { label: "64 MiB", size: 64 * MIB, pushes: 1, pulls: 8 },
+  { label: "256 MiB", size: 256 * MIB, pushes: 1, pulls: 2 },
+];
+
+// A blob on a side that is a registry, and on the bare Worker: where it is afterwards.
+const REGISTRY = {
+  async monolithic({ client }, { data, digest }) {
+    await client.pushMonolithic(NAME, data, digest);
+    return `/v2/${NAME}/blobs/${digest}`;
+  },
+  async chunked({ client }, { data, digest }) {
+    await client.pushChunked(NAME, inSlices(data, SLICE_SIZE), digest);
+    return `/v2/${NAME}/blobs/${digest}`;
+  },
+};
+const bareWith = (route) => async ({ client }, { data, digest }) => {
+  const body = route === "parts" ? inSlices(data, SLICE_SIZE) : data;
+  await client.send("PUT", `/${route}/${digest}`, { body, headers: { "x-sha256": digest.slice("sha256:".length) } });
+  return `/${route}/${digest}`;
+};
+const BARE = { monolithic: bareWith("put"), chunked: bareWith("put") };
+// What the registry cannot do without: R2 checks a digest, or gets parts.
+const BARE_WITH_CHECKS = { monolithic: bareWith("checked"), chunked: bareWith("parts") };
+
+export async function run(rounds) {
+  const [ours, bare, peer] = [await startOurs(), await startBare(), await startDockerRegistry()];
+  const sides = { registry: [ours, REGISTRY], "bare Worker": [bare, BARE], "docker-registry": [peer, REGISTRY] };
+  const withChecks = { registry: [ours, REGISTRY], "the same, checked": [bare, BARE_WITH_CHECKS] };
+  const rows = [];
+  const explaining = [];
+  try {
+    for (const kind of SIZES) {
+      const { label, size } = kind;
+      const budgets = size >= MIB ? { "bare Worker": { atLeast: MIN_RATIO } } : {};
+      const at = new Map();
+      for (const way of ["monolithic", "chunked"]) {
+        const samples = await inTurn(sides, rounds, ([target, pushes], side) => pushed(kind, target, pushes[way], (path) => at.set(side, path)));
+        rows.push(compared(`push ${way}, ${label}`, "MiB/s", samples, budgets));
+      }
+      const samples = await inTurn(sides, rounds, ([target], side) => pulled(kind, target, at.get(side)));
+      rows.push(compared(`pull, ${label}`, "MiB/s", samples, budgets));
+      if (size !== 64 * MIB) continue;
+      for (const way of ["monolithic", "chunked"]) {
+        const explained = await inTurn(withChecks, rounds, ([target, pushes]) => pushed(kind, target, pushes[way], () => {}));
+        explaining.push(compared(`push ${way}, ${label}`, "MiB/s", explained));
+      }
+    }
+    sayRows("MiB/s", rows, 1);
+    sayRows("MiB/s beside a bare Worker that has R2 check the digest, or uploads parts", explaining, 1);
+    return { rows, explaining };
+  } finally {
+    await Promise.all([ours, bare, peer].map((target) => target.dispose()));
+  }
+}
+
+// MiB a second of pushing fresh blobs; `keep` is told where the last one lies.
+async function pushed({ size, pushes }, target, push, keep) {
+  const blobs = Array.from({ length: pushes }, () => {
+    const data = randomFillSync(Buffer.allocUnsafe(size));
+    return { data, digest: digestOf(data) };
+  });
+  execFileSync("sync"); // what the sample before left to the disk is not this one's
+  const start = performance.now();
+  let path;
+  for (const blob of blobs) path = await push(target, blob);
+  const seconds = (performance.now() - start) / 1000;
+  keep(path);
+  return (size * pushes) / MIB / seconds;
+}
+
+async function pulled({ size, pulls }, target, path) {
+  const start = performance.now();
+  for (let time = 0; time < pulls; time += 1) {
+    const answer = await target.client.send("GET", path, { headers: { "accept-encoding": "gzip" } });
+    if (answer.size !== size || answer.headers["content-length"] !== String(size)) throw new Error(`${path}: ${answer.size} bytes came, ${answer.headers["content-length"]} were announced`);
+  }
+  return (size * pulls) / MIB / ((performance.now() - start) / 1000);
+}
