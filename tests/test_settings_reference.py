@@ -1,0 +1,82 @@
+"""docs/settings.md says what the code does: every setting, its default, an example, and what a wrong value is told."""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from registry.settings import read_settings
+from tests.tokens import jwk, setting
+
+PAGE = Path("docs/settings.md").read_text(encoding="utf-8")
+_COLUMNS = 6
+_CODE = re.compile(r"`(.*?)`")
+
+
+class Row(NamedTuple):
+    """A line of the page's tables, without the quotes of code."""
+
+    name: str
+    default: str | None  # None: there is none
+    example: str
+    wrong: str | None  # None: no value is wrong
+    sentence: str
+
+
+def _rows() -> Iterator[Row]:
+    for line in PAGE.splitlines():
+        cells = [cell.strip() for cell in line.removeprefix("|").removesuffix("|").split("|")]
+        if len(cells) != _COLUMNS or not cells[0].startswith("`"):
+            continue
+        name, _, default, example, wrong, sentence = cells
+        code = _CODE.match
+        value, bad = code(default), code(wrong)
+        shown = code(example)
+        yield Row(
+            name.strip("`"),
+            value[1] if value else None,
+            shown[1] if shown and name != "`JWT_REGISTRY_TOKENS_PUBLIC_KEY`" else setting(jwk("ES256")),
+            bad[1] if bad else None,
+            sentence,
+        )
+
+
+ROWS = {row.name: row for row in _rows()}
+EXAMPLES = {name: row.example for name, row in ROWS.items()}
+
+
+def test_the_page_has_every_setting() -> None:
+    """What the code asks for is what the page has."""
+    asked: set[str] = set()
+
+    def variable(name: str) -> None:
+        asked.add(name)
+
+    read_settings(variable)
+    assert set(ROWS) == asked
+
+
+def test_examples_are_right(capsys: pytest.CaptureFixture[str]) -> None:
+    """All of them together are taken, and each one changes something."""
+    everything = read_settings(EXAMPLES.get)
+    assert capsys.readouterr().out == ""
+    for name in ROWS:
+        assert read_settings({**EXAMPLES, name: ""}.get) != everything, name
+
+
+@pytest.mark.parametrize("row", [row for row in ROWS.values() if row.default is not None], ids=lambda row: row.name)
+def test_defaults(row: Row, capsys: pytest.CaptureFixture[str]) -> None:
+    """Setting the default changes nothing."""
+    assert read_settings({row.name: row.default}.get) == read_settings({}.get)
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("row", [row for row in ROWS.values() if row.wrong is not None], ids=lambda row: row.name)
+def test_wrong_values(row: Row, capsys: pytest.CaptureFixture[str]) -> None:
+    """A wrong value is ignored, and the log says what the page says."""
+    assert read_settings({row.name: row.wrong}.get) == read_settings({}.get)
+    told = json.loads(capsys.readouterr().out)
+    assert (told["setting"], told["help"]) == (row.name, row.sentence)
