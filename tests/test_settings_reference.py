@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,6 +24,11 @@ class Row(NamedTuple):
     example: str
     wrong: str | None  # None: no value is wrong
     sentence: str
+
+
+def _set(name: str, value: str | None) -> Callable[[str], str | None]:
+    """Nothing but one setting."""
+    return lambda asked: value if asked == name else None
 
 
 def _rows() -> Iterator[Row]:
@@ -70,13 +75,13 @@ def test_examples_are_right(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize("row", [row for row in ROWS.values() if row.default is not None], ids=lambda row: row.name)
 def test_defaults(row: Row, capsys: pytest.CaptureFixture[str]) -> None:
     """Setting the default changes nothing."""
-    assert read_settings({row.name: row.default}.get) == read_settings({}.get)
+    assert read_settings(_set(row.name, row.default)) == read_settings(_set("", None))
     assert capsys.readouterr().out == ""
 
 
 @pytest.mark.parametrize("row", [row for row in ROWS.values() if row.wrong is not None], ids=lambda row: row.name)
 def test_wrong_values(row: Row, capsys: pytest.CaptureFixture[str]) -> None:
     """A wrong value is ignored, and the log says what the page says."""
-    assert read_settings({row.name: row.wrong}.get) == read_settings({}.get)
+    assert read_settings(_set(row.name, row.wrong)) == read_settings(_set("", None))
     told = json.loads(capsys.readouterr().out)
     assert (told["setting"], told["help"]) == (row.name, row.sentence)
