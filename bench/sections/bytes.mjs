@@ -48,25 +48,26 @@ export async function run(rounds) {
     for (const kind of SIZES) {
       const { label, size } = kind;
       const budgets = size >= MIB ? { "bare Worker": { atLeast: MIN_RATIO } } : {};
-      const at = new Map();
-      for (const way of ["monolithic", "chunked"]) {
-        const samples = await inTurn(sides, rounds, ([target, pushes], side) => pushed(kind, target, pushes[way], (path) => at.set(side, path)));
-        rows.push(compared(`push ${way}, ${label}`, "MiB/s", samples, budgets));
-      }
-      const samples = await inTurn(sides, rounds, ([target], side) => pulled(kind, target, at.get(side)));
-      rows.push(compared(`pull, ${label}`, "MiB/s", samples, budgets));
+      for (const way of ["chunked", "monolithic"]) rows.push(...(await pushedAndPulled(sides, rounds, kind, way, budgets, way === "monolithic")));
       if (size !== 64 * MIB) continue;
-      for (const way of ["monolithic", "chunked"]) {
-        const explained = await inTurn(withChecks, rounds, ([target, pushes]) => pushed(kind, target, pushes[way], () => {}));
-        explaining.push(compared(`push ${way}, ${label}`, "MiB/s", explained));
-      }
+      for (const way of ["monolithic", "chunked"]) explaining.push(...(await pushedAndPulled(withChecks, rounds, kind, way, {}, true)));
     }
     sayRows("MiB/s", rows, 1);
-    sayRows("MiB/s beside a bare Worker that has R2 check the digest, or uploads parts", explaining, 1);
+    sayRows("MiB/s beside a bare Worker that has R2 check the digest (monolithic), or uploads parts (chunked)", explaining, 1);
     return { rows, explaining };
   } finally {
     await Promise.all([ours, bare, peer].map((target) => target.dispose()));
   }
+}
+
+// The rows of pushing one way and, when `pull` says so, of pulling what was pushed so.
+async function pushedAndPulled(sides, rounds, kind, way, budgets, pull) {
+  const at = new Map();
+  const pushes = await inTurn(sides, rounds, ([target, ways], side) => pushed(kind, target, ways[way], (path) => at.set(side, path)));
+  const rows = [compared(`push ${way}, ${kind.label}`, "MiB/s", pushes, budgets)];
+  if (!pull) return rows;
+  const pulls = await inTurn(sides, rounds, ([target], side) => pulled(kind, target, at.get(side)));
+  return [...rows, compared(`pull what came ${way}, ${kind.label}`, "MiB/s", pulls, budgets)];
 }
 
 // MiB a second of pushing fresh blobs; `keep` is told where the last one lies.

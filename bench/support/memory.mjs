@@ -17,10 +17,6 @@ const BROKEN = ["ECONNRESET", "EPIPE"]; // the same answer, lost because the bod
 const BROKEN_RETRY_AFTER = 5000; // milliseconds
 const MAX_ATTEMPTS = 20;
 
-// workerd 2026-07-30 can spin for ever in V8's sweeper (IncrementalSweepTask) when the inspector asks for the heap's size:
-// 4 of 8 runs hung, none of 17 with this flag, none of 5 that did not ask.
-process.env.MINIFLARE_WORKERD_V8_FLAGS ??= "--single-threaded-gc";
-
 // What startLocal and startRuntime need for it.
 export const MEASURABLE = { entry: "bench_entry", sources: ["src", "bench/entry"], inspectorPort: 0 };
 
