@@ -18,7 +18,7 @@ GO_CLIENTS := build/go/.clients-ready
 PUSH := $(VENV)/bin/registry-push
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test unit workerd conformance clients ops bench bench-memory bench-large bench-push lint types format install constraints clean
+.PHONY: help serve test unit workerd conformance clients ops fuzz smoke bench bench-memory bench-large bench-push lint types format install constraints clean
 .DELETE_ON_ERROR:
 
 help: ## list the commands
@@ -43,6 +43,12 @@ clients: $(PY_READY) $(JS_READY) $(VENDORED) $(GO_CLIENTS) $(PUSH) ## real clien
 
 ops: $(PY_READY) ## the R2 calls that every flow costs, beside their budgets (JSON=1 for a machine)
 	@PYTHONPATH=src:. $(VENV)/bin/python -m tests.ops
+
+fuzz: $(PY_READY) ## a million inputs for the parsers (COUNT=, SEED=)
+	@PYTHONPATH=src:. $(VENV)/bin/python -m tests.fuzz
+
+smoke: $(PY_READY) ## push, pull and delete at a deployed registry: URL=https://… USERNAME= PASSWORD=
+	@PYTHONPATH=. URL=$(URL) $(VENV)/bin/python -m tests.smoke
 
 bench: $(JS_READY) $(VENDORED) ## speed beside a bare Worker and docker-registry, in one run (JSON=1, ONLY=bytes,..., BUDGET=1 to fail when one is missed)
 	@$(NODE) bench/bench.mjs

@@ -6,11 +6,12 @@ The request is signed with Signature Version 4 (AWS, "Create a signed AWS API re
 import base64
 import hashlib
 import hmac
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+
+from registry.untrusted_json import read_json
 
 _HOST = re.compile(r"[0-9]{12}\.dkr\.ecr(?:-fips)?\.([a-z0-9-]+)\.amazonaws\.com(\.cn)?", re.ASCII)
 _ACTION = "AmazonEC2ContainerRegistry_V20150921.GetAuthorizationToken"
@@ -81,7 +82,7 @@ def _sign(key: AccessKey, region: str, headers: Mapping[str, str], now: float) -
 def read_token(answer: bytes) -> tuple[str, float]:
     """The value of an Authorization header, and until when it is good. Raises ValueError."""
     try:
-        (data,) = json.loads(answer)["authorizationData"][:1]
+        (data,) = read_json(answer)["authorizationData"][:1]
         token, expires = str(data["authorizationToken"]), float(data["expiresAt"])
         base64.b64decode(token, validate=True)
     except (KeyError, TypeError, AttributeError) as error:

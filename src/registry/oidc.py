@@ -16,6 +16,7 @@ from registry.public_keys import parse_key_set, pick
 from registry.setting_lists import parse_list
 from registry.signed_tokens import Token, verify
 from registry.tasks import within
+from registry.untrusted_json import read_json
 from registry.web import WebError
 
 DEFAULT_SESSION = 3600  # seconds that a refresh token of an identity lives: a job's length
@@ -164,7 +165,7 @@ class Identities:
             data = await within(_FETCH_SECONDS, self._platform.sleep, self._read(url))
         except TimeoutError:
             raise WebError(f"no answer within {_FETCH_SECONDS} seconds") from None
-        return parse_key_set(json.loads(data))
+        return parse_key_set(read_json(data))
 
     async def _read(self, url: str) -> bytes:
         answer = await self._platform.web.fetch("GET", url, {"Accept": "application/json"})

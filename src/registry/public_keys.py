@@ -5,11 +5,11 @@ The algorithm comes from here, never from a token: a key verifies signatures of 
 
 import base64
 import binascii
-import json
 import re
 from collections.abc import Mapping
 
 from registry.crypto import ALGORITHMS, PublicKey
+from registry.untrusted_json import read_json
 
 # Key type and curve -> the one algorithm; for RSA the key's own `alg` may name the other one.
 _BY_CURVE = {("EC", "P-256"): "ES256", ("EC", "P-384"): "ES384", ("OKP", "Ed25519"): "EdDSA"}
@@ -40,7 +40,7 @@ def parse_public_keys(setting: str) -> tuple[PublicKey, ...]:
     if text.startswith("-----"):
         return (_from_pem(text),)
     try:
-        value = json.loads(text)
+        value = read_json(text)
     except ValueError:
         value = None
     if not isinstance(value, dict):

@@ -1,8 +1,9 @@
 """Settings that are a JSON list of objects, each with a name of its own."""
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
+
+from registry.untrusted_json import read_json
 
 _T = TypeVar("_T")
 
@@ -13,7 +14,7 @@ def parse_list(text: str, noun: str, parse: Callable[[object], _T], name: Callab
     Raises ValueError with a sentence that says which entry is wrong, as `parse` does; one mistake refuses all of them.
     """
     try:
-        entries = json.loads(text)
+        entries = read_json(text)
     except ValueError as error:
         raise ValueError(f"not JSON: {error}") from None
     if not isinstance(entries, list):

@@ -1,7 +1,6 @@
 """Asking another registry: credentials, tokens, redirects. Only for pulls, and only what was asked for is sent on."""
 
 import base64
-import json
 from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass
 from typing import Self, TypeVar
@@ -14,6 +13,7 @@ from registry.names import RepositoryName
 from registry.platform import Platform
 from registry.storage import Source
 from registry.tasks import within
+from registry.untrusted_json import read_json
 from registry.upstreams import Auth, Upstream
 from registry.web import WebError, WebResponse
 
@@ -229,7 +229,7 @@ class UpstreamClient:
         answer = _answer(await self._fetch(upstream, method, url, {**_HEADERS, **headers}, form))
         data = await self.read(upstream, answer, _MAX_TOKEN_ANSWER)
         try:
-            value = json.loads(data)
+            value = read_json(data)
         except ValueError:
             value = None
         return answer.status, value if isinstance(value, dict) else {}

@@ -1,0 +1,264 @@
+"""Fuzzing of every parser that strangers or operators feed: what looks right, and what was made of it.
+
+`python -m tests.fuzz` takes COUNT inputs (1,000,000) from SEED on; tests/test_fuzz.py takes some with every run.
+"""
+
+import contextlib
+import io
+import os
+import random
+import re
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from registry.challenges import parse_challenges
+from registry.errors import RegistryError
+from registry.manifest_format import parse_manifest
+from registry.manifest_references import pack, references_of, unpack
+from registry.paths import parse
+from registry.ranges import content_range, parse_chunk_range, parse_range
+from registry.scopes import parse_scopes
+from registry.sealed import seal, unseal
+from registry.settings import read_settings
+from registry.signed_tokens import read_token
+
+MAX_SECONDS = 0.25  # of CPU, for one input
+LONG = 64 * 1024  # characters of the inputs that look for loops within loops
+_SIZE = 1000  # bytes of the blob whose ranges are asked for
+_KEY = b"k" * 32
+_SEALED = ("a session", "")  # nobody can make another one without the key
+_DIGEST = "sha256:" + "ab" * 32
+_TOKEN = re.compile(r"[A-Za-z0-9]+|.", re.DOTALL)
+_NASTY = (
+    *(
+        "\0",
+        "\t",
+        "\r\n",
+        " ",
+        "é",
+        "²",
+        "\U0001f600",
+        "%",
+        "%2F",
+        "%ff",
+        "..",
+        "//",
+        "?",
+        "&",
+        "#",
+        ",",
+        ";",
+        "=",
+        "-",
+    ),
+    *("*", "**", '"', "\\", "[", "]", "{", "}", ":", "null", "true", "NaN", "1e999", "-1", "9" * 30, "9" * 5000),
+)
+_REPEATED = (*'[{",=a/%\\ -.*:(', "a,", 'a="', "*/", '{"a":', '\\"', "**/", "a/", "Basic ", "%2e", "é")
+
+
+def _path(text: str) -> None:
+    method, _, url = text.partition(" ")
+    path, _, query = url.partition("?")
+    parse(method, path, query)
+
+
+def _range(text: str) -> None:
+    part = parse_range(text, _SIZE)
+    if part is not None:
+        first, last = re.fullmatch(rf"bytes (\d+)-(\d+)/{_SIZE}", content_range(part, _SIZE)).groups()  # type: ignore[union-attr]
+        assert 0 <= int(first) <= int(last) < _SIZE, text
+
+
+def _chunk_range(text: str) -> None:
+    chunk = parse_chunk_range(text)
+    assert chunk is None or 0 <= chunk.start < chunk.end, text
+
+
+def _manifest(text: str) -> None:
+    manifest = parse_manifest(text.encode(errors="surrogatepass"), None)
+    references = references_of(manifest)
+    packed = pack(references)
+    assert packed is None or unpack(packed, references.subject) == references, text
+
+
+def _sealed(text: str) -> None:
+    found = unseal(_KEY, text)
+    assert found in {None, *_SEALED}, text
+
+
+def _setting(name: str) -> Callable[[str], None]:
+    def run(text: str) -> None:
+        with contextlib.redirect_stdout(io.StringIO()):
+            read_settings(lambda asked: text if asked == name else "secret" if asked == "TOKEN" else None)
+
+    return run
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A parser, and inputs that lead everywhere in it. It gives a value or raises RegistryError with a 4xx."""
+
+    run: Callable[[str], object]
+    corpus: tuple[str, ...]
+
+
+TARGETS = {
+    "path": Target(
+        _path,
+        (
+            "GET /v2/",
+            f"GET /v2/a/b/manifests/{_DIGEST}",
+            "PUT /v2/a/manifests/1.0?tag=2",
+            f"POST /v2/a/b/blobs/uploads/?mount={_DIGEST}&from=c/d",
+            f"POST /v2/a/blobs/uploads/?digest={_DIGEST}&digest-algorithm=sha512",
+            "PATCH /v2/a/blobs/uploads/0123456789abcdef?entry=1&offset=2",
+            f"GET /v2/a/referrers/{_DIGEST}?artifactType=a/b",
+            "GET /v2/a/tags/list?n=10&last=x",
+            "GET /v2/_catalog?n=1",
+            "POST /v2/a/gc?mode=untagged&grace=1&dry_run=true&cursor=x",
+            "GET /v2/token?scope=repository:a:pull&service=x",
+            "GET /healthz",
+        ),
+    ),
+    "Range": Target(_range, ("bytes=0-1", "bytes=5-", "bytes=-5", "bytes=0-1,3-4", "bytes=999-1000", "lines=1-2")),
+    "Content-Range": Target(_chunk_range, ("0-1", "5-5", "bytes 0-1/10", "999999999999999-1")),
+    "WWW-Authenticate": Target(
+        parse_challenges,
+        (
+            'Bearer realm="https://a/t",service="s",scope="repository:a:pull"',
+            'Basic realm="a\\"b", Bearer realm=x',
+            "Basic",
+        ),
+    ),
+    "manifest": Target(
+        _manifest,
+        (
+            (
+                '{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json","config":{"mediaType":"a/b",'
+                f'"digest":"{_DIGEST}","size":2}},"layers":[{{"mediaType":"c/d","digest":"{_DIGEST}","size":3}}],'
+                f'"subject":{{"mediaType":"a/b","digest":"{_DIGEST}","size":1}},"annotations":{{"a":"b"}}}}'
+            ),
+            (
+                '{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[{"mediaType":"a/b",'
+                f'"digest":"{_DIGEST}","size":9,"platform":{{"os":"linux"}}}}]}}'
+            ),
+            '{"schemaVersion":1,"name":"a","tag":"b","fsLayers":[{"blobSum":"' + _DIGEST + '"}],"history":[]}',
+        ),
+    ),
+    "references": Target(lambda text: unpack(text, ""), ("", "abcd|efgh", "a" * 100)),
+    "JWT": Target(
+        read_token,
+        (
+            "eyJhbGciOiJFUzI1NiJ9.eyJzdWIiOiJhIn0.c2ln",
+            "eyJhbGciOiJub25lIn0.e30.",
+            "eyJhbGciOiJFUzI1NiIsImFsZyI6Im5vbmUifQ.W10.AA",
+        ),
+    ),
+    "scope": Target(lambda text: parse_scopes([text]), ("repository:a/b:pull,push", "registry:catalog:*", "x")),
+    "sealed": Target(_sealed, (*(seal(_KEY, text) for text in _SEALED), "00")),
+    "REGISTRIES_JSON": Target(
+        _setting("REGISTRIES_JSON"),
+        (
+            '[{"registry":"https://index.docker.io/","prefix":"hub","include":["a/**"],"timeout":3,"serve_stale":true}]',
+            '[{"registry":"https://a.example/p","username":"u","password_env":"TOKEN","auth":"basic","revalidate":9}]',
+        ),
+    ),
+    "ACCOUNTS_JSON": Target(
+        _setting("ACCOUNTS_JSON"),
+        (
+            '[{"name":"a","secret":"sha256:'
+            + "ab" * 32
+            + '","permissions":{"team/**":["pull","push"],"*":["delete"]}}]',
+        ),
+    ),
+    "OIDC_ISSUERS_JSON": Target(
+        _setting("OIDC_ISSUERS_JSON"),
+        (
+            (
+                '[{"issuer":"https://i","jwks":"https://i/k","audience":"a","session":60,"rules":[{"claims":{"r":["a","b*"]},'
+                '"permissions":{"a/**":["pull"]}}]}]'
+            ),
+        ),
+    ),
+    "RETENTION_JSON": Target(
+        _setting("RETENTION_JSON"),
+        ('[{"repositories":"a/**","keep_newest":1,"keep_days":2,"keep_tags":["v*"],"delete_untagged_after_days":7}]',),
+    ),
+    "JWT_REGISTRY_TOKENS_PUBLIC_KEY": Target(
+        _setting("JWT_REGISTRY_TOKENS_PUBLIC_KEY"),
+        (
+            "eyJrdHkiOiJFQyIsImNydiI6IlAtMjU2IiwieCI6ImEiLCJ5IjoiYiJ9",
+            "eyJrZXlzIjpbXX0=",
+            "LS0tLS1CRUdJTiBQVUJMSUMgS0VZLS0tLS0=",
+        ),
+    ),
+    "ANONYMOUS_PULL": Target(_setting("ANONYMOUS_PULL"), ("public/**, base", "*/a-*", "**/x/**")),
+    "CORS_ORIGINS": Target(_setting("CORS_ORIGINS"), ("https://ui.example.com", "*", "http://a:1, https://[::1]:2")),
+}
+
+
+def generate(rng: random.Random, corpus: tuple[str, ...]) -> str:
+    """An input: one of the corpus with up to four things done to it."""
+    words = _TOKEN.findall(rng.choice(corpus))
+    for _ in range(rng.randint(0, 4)):
+        at = rng.randint(0, len(words))
+        match rng.randint(0, 3):
+            case 0:
+                del words[at : at + rng.randint(1, 3)]
+            case 1:
+                words.insert(at, rng.choice(_NASTY))
+            case 2:
+                other = _TOKEN.findall(rng.choice(corpus))
+                start = rng.randint(0, len(other))
+                words[at : at + 1] = other[start : start + rng.randint(1, 8)]
+            case _:
+                words[at:at] = words[at : at + rng.randint(1, 3)] * rng.choice((1, 2, 30))
+    return "".join(words)
+
+
+def long_inputs(corpus: tuple[str, ...]) -> Iterator[str]:
+    """Inputs that take long where a parser looks at everything again and again."""
+    for piece in _REPEATED:
+        text = piece * (LONG // len(piece))
+        yield text
+        yield corpus[0] + text
+        yield corpus[0][: len(corpus[0]) // 2] + text
+
+
+def check(target: Target, text: str) -> float:
+    """Run a parser on an input; the seconds of CPU it took. Anything but a value or a 4xx is an error."""
+    began = time.thread_time()
+    try:
+        target.run(text)
+    except RegistryError as error:
+        if not 400 <= error.problem.status < 500:
+            raise AssertionError(text[:300]) from error
+    seconds = time.thread_time() - began
+    assert seconds < MAX_SECONDS, f"{seconds:.2f} s for {text[:300]!r}"
+    return seconds
+
+
+def main() -> int:
+    """Run all targets, each with as many inputs."""
+    count, seed = int(os.environ.get("COUNT", "1000000")), int(os.environ.get("SEED", "1"))
+    each = -(-count // len(TARGETS))
+    failures = 0
+    for name, target in TARGETS.items():
+        rng = random.Random(f"{seed} {name}")
+        slowest = 0.0
+        for _ in range(each):
+            text = generate(rng, target.corpus)
+            try:
+                slowest = max(slowest, check(target, text))
+            except Exception as error:  # noqa: BLE001 - what is looked for
+                failures += 1
+                print(f"{name}: {error!r}\n  {text[:500]!r}")
+                break
+        print(f"{name:<32} {each} inputs, the slowest {slowest * 1000:.1f} ms")
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

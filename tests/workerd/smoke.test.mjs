@@ -1,0 +1,44 @@
+// `make smoke` against the local runtime: the checks that someone runs after a deploy.
+import assert from "node:assert/strict";
+import { execFile } from "node:child_process";
+import { after, before, test } from "node:test";
+
+import { startLocal } from "../../runtime/local.mjs";
+
+let registry;
+const lines = [];
+
+before(async () => {
+  registry = await startLocal({ vars: { USERNAME: "hello", PASSWORD: "world", BEARER_TOKENS: "true" }, onLog: ({ message }) => lines.push(message) });
+});
+
+after(() => registry?.dispose());
+
+function smoke(settings) {
+  const env = { ...process.env, URL: registry.url.toString(), USERNAME: "hello", PASSWORD: "world", ...settings };
+  return new Promise((resolve) => {
+    execFile(".venv/bin/python", ["-m", "tests.smoke"], { env }, (error, stdout, stderr) => resolve({ code: error?.code ?? 0, stdout, stderr }));
+  });
+}
+
+test("every check passes, and no tag is left", async () => {
+  const { code, stdout, stderr } = await smoke({});
+  assert.equal(stderr, "");
+  assert.equal(code, 0, stdout);
+  assert.equal(stdout.match(/^ok/gm)?.length, 7, stdout);
+  const authorization = `Basic ${Buffer.from("hello:world").toString("base64")}`;
+  const tags = await fetch(new URL("/v2/smoke/test/tags/list", registry.url), { headers: { authorization } });
+  assert.deepEqual((await tags.json()).tags ?? [], []);
+});
+
+test("a wrong password is told, and not shown", async () => {
+  const { code, stdout } = await smoke({ PASSWORD: "not-the-password" });
+  assert.equal(code, 1, stdout);
+  assert.match(stdout, /^FAILED {2}logins: .*401/);
+  assert.doesNotMatch(stdout, /not-the-password/);
+});
+
+test("no registry", async () => {
+  const { code, stdout } = await smoke({ URL: "http://127.0.0.1:9" });
+  assert.equal(code, 2, stdout);
+});
