@@ -46,7 +46,7 @@ export async function run(rounds) {
   const explaining = [];
   try {
     for (const kind of SIZES) {
-      const { label, size } = kind;
+      const { size } = kind;
       const budgets = size >= MIB ? { "bare Worker": { atLeast: MIN_RATIO } } : {};
       for (const way of ["chunked", "monolithic"]) rows.push(...(await pushedAndPulled(sides, rounds, kind, way, budgets, way === "monolithic")));
       if (size !== 64 * MIB) continue;

@@ -4,7 +4,7 @@ import { cpus } from "node:os";
 export const MIB = 1024 ** 2;
 export const GIB = 1024 ** 3;
 
-export const AS_JSON = process.env.JSON === "1";
+const AS_JSON = process.env.JSON === "1";
 
 export const MACHINE = `${cpus().length} × ${cpus()[0].model}`;
 
