@@ -14,7 +14,7 @@ const PYODIDE = fileURLToPath(new URL(".", import.meta.resolve("pyodide/pyodide.
 const LOOPBACK = "127.0.0.1";
 
 // workerd 2026-07-30 can stop answering: its one thread sweeps without end (cppgc's IncrementalSweepTask), while V8's
-// helper waits for it to collect (CollectionBarrier). Seen in 5 of 16 chunked pushes of 64 MiB right after a start, in none
+// helper waits for it to collect (CollectionBarrier). Seen in 5 of 13 chunked pushes of 64 MiB right after a start, in none
 // of 14 with this flag (docs/adr/0016).
 process.env.MINIFLARE_WORKERD_V8_FLAGS ??= "--single-threaded-gc";
 
