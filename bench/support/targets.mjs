@@ -153,8 +153,8 @@ function freePort() {
   });
 }
 
-// Standard output is for results; requests that go well are none of the news.
-function toStderr({ message }) {
+// For startLocal and startRuntime. Standard output is for results, and the lines of requests are none of the news.
+export function toStderr({ message }) {
   if (!message.startsWith(REQUEST_LINE)) process.stderr.write(`${message}\n`);
 }
 

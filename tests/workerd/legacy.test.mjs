@@ -4,6 +4,7 @@ import { createHash } from "node:crypto";
 import { readFileSync } from "node:fs";
 import { after, before, test } from "node:test";
 
+import { toStderr } from "../../bench/support/targets.mjs";
 import { startLocal } from "../../runtime/local.mjs";
 
 const OBJECTS = JSON.parse(readFileSync("tests/fixtures/legacy-bucket.json", "utf8"));
@@ -16,7 +17,7 @@ const authorization = `Basic ${Buffer.from("hello:world").toString("base64")}`;
 let registry;
 
 before(async () => {
-  registry = await startLocal({ vars: { USERNAME: "hello", PASSWORD: "world" }, onLog() {} });
+  registry = await startLocal({ vars: { USERNAME: "hello", PASSWORD: "world" }, onLog: toStderr });
   const bucket = await registry.bucket();
   for (const found of OBJECTS) {
     const { contentType } = found.http_metadata;

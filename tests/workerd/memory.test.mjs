@@ -8,13 +8,14 @@ import { Client, CREDENTIALS } from "../../bench/support/client.mjs";
 import { MEASURABLE, pushAtOnce, watchMemory } from "../../bench/support/memory.mjs";
 import { MIB } from "../../bench/support/report.mjs";
 import { startRuntime } from "../../runtime/local.mjs";
+import { toStderr } from "../../bench/support/targets.mjs";
 
 const ROOT = resolve(dirname(fileURLToPath(import.meta.url)), "../..");
 const LAYERS = { count: 8, size: 24 * MIB, trickling: 3 };
 const MAX_ISOLATE = 110 * MIB; // Cloudflare ends an isolate at 128 MB
 
 test("pushes at once stay within the isolate's memory", async (context) => {
-  const local = await startRuntime({ root: ROOT, vars: CREDENTIALS, ...MEASURABLE });
+  const local = await startRuntime({ root: ROOT, vars: CREDENTIALS, onLog: toStderr, ...MEASURABLE });
   context.after(() => local.dispose());
   const client = new Client(local.url);
   context.after(() => client.close());

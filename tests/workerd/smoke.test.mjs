@@ -3,13 +3,13 @@ import assert from "node:assert/strict";
 import { execFile } from "node:child_process";
 import { after, before, test } from "node:test";
 
+import { toStderr } from "../../bench/support/targets.mjs";
 import { startLocal } from "../../runtime/local.mjs";
 
 let registry;
-const lines = [];
 
 before(async () => {
-  registry = await startLocal({ vars: { USERNAME: "hello", PASSWORD: "world", BEARER_TOKENS: "true" }, onLog: ({ message }) => lines.push(message) });
+  registry = await startLocal({ vars: { USERNAME: "hello", PASSWORD: "world", BEARER_TOKENS: "true" }, onLog: toStderr });
 });
 
 after(() => registry?.dispose());
