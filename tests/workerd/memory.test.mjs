@@ -7,8 +7,8 @@ import { fileURLToPath } from "node:url";
 import { Client, CREDENTIALS } from "../../bench/support/client.mjs";
 import { MEASURABLE, pushAtOnce, watchMemory } from "../../bench/support/memory.mjs";
 import { MIB } from "../../bench/support/report.mjs";
-import { startRuntime } from "../../runtime/local.mjs";
 import { toStderr } from "../../bench/support/targets.mjs";
+import { startRuntime } from "../../runtime/local.mjs";
 
 const ROOT = resolve(dirname(fileURLToPath(import.meta.url)), "../..");
 const LAYERS = { count: 8, size: 24 * MIB, trickling: 3 };
