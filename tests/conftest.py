@@ -3,9 +3,14 @@
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
 
 from tests import invariants, test_faults, test_gc_interleavings
 from tests.fakes.client import FakeRegistry
+
+# Machines are slow and shared: how long an example takes says nothing.
+settings.register_profile("any machine", deadline=None)
+settings.load_profile("any machine")
 
 
 @pytest.fixture

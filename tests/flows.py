@@ -298,8 +298,8 @@ FLOWS: dict[str, Flow] = {
         an_image_of_skopeo, lambda r: skopeo_push(r, "other", mount_from=NAME), 11, 30, sum(LAYERS), 0.08
     ),
     "skopeo-pull-5-layers": Flow(an_image_of_skopeo, pull, 0, 9),
-    "pull-through-5-layers": Flow(an_upstream, pull, 12, 11, sum(LAYERS), 1.0),
-    "pull-copied-5-layers": Flow(a_copied_image, pull, 0, 9),
+    "pull-through-5-layers": Flow(an_upstream, pull, 13, 12, sum(LAYERS), 1.0),
+    "pull-copied-5-layers": Flow(a_copied_image, pull, 0, 10),
     "get-half-a-linked-blob": Flow(pushed(64 * MIB), lambda r: get_part(r, 64 * MIB), 0, 2),
     "delete-tag": Flow(a_pushed_image, lambda r: delete(r, "manifests/1.0"), 0, 1),
     "delete-manifest": Flow(a_pushed_image, delete_image, 4, 2),

@@ -1,5 +1,6 @@
 """User names and passwords, anonymous pulls, what the log says of refusals: `registry.auth`, `registry.accounts`."""
 
+import asyncio
 import base64
 import hashlib
 import json
@@ -10,8 +11,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from registry.crypto import PBKDF2_ITERATIONS
+from registry.password_guard import AT_ONCE, PER_ADDRESS, PER_NAME
 from registry.settings import Settings, read_settings
 from tests.fakes.client import VARIABLES, FakeRegistry, basic
+from tests.fakes.machine import FakeCrypto
 
 BASIC = 'Basic realm="container registry", charset="UTF-8"'
 
@@ -108,6 +111,64 @@ async def test_the_work_does_not_tell_who_exists() -> None:
         before = registry.crypto.stretched
         assert (await registry.call("GET", "/v2/", user=user)).status == 401
         assert registry.crypto.stretched == before + 1
+
+
+async def test_wrong_passwords_are_limited() -> None:
+    """429 with Retry-After; the same credentials again cost nothing, and other addresses and accounts go on."""
+    registry = team()
+    registry.pause = 0.0
+    statuses: dict[int, int] = {}
+    for number in range(300):
+        answer = await registry.call("GET", "/v2/", user=("ann", f"wrong {number}"))
+        statuses[answer.status] = statuses.get(answer.status, 0) + 1
+        if answer.status == 429:
+            assert answer.codes == ["TOOMANYREQUESTS"]
+            assert 1 <= int(answer.headers["Retry-After"]) <= PER_NAME.seconds
+    assert statuses == {401: PER_NAME.burst, 429: 300 - PER_NAME.burst}
+    assert registry.crypto.stretched == PER_NAME.burst
+    assert (await registry.call("GET", "/v2/", user=("ann", "wrong 0"))).status == 401
+    assert registry.crypto.stretched == PER_NAME.burst
+    # Others, from the same address and from elsewhere; and she herself, a little later.
+    assert (await registry.call("GET", "/v2/", user=("bob", "his password"))).status == 200
+    assert (await registry.call("GET", "/v2/", user=("ci", "generated"))).status == 200
+    elsewhere = {"cf-connecting-ip": "192.0.2.1"}
+    assert (await registry.call("GET", "/v2/", user=("ann", "her password"), headers=elsewhere)).status == 200
+    registry.restart()
+    for number in range(300):
+        await registry.call("GET", "/v2/", user=(f"nobody {number}", "x"))
+    assert registry.crypto.stretched <= 2 * PER_NAME.burst + PER_ADDRESS.burst
+    registry.clock.now += PER_ADDRESS.seconds
+    assert (await registry.call("GET", "/v2/", user=("ann", "her password"))).status == 200
+
+
+async def test_few_passwords_are_stretched_at_once() -> None:
+    """Who finds no turn within seconds is told to come again."""
+    registry = team()
+    most = 0
+
+    class Slow(FakeCrypto):
+        running = 0
+
+        async def pbkdf2(self, password: bytes, salt: bytes) -> bytes:
+            nonlocal most
+            Slow.running += 1
+            most = max(most, Slow.running)
+            await registry.clock.sleep(2)
+            Slow.running -= 1
+            return await super().pbkdf2(password, salt)
+
+    registry.pause = 0.0
+    registry.crypto = Slow()
+    registry.restart()
+    registry.side_by_side = True
+    answers = await asyncio.gather(
+        *(
+            registry.call("GET", "/v2/", user=(f"n{number}", "x"), headers={"cf-connecting-ip": str(number)})
+            for number in range(40)
+        )
+    )
+    assert most == AT_ONCE
+    assert {answer.status for answer in answers} == {401, 429}
 
 
 async def test_a_password_is_stretched_once_in_a_while() -> None:
@@ -217,7 +278,7 @@ MANGLED = st.one_of(
 )
 
 
-@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(header=MANGLED)
 async def test_mangled_headers_are_refused(header: str, registry: FakeRegistry) -> None:
     """Whatever stands there: 401, never a 5xx, on every kind of path."""

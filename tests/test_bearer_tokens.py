@@ -14,6 +14,7 @@ from registry.bearer_tokens import ACCESS_SECONDS
 from registry.scopes import parse_scopes
 from registry.settings import read_settings
 from registry.signed_tokens import LEEWAY
+from registry.signing_key import REREAD_SECONDS
 from tests.fakes.client import START, VARIABLES, Answer, FakeRegistry
 from tests.test_auth import ACCOUNTS, hashed
 from tests.tokens import jwk, setting, sign
@@ -225,7 +226,7 @@ async def test_refresh_tokens(registry: FakeRegistry) -> None:
     posted = body(
         await post_token(registry, grant_type="password", username="ci", password="generated", access_type="offline")
     )
-    registry.clock.now += 365 * 24 * 3600
+    registry.clock.now += 30 * 24 * 3600 - 60
     for token in (refresh, posted["refresh_token"]):
         answer = await post_token(
             registry, grant_type="refresh_token", refresh_token=token, scope="repository:team/a:push"
@@ -234,6 +235,46 @@ async def test_refresh_tokens(registry: FakeRegistry) -> None:
         assert (await get_token(registry, user=("any", token))).status == 200, "in place of the password, too"
         assert (await use(registry, token, "GET", "/v2/")).status == 401, "it is for the token endpoint alone"
         assert (await registry.call("GET", "/v2/", user=("ci", token))).status == 401
+
+
+async def test_refresh_tokens_end_and_are_renewed_by_use(registry: FakeRegistry) -> None:
+    """After 30 days, or as many as the operator says; one that is used in time brings its successor."""
+    token = body(await get_token(registry, offline_token="true"))["refresh_token"]
+    for _ in range(3):
+        registry.clock.now += 29 * 24 * 3600
+        token, old = (
+            body(await post_token(registry, grant_type="refresh_token", refresh_token=token))["refresh_token"],
+            token,
+        )
+    registry.clock.now += 2 * 24 * 3600
+    assert (await post_token(registry, grant_type="refresh_token", refresh_token=old)).status == 401
+    registry.clock.now += 28 * 24 * 3600
+    assert (await post_token(registry, grant_type="refresh_token", refresh_token=token)).status == 401
+    short = with_bearer(REFRESH_TOKEN_DAYS="1")
+    token = body(await get_token(short, offline_token="true"))["refresh_token"]
+    short.clock.now += 24 * 3600 + 1
+    assert (await post_token(short, grant_type="refresh_token", refresh_token=token)).status == 401
+
+
+async def test_a_refresh_token_without_an_end(registry: FakeRegistry) -> None:
+    """Older versions issued them: they are no longer taken."""
+    refresh = body(await get_token(registry, offline_token="true"))["refresh_token"]
+    values = jwt.decode(refresh, options={"verify_signature": False})
+    del values["exp"]
+    endless = jwt.encode(values, await registry.registry.signing_key.derive("bearer tokens"), "HS256")
+    assert (await post_token(registry, grant_type="refresh_token", refresh_token=endless)).status == 401
+
+
+async def test_deleting_the_secret_revokes_within_a_minute(registry: FakeRegistry) -> None:
+    """Of an isolate that goes on running, with credentials that it remembers."""
+    answer = body(await get_token(registry, "repository:team/a:pull", offline_token="true"))
+    access, refresh = answer["token"], answer["refresh_token"]
+    assert (await use(registry, access, "GET", "/v2/")).status == 200
+    await registry.bucket.delete([keys.SIGNING_KEY])
+    registry.clock.now += REREAD_SECONDS
+    assert (await use(registry, access, "GET", "/v2/")).status == 401
+    assert (await post_token(registry, grant_type="refresh_token", refresh_token=refresh)).status == 401
+    assert (await get_token(registry)).status == 200
 
 
 @pytest.mark.parametrize("change", ["secret", "name", "gone", "key"])

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from registry.manifest_format import MAX_MANIFEST_SIZE
-from registry.storage import NO_ATTRIBUTES
+from registry.paths import MAX_TAGS
+from registry.storage import NO_ATTRIBUTES, Attributes
 from tests.fakes.client import FakeRegistry, digest_of
 from tests.images import (
     CONFIG,
@@ -254,7 +255,12 @@ LAYER_DESCRIPTOR = descriptor(LAYER_BYTES, LAYER)
 INVALID: list[tuple[object, str]] = [
     (b"", "the manifest is not JSON"),
     (b"\xff\xfe", "the manifest is not JSON"),
-    (b"[" * 100_000, "the manifest is not JSON"),
+    (b"[" * 100_000, "the manifest is nested more than 100 deep"),
+    (b"[" * 101 + b"]" * 101, "the manifest is nested more than 100 deep"),
+    (b"[" + b"0," * 100_000 + b"0]", "the manifest has more than 100000 values"),
+    (b"[" + b"{}," * 60_000 + b"{}]", "the manifest has more than 100000 values"),
+    (b'{"schemaVersion": 2, "schemaVersion": 1}', 'the manifest has the name "schemaVersion" twice'),
+    (b'{"a": {"b": 1, "\\u0062": 2}}', 'the manifest has the name "b" twice'),
     (b'{"schemaVersion": NaN}', "the manifest is not JSON"),
     (b"[]", "the manifest is not a JSON object"),
     (b'"text"', "the manifest is not a JSON object"),
@@ -273,6 +279,16 @@ INVALID: list[tuple[object, str]] = [
     (changed(layers=[LAYER_DESCRIPTOR | {"size": 84}]), f"layers[0].size is 84, but {digest_of(LAYER_BYTES)} has 7"),
     (changed(layers=[LAYER_DESCRIPTOR | {"mediaType": None}]), "layers[0].mediaType is missing"),
     (changed(manifests=[]), "manifests stands beside layers or config"),
+    # Go's clients fold the case of names, also by Unicode's rules.
+    (changed(Manifests=[]), "which some clients read as manifests"),
+    (changed(Layers=[]), "which some clients read as layers"),
+    (changed() | {"layer\u017f": []}, "which some clients read as layers"),
+    (changed(Config={}), "which some clients read as config"),
+    (changed(layers=[LAYER_DESCRIPTOR | {"Digest": "x"}]), 'layers[0] has "Digest", which some clients read as digest'),
+    (changed(config=LAYER_DESCRIPTOR | {"SIZE": 1}), 'config has "SIZE", which some clients read as size'),
+    (changed(subject=LAYER_DESCRIPTOR | {"mediatype": "a/b"}), 'subject has "mediatype"'),
+    (changed(mediaType="text/html"), "mediaType is not the Content-Type"),
+    (changed(mediaType="application/vnd.a+json\r\nX-Evil: 1"), "mediaType is"),
     (changed(subject={}), "subject.size is not"),
     (changed(annotations={"a": 1}), 'annotations["a"] is not a string'),
 ]
@@ -286,3 +302,100 @@ async def test_invalid_manifests_are_told_why(blobs: FakeRegistry, document: obj
     assert (answer.status, answer.codes) == (400, ["MANIFEST_INVALID"])
     assert reason in json.loads(answer.body)["errors"][0]["message"]
     assert blobs.bucket.keys() == before
+
+
+FOREIGN_TYPES = [
+    "text/html",
+    "image/svg+xml",
+    "application/x-www-form-urlencoded",  # of `curl --data-binary` without a header
+    "application/octet-stream",
+    "application/vnd.a+xml",
+    "application/vnd.a+json+html",
+    "application/vnd.a+json text/html",
+    "application/vnd.a b+json",
+    "application/vnd.+json",
+    "multipart/form-data",
+    "*/*",
+]
+
+
+@pytest.mark.parametrize("content_type", FOREIGN_TYPES)
+async def test_types_that_no_manifest_has(blobs: FakeRegistry, content_type: str) -> None:
+    """400 that names the header, whatever the document says; nothing is stored."""
+    for document in (changed(), changed(mediaType=None), changed(mediaType=content_type)):
+        answer = await blobs.call(
+            "PUT",
+            f"/v2/{NAME}/manifests/1",
+            json.dumps(document).encode(),
+            headers={"Content-Type": content_type},
+        )
+        assert (answer.status, answer.codes) == (400, ["MANIFEST_INVALID"])
+        assert b"Content-Type" in answer.body
+    assert (await blobs.call("GET", f"/v2/{NAME}/manifests/1")).status == 404
+
+
+@pytest.mark.parametrize(
+    ("sent", "declared", "stored"),
+    [
+        (None, None, MANIFEST),
+        ("application/json; charset=utf-8", None, MANIFEST),
+        (None, "application/vnd.example.thing.v1+json", "application/vnd.example.thing.v1+json"),
+        ("Application/VND.Example.v1+JSON; charset=utf-8", None, "application/vnd.example.v1+json"),
+        (DOCKER_MANIFEST, None, DOCKER_MANIFEST),
+    ],
+)
+async def test_types_that_manifests_have(
+    blobs: FakeRegistry, sent: str | None, declared: str | None, stored: str
+) -> None:
+    """The list that registries take, and application/vnd.…+json; without one what the document says."""
+    headers = {} if sent is None else {"Content-Type": sent}
+    data = json.dumps(changed(mediaType=declared)).encode()
+    assert (await blobs.call("PUT", f"/v2/{NAME}/manifests/1", data, headers=headers)).status == 201
+    assert (await blobs.call("GET", f"/v2/{NAME}/manifests/1")).headers["Content-Type"] == stored
+
+
+async def test_the_type_of_what_is_stored_does_not_change(blobs: FakeRegistry) -> None:
+    """The same bytes pushed again with another type, by another tag or after a while, keep the first one."""
+    data = json.dumps(changed(mediaType=None)).encode()
+    url = f"/v2/{NAME}/manifests/"
+    first, second = {"Content-Type": MANIFEST}, {"Content-Type": "application/vnd.other+json"}
+    assert (await blobs.call("PUT", f"{url}1", data, headers=first)).status == 201
+    for tag in ("1", "2"):
+        assert (await blobs.call("PUT", url + tag, data, headers=second)).status == 201
+        blobs.clock.now += 1_000
+    for reference in ("1", "2", digest_of(data)):
+        assert (await blobs.call("GET", url + reference)).headers["Content-Type"] == MANIFEST
+
+
+@pytest.mark.parametrize("media_type", [INDEX, DOCKER_LIST])
+async def test_a_document_of_one_kind_with_the_type_of_the_other(blobs: FakeRegistry, media_type: str) -> None:
+    """Some clients go by the type, some by the document (CVE-2021-41190)."""
+    for sent, document in (
+        (media_type, changed(mediaType=None)),
+        (MANIFEST, {"schemaVersion": 2, "manifests": []}),
+        (DOCKER_MANIFEST, {"schemaVersion": 2, "manifests": []}),
+    ):
+        answer = await blobs.call(
+            "PUT", f"/v2/{NAME}/manifests/1", json.dumps(document).encode(), headers={"Content-Type": sent}
+        )
+        assert (answer.status, answer.codes) == (400, ["MANIFEST_INVALID"])
+
+
+@pytest.mark.parametrize("stored", ["text/html", "text/html\r\nX-Evil: 1", None])
+async def test_what_older_versions_stored_is_no_page(blobs: FakeRegistry, stored: str | None) -> None:
+    """A type that no manifest may have is not told to anybody."""
+    data = json.dumps(changed(mediaType=None)).encode()
+    await blobs.bucket.put(f"{NAME}/manifests/old", data, Attributes(stored))
+    answer = await blobs.call("GET", f"/v2/{NAME}/manifests/old")
+    assert (answer.status, answer.headers["Content-Type"], answer.body) == (200, "application/octet-stream", data)
+
+
+async def test_no_more_tags_than_one_request_may_write(blobs: FakeRegistry) -> None:
+    """414, and nothing is stored."""
+    data = json.dumps(changed()).encode()
+    tags = "&".join(f"tag=t{number}" for number in range(MAX_TAGS + 1))
+    answer = await blobs.call(
+        "PUT", f"/v2/{NAME}/manifests/{digest_of(data)}?{tags}", data, headers={"Content-Type": MANIFEST}
+    )
+    assert (answer.status, answer.codes) == (414, ["MANIFEST_INVALID"])
+    assert (await blobs.call("GET", f"/v2/{NAME}/manifests/{digest_of(data)}")).status == 404

@@ -268,4 +268,4 @@ async def test_other_pages_and_no_setting(registry: FakeRegistry) -> None:
 def test_malformed_origins(value: str, capsys: pytest.CaptureFixture[str]) -> None:
     """The log says what an origin is."""
     assert read_settings({"CORS_ORIGINS": value}.get).cors_origins == ()
-    assert "is no origin" in capsys.readouterr().out
+    assert "an origin is scheme" in capsys.readouterr().out

@@ -60,7 +60,7 @@ CALLERS = st.tuples(
 )
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=1000)
 @given(
     METHODS,
     PATHS,

@@ -159,5 +159,5 @@ class Sessions(RuleBasedStateMachine):
             assert any(f"{NAME}/blobs/{digest_of(data, algorithm)}" in keys for algorithm in ("sha256", "sha512"))
 
 
-Sessions.TestCase.settings = settings(max_examples=200, stateful_step_count=30, deadline=None)
+Sessions.TestCase.settings = settings(max_examples=200, stateful_step_count=30)
 TestSessions = Sessions.TestCase

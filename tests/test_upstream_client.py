@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from registry.ecr import AccessKey, token_request
+from registry.upstreams import parse_upstreams
 from tests.fakes.client import basic, digest_of
 from tests.fakes.machine import Reply, WebRequest
 from tests.fakes.upstream import TOKEN_SERVER, UPSTREAM, FakeTokenServer, FakeUpstream
@@ -27,7 +28,7 @@ class World:
         self.upstream.push("team/app", "1", [LAYER])
         self.upstream.push("team/other", "1", [LAYER])
         self.tokens = FakeTokenServer(self.upstream, **token_server)
-        self.registry = with_upstreams(entry, THERE="s3cret")
+        self.registry = with_upstreams({"token_server": TOKEN_SERVER, **entry}, THERE="s3cret")
         self.registry.web.servers |= {UPSTREAM: self.upstream, TOKEN_SERVER: self.tokens}
 
     async def get(self, name: str = "team/app", path: str = f"blobs/{digest_of(LAYER)}") -> int:
@@ -157,7 +158,17 @@ async def test_odd_challenges(challenge: str, url: str) -> None:
         ("", NAMED, 502, "asks for other credentials"),
         ('Bearer realm="http://insecure.example/token"', NAMED, 502, "insecure"),
         ('Bearer realm="https://["', NAMED, 502, "no address"),
-        ('Bearer realm="https://nobody.example/t"', NAMED, 502, "cannot be reached: nothing came from nobody.example"),
+        ('Bearer realm="https://nobody.example/t"', NAMED, 502, "for a token to nobody.example, which REGISTRIES_JSON"),
+        ('Bearer realm="https://up.example.evil/t"', NAMED, 502, "to up.example.evil, which REGISTRIES_JSON"),
+        ('Bearer realm="//evil.example/t"', NAMED, 502, "to evil.example, which REGISTRIES_JSON"),
+        ('Bearer realm="https://auth.example@evil.example/t"', NAMED, 502, "@evil.example, which REGISTRIES_JSON"),
+        ('Bearer realm="https://auth.example:8443/t"', NAMED, 502, "to auth.example:8443, which REGISTRIES_JSON"),
+        (
+            'Bearer realm="https://silent.example/t"',
+            {**NAMED, "token_server": "https://silent.example"},
+            502,
+            "cannot be reached: nothing came from silent.example",
+        ),
         (BEARER, {**NAMED, "username": "you"}, 502, "refuses our credentials"),
         (BEARER, {"registry": UPSTREAM}, 404, "gives no token: its token server answered 401"),
     ],
@@ -309,3 +320,29 @@ async def test_ecr_that_gives_no_password(answer: bytes) -> None:
 
     world.registry.web.servers["https://api.ecr.eu-west-1.amazonaws.com"] = api
     assert await world.get() == 502
+
+
+async def test_only_the_upstream_itself_can_challenge() -> None:
+    """A host that it redirects to gets no password, and none is fetched for it."""
+    world = World(NAMED)
+    evil = FakeUpstream(challenge=f'Bearer realm="{TOKEN_SERVER}/token",service="evil"')
+
+    def redirect(request: WebRequest, reply: Reply) -> Reply:
+        return Reply(307, {"location": f"https://evil.example{request.path}"})
+
+    world.upstream.quirk = redirect
+    world.registry.web.servers["https://evil.example"] = evil
+    for challenge in (f'Bearer realm="{TOKEN_SERVER}/token"', 'Basic realm="x"', f'Bearer realm="{UPSTREAM}/token"'):
+        evil.challenge = challenge
+        answer = await world.registry.call("GET", f"/v2/team/app/blobs/{digest_of(LAYER)}")
+        assert (answer.status, answer.codes) == (502, ["UNAVAILABLE"])
+        assert b"sends us to evil.example, which asks for credentials" in answer.body
+    assert world.sent(TOKEN_SERVER) == []
+    assert set(world.sent("https://evil.example")) == set(world.sent(UPSTREAM)) == {None}
+
+
+@pytest.mark.parametrize("registry", ["https://index.docker.io/v1/", "https://registry.gitlab.com"])
+def test_well_known_token_servers(registry: str) -> None:
+    """Need no setting."""
+    (upstream,) = parse_upstreams(json.dumps([{"registry": registry}]), lambda _: None)
+    assert upstream.token_server in {"https://auth.docker.io", "https://gitlab.com"}

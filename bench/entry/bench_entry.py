@@ -21,7 +21,10 @@ class Default(entry.Default):
         if registry is None:
             return Response("no request came yet", status=404)
         platform = registry.platform
-        pools = (platform.buffers, platform.copies, platform.firsts)
+        pools = (
+            *(platform.buffers, platform.copies, platform.firsts),
+            *(platform.pushed_documents, platform.pulled_documents, platform.forms),
+        )
         return Response(
             json.dumps(
                 {

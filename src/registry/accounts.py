@@ -77,6 +77,11 @@ class Accounts:
         self._salted = {account.name: account for account in accounts if account.salt is not None}
         self._crypto = crypto
 
+    @property
+    def has_stretched(self) -> bool:
+        """Whether a secret takes a PBKDF2."""
+        return bool(self._salted)
+
     def names(self) -> frozenset[str]:
         """Every name."""
         return frozenset({account.name for account in self._plain} | self._salted.keys())
@@ -92,9 +97,7 @@ class Accounts:
         return found
 
     async def find_stretched(self, name: str, secret: str) -> Account | None:
-        """As `find_plain`, among the others: one PBKDF2, whether the name is known or not."""
-        if not self._salted:
-            return None
+        """As `find_plain`, among the others: one PBKDF2, whether the name is known or not; there is one of them."""
         account = self._salted.get(name)
         stand_in = account or next(iter(self._salted.values()))
         derived = await self._crypto.pbkdf2(secret.encode(), stand_in.salt or b"")

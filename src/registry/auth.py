@@ -30,6 +30,7 @@ from registry.errors import Problem, RegistryError
 from registry.http import Request
 from registry.log import log
 from registry.oidc import Identities
+from registry.password_guard import PasswordGuard
 from registry.permissions import (
     EVERYTHING,
     NOTHING,
@@ -66,6 +67,14 @@ class Identity:
     expires: float | None = None
     account: Account | None = None
     refresh: Mapping[str, Any] | None = None
+    generation: int | None = None  # of the key that signed them, if it was ours
+
+
+@dataclass(frozen=True, slots=True)
+class _Remembered:
+    caller: Caller
+    expires: float  # seconds since the epoch
+    generation: int | None  # of the key that signed the credentials: they fall with it
 
 
 class Authenticator:
@@ -78,7 +87,10 @@ class Authenticator:
         self._audience = settings.token_audience
         self._identities = Identities(platform, settings.issuers)
         self._public = allow({Access.PULL}, *(glob.text for glob in settings.anonymous_pull))
-        self._remembered: dict[bytes, tuple[Caller, float]] = {}
+        self._remembered: dict[bytes, _Remembered] = {}
+        self._guard = PasswordGuard(platform.now, platform.sleep)
+        self._key = key
+        self._refresh_seconds = settings.refresh_seconds
         self.tokens = BearerTokens(platform, key)
         self.uses_bearer = settings.uses_bearer
         if not (settings.accounts or settings.token_keys or settings.issuers or settings.anonymous_pull):
@@ -95,12 +107,11 @@ class Authenticator:
         if authorization is None:
             return None
         fingerprint = hashlib.sha256(authorization.encode(errors="surrogatepass")).digest()
-        known, expires = self._remembered.get(fingerprint, (None, 0.0))
-        if known is not None and self._platform.now() < expires:
-            return known
+        if (known := self._remembered.get(fingerprint)) is not None and await self._still_holds(known):
+            return known.caller
         scheme, credentials = _split(authorization)
         if scheme == "basic":
-            identity = await self._by_password(*_basic(credentials))
+            identity = await self._by_password(*_basic(credentials), _address(request))
         elif scheme == "bearer":
             identity = await self._by_bearer(credentials)
         else:
@@ -108,8 +119,9 @@ class Authenticator:
         self._remember(fingerprint, identity)
         return identity.caller
 
-    async def identify_for_token(self, authorization: str | None) -> Identity:
+    async def identify_for_token(self, request: Request) -> Identity:
         """Who asks for a token with an Authorization header; nobody may, where anonymous pulls are allowed."""
+        authorization = request.header("authorization")
         if authorization is None:
             if not self._public.tables:
                 raise RegistryError(Problem.UNAUTHORIZED)
@@ -117,9 +129,9 @@ class Authenticator:
         scheme, credentials = _split(authorization)
         if scheme != "basic":
             raise RegistryError(Problem.UNAUTHORIZED, "tokens are issued for Basic credentials")
-        return await self.identify_by_secret(*_basic(credentials))
+        return await self.identify_by_secret(*_basic(credentials), request)
 
-    async def identify_by_secret(self, name: str, secret: str) -> Identity:
+    async def identify_by_secret(self, name: str, secret: str, request: Request) -> Identity:
         """Who has a password, a signed token, an identity token or a refresh token in its place."""
         token = read_token(secret)
         if token is not None and token.issuer == ISSUER:
@@ -134,25 +146,41 @@ class Authenticator:
                 "exp": int(self._platform.now()) + issuer.session,
             }
             return Identity(Caller(subject[:_MAX_NAME], permissions), refresh=claims)
-        return await self._by_password(name, secret)
+        return await self._by_password(name, secret, _address(request))
 
     async def refresh_token(self, identity: Identity) -> str | None:
         """A refresh token, for those who have more than a token that expires anyway."""
         claims = identity.refresh
         if identity.account is not None:
-            claims = {"binding": bind(identity.account, await self.tokens.binding_key())}
+            claims = {
+                "binding": bind(identity.account, await self.tokens.binding_key()),
+                "exp": int(self._platform.now()) + self._refresh_seconds,
+            }
         return None if claims is None else await self.tokens.issue_refresh(identity.caller.name, claims)
 
-    async def _by_password(self, name: str, secret: str) -> Identity:
+    async def _by_password(self, name: str, secret: str, address: str) -> Identity:
         token = read_token(secret) if self._keys else None
         account = self._accounts.find_plain(name, secret)
         if account is None and token is not None:
             return await self._by_signed_token(token)
-        account = account or await self._accounts.find_stretched(name, secret)
+        account = account or await self._by_stretched(name, secret, address)
         if account is None:
             known = name if name in self._accounts.names() else None
             raise RegistryError(Problem.UNAUTHORIZED, "wrong user name or password", account=known)
         return Identity(Caller(account.name, account.permissions), account=account)
+
+    async def _by_stretched(self, name: str, secret: str, address: str) -> Account | None:
+        """The account whose secret takes a PBKDF2. Raises TOO_MANY_REQUESTS for who was wrong too often."""
+        fingerprint = hashlib.sha256(f"{name}:{secret}".encode(errors="surrogatepass")).digest()
+        if not self._accounts.has_stretched or self._guard.knows_wrong(fingerprint):
+            return None
+        async with self._guard.attempt(address, name) as refund:
+            account = await self._accounts.find_stretched(name, secret)
+        if account is None:
+            self._guard.note_wrong(fingerprint)
+        else:
+            refund()
+        return account
 
     async def _by_bearer(self, text: str) -> Identity:
         token = read_token(text)
@@ -160,7 +188,7 @@ class Authenticator:
             raise RegistryError(Problem.UNAUTHORIZED, "the token cannot be read")
         if token.issuer != ISSUER:
             return await self._by_signed_token(token)
-        return Identity(*await self.tokens.read_access(token))
+        return Identity(*await self.tokens.read_access(token), generation=await self._key.generation())
 
     async def _by_signed_token(self, token: Token) -> Identity:
         key = pick(self._keys, token.header.get("kid"))
@@ -189,7 +217,12 @@ class Authenticator:
             self._remembered.clear()
         latest = self._platform.now() + _REMEMBERED_SECONDS
         expires = latest if identity.expires is None else min(latest, identity.expires)
-        self._remembered[fingerprint] = identity.caller, expires
+        self._remembered[fingerprint] = _Remembered(identity.caller, expires, identity.generation)
+
+    async def _still_holds(self, known: "_Remembered") -> bool:
+        if self._platform.now() >= known.expires:
+            return False
+        return known.generation is None or known.generation == await self._key.generation()
 
     # ------------------------------------------------------------------ may
     def admit(self, caller: Caller | None, endpoint: Endpoint) -> Endpoint:
@@ -287,6 +320,11 @@ def _permissions(claims: Mapping[str, Any]) -> Permissions:
             access = EVERYTHING if entry.get("actions") == ["*"] else parse_access(entry.get("actions"))
             permissions |= allow(access & limit, parse_repository_glob(entry.get("name")).text)
     return permissions
+
+
+def _address(request: Request) -> str:
+    """Where a request comes from, as the edge has it: clients cannot set this header there."""
+    return request.header("cf-connecting-ip") or ""
 
 
 def _split(authorization: str) -> tuple[str, str]:

@@ -23,8 +23,6 @@ ACCESS_SECONDS = 300
 _API = "registry"
 _TOKEN_ENDPOINT = "token"  # noqa: S105 - an audience
 _ALGORITHM = "HS256"
-# A key that another isolate made anew is read at most so often, whatever tokens strangers bring.
-_REREAD_SECONDS = 60
 
 
 class BearerTokens:
@@ -69,7 +67,7 @@ class BearerTokens:
         return Caller(claims["sub"], _scopes(claims["access"]).permissions(), grant), claims["exp"]
 
     async def issue_refresh(self, name: str, claims: Mapping[str, Any]) -> str:
-        """A refresh token with claims that `read_refresh` gives back; it expires only if they say so."""
+        """A refresh token with claims that `read_refresh` gives back, `exp` among them."""
         return await self._sign({**claims, "aud": _TOKEN_ENDPOINT, "sub": name})
 
     async def read_refresh(self, token: Token) -> Mapping[str, Any]:
@@ -85,13 +83,7 @@ class BearerTokens:
 
     async def _verify(self, token: Token, audience: str) -> Mapping[str, Any]:
         try:
-            try:
-                return self._decode(token, await self._signing_key(), audience)
-            except jwt.InvalidSignatureError:
-                if self._platform.now() - self._key.read_at < _REREAD_SECONDS:
-                    raise
-                await self._key.read()
-                return self._decode(token, await self._signing_key(), audience)
+            return self._decode(token, await self._signing_key(), audience)
         except jwt.InvalidTokenError as error:
             raise RegistryError(Problem.UNAUTHORIZED, f"the token is not valid: {error}") from None
 
@@ -99,8 +91,9 @@ class BearerTokens:
         return await self._key.derive("bearer tokens")
 
     def _decode(self, token: Token, key: bytes, audience: str) -> Mapping[str, Any]:
+        options: jwt.types.Options = {"require": ["sub", "exp"]}
         claims: Mapping[str, Any] = jwt.decode(
-            token.text, key, algorithms=[_ALGORITHM], audience=audience, issuer=ISSUER, options={"require": ["sub"]}
+            token.text, key, algorithms=[_ALGORITHM], audience=audience, issuer=ISSUER, options=options
         )
         return claims
 

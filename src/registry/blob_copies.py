@@ -12,6 +12,7 @@ from typing import Self
 from registry import blobs
 from registry.errors import RegistryError
 from registry.log import log
+from registry.memory import Turns
 from registry.names import Digest, RepositoryName
 from registry.platform import COPY_BUFFER, Platform
 from registry.sessions import new_uuid
@@ -92,8 +93,8 @@ class BlobCopy:
                 await upload.close(self._digest)
 
     async def _pass_the_rest(self) -> None:
-        with await self._platform.copies.take() as lease:
-            while self._passing.has_client and await self._platform.copies.fill(self._passing, lease, COPY_BUFFER):
+        async with Turns(self._platform.copies) as turns:
+            while self._passing.has_client and (await turns.next(self._passing, COPY_BUFFER))[1]:
                 pass
 
     def _log(self, event: str, error: Exception) -> None:

@@ -1,4 +1,7 @@
-"""Browsers from other origins (the Fetch standard, "CORS protocol"): for the web pages that show registries."""
+"""Requests that web pages send (the Fetch standard, "CORS protocol").
+
+A page of another origin may read answers, and change things, only when the operator named its origin.
+"""
 
 from collections.abc import Callable
 from urllib.parse import urlsplit
@@ -14,6 +17,9 @@ _RESPONSE_HEADERS = (
     "OCI-Filters-Applied, OCI-Subject, OCI-Tag, Range, Retry-After, WWW-Authenticate, X-Request-Id"
 )
 _PREFLIGHT_SECONDS = "600"
+_SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
+# A browser asks before it sends these for a page of another origin; for POST it may not.
+_ASKED_BEFORE = frozenset({"PUT", "PATCH", "DELETE"})
 
 
 def parse_origins(text: str) -> tuple[str, ...]:
@@ -22,7 +28,7 @@ def parse_origins(text: str) -> tuple[str, ...]:
     for origin in origins:
         url = urlsplit(origin)
         if origin not in (ANY_ORIGIN, f"{url.scheme}://{url.netloc}"):
-            raise ValueError(f"{origin!r} is no origin: scheme, host and port, as https://ui.example.com")
+            raise ValueError("an origin is scheme, host and port, as https://ui.example.com")
     return origins
 
 
@@ -42,6 +48,36 @@ def headers_for(origins: tuple[str, ...], header: Callable[[str], str | None]) -
         # Only for pages that the operator named: a browser may add the password it keeps.
         allowed["Access-Control-Allow-Credentials"] = "true"
     return allowed
+
+
+def is_forged(origins: tuple[str, ...], request: Request) -> bool:
+    """Whether a page that may not do so made somebody's browser send this: the password that it keeps comes along.
+
+    Browsers name the page's origin in `Origin` with everything but GET and HEAD, and what it is to us in
+    `Sec-Fetch-Site`. A page of any origin (CORS_ORIGINS has "*") may do what browsers ask for before they do it, since
+    they are then told to leave the password out.
+    """
+    if request.method in _SAFE:
+        return False
+    origin = request.header("origin")
+    if origin is None:
+        return request.header("sec-fetch-site") == "cross-site"
+    # By host: behind a proxy that ends TLS we are asked by http.
+    is_own = origin.partition("://")[2] == request.origin.partition("://")[2] != ""
+    if is_own or origin in origins:
+        return False
+    return not (ANY_ORIGIN in origins and request.method in _ASKED_BEFORE)
+
+
+def isolating_headers(origins: tuple[str, ...], header: Callable[[str], str | None]) -> dict[str, str]:
+    """What keeps a browser from taking an answer for a page, a script or a style of ours (Fetch; CSP, "sandbox")."""
+    origin = header("origin")
+    is_allowed = origin is not None and (origin in origins or ANY_ORIGIN in origins)
+    return {
+        "X-Content-Type-Options": "nosniff",
+        "Content-Security-Policy": "default-src 'none'; sandbox",
+        "Cross-Origin-Resource-Policy": "cross-origin" if is_allowed else "same-origin",
+    }
 
 
 def preflight(origins: tuple[str, ...], request: Request) -> Response | None:

@@ -17,6 +17,7 @@ _HOST = re.compile(r"[0-9]{12}\.dkr\.ecr(?:-fips)?\.([a-z0-9-]+)\.amazonaws\.com
 _ACTION = "AmazonEC2ContainerRegistry_V20150921.GetAuthorizationToken"
 _SERVICE = "ecr"
 _BODY = "{}"
+MAX_ANSWER = 64 * 1024  # bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +83,7 @@ def _sign(key: AccessKey, region: str, headers: Mapping[str, str], now: float) -
 def read_token(answer: bytes) -> tuple[str, float]:
     """The value of an Authorization header, and until when it is good. Raises ValueError."""
     try:
-        (data,) = read_json(answer)["authorizationData"][:1]
+        (data,) = read_json(answer, MAX_ANSWER)["authorizationData"][:1]
         token, expires = str(data["authorizationToken"]), float(data["expiresAt"])
         base64.b64decode(token, validate=True)
     except (KeyError, TypeError, AttributeError) as error:

@@ -23,6 +23,7 @@ class Problem(Enum):
     )  # code-5
     MANIFEST_INVALID = ("MANIFEST_INVALID", 400, "manifest invalid")  # code-6
     MANIFEST_TOO_LARGE = ("MANIFEST_INVALID", 413, "manifest too large")  # code-6, end-7
+    TOO_MANY_TAGS = ("MANIFEST_INVALID", 414, "too many tags")  # end-7
     MANIFEST_UNKNOWN = ("MANIFEST_UNKNOWN", 404, "manifest unknown to registry")  # code-7
     NAME_INVALID = ("NAME_INVALID", 400, "invalid repository name")  # code-8
     NAME_UNKNOWN = ("NAME_UNKNOWN", 404, "repository name not known to registry")  # code-9
@@ -42,6 +43,7 @@ class Problem(Enum):
     GC_UNSAFE = ("UNSUPPORTED", 409, "a manifest cannot be read, so nobody knows what is garbage")
     BAD_REQUEST = ("UNSUPPORTED", 400, "the request cannot be understood")  # no row of the spec fits better
     NOT_FOUND = ("UNSUPPORTED", 404, "there is nothing at this path")  # not a path of the spec
+    TOO_SLOW = ("UNSUPPORTED", 408, "the body did not arrive in time; try again")
     TOO_MANY_REQUESTS = ("TOOMANYREQUESTS", 429, "too many requests")  # code-14
     UNAVAILABLE = ("TOOMANYREQUESTS", 503, "the storage did not answer; try again")
     # Not in the spec's table.

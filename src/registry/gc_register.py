@@ -4,7 +4,7 @@ One small object. Every change is a compare-and-swap on its etag, of a body with
 have equal etags, and a change between two looks go unseen.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 from registry import keys
@@ -20,6 +20,7 @@ WAIT_SECONDS = 20.0  # that a push waits for the end of a sweep, then 503
 _POLL_SECONDS = 1.0
 _RETRY_AFTER = {"Retry-After": "10"}  # seconds
 _NONCE_BYTES = 8
+_PUSHED = "pushed"  # metadata
 
 
 class Phase(Enum):
@@ -39,6 +40,7 @@ class Register:
     run: str = ""
     lease: float = 0.0  # its end, in seconds since the epoch
     etag: str | None = None  # None: absent
+    is_pushed: bool = False  # somebody pushed to the repository while there were upstreams (`note_push`)
 
 
 async def read(platform: Platform, name: RepositoryName) -> Register:
@@ -48,7 +50,8 @@ async def read(platform: Platform, name: RepositoryName) -> Register:
         return Register()
     try:
         metadata = stored.metadata
-        return Register(Phase(metadata["phase"]), metadata["run"], float(metadata["lease"]), stored.etag)
+        is_pushed = _PUSHED in metadata
+        return Register(Phase(metadata["phase"]), metadata["run"], float(metadata["lease"]), stored.etag, is_pushed)
     except (KeyError, ValueError):
         raise StorageError("a register of garbage collection is damaged") from None
 
@@ -58,16 +61,25 @@ async def swap(platform: Platform, name: RepositoryName, seen: Register, phase: 
     nonce = platform.random_hex(_NONCE_BYTES)
     lease = platform.now() + LEASE_SECONDS
     metadata = {"phase": phase.value, "run": run, "lease": str(lease), "nonce": nonce}
+    if seen.is_pushed:
+        metadata[_PUSHED] = "true"
     condition = ABSENT if seen.etag is None else seen.etag
     key = keys.gc_register(name)
     stored = await platform.storage.put(key, nonce.encode(), Attributes(metadata=metadata), only_if=condition)
-    return None if stored is None else Register(phase, run, lease, stored.etag)
+    return None if stored is None else Register(phase, run, lease, stored.etag, seen.is_pushed)
 
 
 def may_take_over(platform: Platform, seen: Register) -> bool:
     """Whether a run may begin: there is none, or it is over its time."""
     margin = MARGIN_SECONDS if seen.phase is Phase.SWEEP else 0
     return seen.phase is Phase.IDLE or platform.now() > seen.lease + margin
+
+
+async def note_push(platform: Platform, name: RepositoryName) -> None:
+    """Note that the repository is not only a copy of another registry's: pull fallback no longer answers for it."""
+    seen = await read(platform, name)
+    if not seen.is_pushed and seen.phase is not Phase.SWEEP:
+        await swap(platform, name, replace(seen, is_pushed=True), seen.phase, seen.run)
 
 
 async def interrupt(platform: Platform, name: RepositoryName) -> None:

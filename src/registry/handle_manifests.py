@@ -7,13 +7,14 @@ from registry.conditions import is_unchanged
 from registry.endpoints import DeleteManifest, GetManifest, HeadManifest, PutManifest
 from registry.errors import Problem, RegistryError
 from registry.http import OCTETS, Request, Response
-from registry.manifest_format import MAX_MANIFEST_SIZE
+from registry.manifest_format import MAX_MANIFEST_SIZE, is_media_type
 from registry.manifests import Received
 from registry.names import Digest, Reference, RepositoryName
 from registry.paths import build
 from registry.permissions import Access
 from registry.registry import Registry
 from registry.storage import Source, StoredObject
+from registry.transfer import document
 
 
 async def head_manifest(registry: Registry, endpoint: HeadManifest, request: Request) -> Response:
@@ -55,12 +56,19 @@ async def get_manifest(registry: Registry, endpoint: GetManifest, request: Reque
 
 async def put_manifest(registry: Registry, endpoint: PutManifest, request: Request) -> Response:
     """end-7: 201 when the manifest and everything it refers to are there."""
-    size = request.body.size
-    data = b"" if size is not None and size > MAX_MANIFEST_SIZE else await request.body.read(MAX_MANIFEST_SIZE + 1)
-    if (size is not None and size > MAX_MANIFEST_SIZE) or len(data) > MAX_MANIFEST_SIZE:
-        raise RegistryError(Problem.MANIFEST_TOO_LARGE, f"a manifest has at most {MAX_MANIFEST_SIZE} bytes")
-    received = manifests.receive(data, request.header("content-type"), endpoint.reference)
+    if request.body.size is not None and request.body.size > MAX_MANIFEST_SIZE:
+        raise _too_large()
+    platform = registry.platform
+    async with document(platform, platform.pushed_documents, request.body, MAX_MANIFEST_SIZE) as data:
+        if len(data) > MAX_MANIFEST_SIZE:
+            raise _too_large()
+        received = manifests.receive(data, request.header("content-type"), endpoint.reference)
+        return await _put_manifest(registry, endpoint, received)
+
+
+async def _put_manifest(registry: Registry, endpoint: PutManifest, received: Received) -> Response:
     await registry.before_first_write()
+    await registry.fallback.note_push(endpoint.name)
     tags = endpoint.tags if isinstance(endpoint.reference, Digest) else (endpoint.reference,)
     await manifests.put(registry.platform, endpoint.name, received, tags, sparse=registry.settings.sparse_manifests)
     headers = {
@@ -107,7 +115,9 @@ class _Described:
 
 
 def _describe(stored: StoredObject, reference: Reference) -> _Described:
-    return _Described(stored.content_type, stored.size, manifests.digest_of(stored, reference))
+    # What serverless-registry stored may be any text.
+    media_type = stored.content_type if is_media_type(stored.content_type) else None
+    return _Described(media_type, stored.size, manifests.digest_of(stored, reference))
 
 
 def _describe_copied(received: Received) -> _Described:
@@ -133,6 +143,10 @@ def _headers(found: _Described, reference: Reference) -> dict[str, str]:
     if found.digest is not None:
         headers |= {"Docker-Content-Digest": str(found.digest), "ETag": f'"{found.digest}"'}
     return headers
+
+
+def _too_large() -> RegistryError:
+    return RegistryError(Problem.MANIFEST_TOO_LARGE, f"a manifest has at most {MAX_MANIFEST_SIZE} bytes")
 
 
 def _unknown(reference: Reference) -> RegistryError:

@@ -10,8 +10,10 @@ from registry.paths import Query
 from registry.registry import Registry
 from registry.request_record import note_account
 from registry.scopes import parse_scopes
+from registry.transfer import document
 
 _MAX_FORM = 32 * 1024  # bytes
+_FORM_SECONDS = 10.0  # that a form may take to arrive
 # The form field that holds the secret (RFC 6749, sections 4.3 and 6; RFC 8693, section 2.1).
 _GRANTS = {
     "password": "password",
@@ -23,17 +25,18 @@ _GRANTS = {
 async def get_token(registry: Registry, endpoint: GetToken, request: Request) -> Response:
     """A token for what of the scopes the account may."""
     _demand_enabled(registry)
-    identity = await registry.auth.identify_for_token(request.header("authorization"))
+    identity = await registry.auth.identify_for_token(request)
     return await _answer(registry, identity, endpoint.scopes, with_refresh=endpoint.offline)
 
 
 async def post_token(registry: Registry, endpoint: PostToken, request: Request) -> Response:
     """The same with a form; the scopes stand in one field."""
     _demand_enabled(registry)
-    data = await request.body.read(_MAX_FORM + 1)
-    if len(data) > _MAX_FORM:
-        raise RegistryError(Problem.BAD_REQUEST, f"the form has at most {_MAX_FORM} bytes")
-    form = Query(data.decode("latin-1"))
+    forms = registry.platform.forms
+    async with document(registry.platform, forms, request.body, _MAX_FORM, seconds=_FORM_SECONDS) as data:
+        if len(data) > _MAX_FORM:
+            raise RegistryError(Problem.BAD_REQUEST, f"the form has at most {_MAX_FORM} bytes")
+        form = Query(data.decode("latin-1"))
     grant = form.one("grant_type")
     field = _GRANTS.get(grant or "")
     secret = form.one(field) if field else None
@@ -41,8 +44,10 @@ async def post_token(registry: Registry, endpoint: PostToken, request: Request) 
         raise RegistryError(
             Problem.BAD_REQUEST, f"the form has grant_type ({', '.join(_GRANTS)}) and the field that goes with it"
         )
-    identity = await registry.auth.identify_by_secret(form.one("username") or "", secret)
-    return await _answer(registry, identity, form.all("scope"), with_refresh=form.one("access_type") == "offline")
+    identity = await registry.auth.identify_by_secret(form.one("username") or "", secret, request)
+    # A refresh token is renewed by use.
+    with_refresh = grant == "refresh_token" or form.one("access_type") == "offline"
+    return await _answer(registry, identity, form.all("scope"), with_refresh=with_refresh)
 
 
 def _demand_enabled(registry: Registry) -> None:

@@ -20,6 +20,10 @@ class Body(Source, Protocol):
         """Bytes of it that were read, or handed over to be read."""
         ...
 
+    async def discard(self) -> None:
+        """Read what is left and forget it, without a turn of the loop for each piece. Never raises."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Request:

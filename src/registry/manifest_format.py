@@ -5,12 +5,14 @@ manifests and lists, and schema 1 as SR takes it.
 """
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from registry.errors import Problem, RegistryError
 from registry.names import Digest, parse_digest
+from registry.untrusted_json import MAX_DEPTH, read_json
 
 MAX_MANIFEST_SIZE = 4 * 1024 * 1024  # bytes; spec, "Pushing Manifests": at least 4 megabytes SHOULD be possible
 
@@ -22,8 +24,25 @@ _DOCKER_LIST = "application/vnd.docker.distribution.manifest.list.v2+json"
 PULLED_TYPES = (OCI_INDEX, OCI_MANIFEST, _DOCKER_LIST, _DOCKER_MANIFEST)
 _OCI_ARTIFACT = "application/vnd.oci.artifact.manifest.v1+json"
 _SCHEMA_1 = "application/vnd.docker.distribution.manifest.v1+json"
+# Types whose documents have a list of that name, and types whose documents have none. A document of one kind with the
+# type of the other would be two images to two clients (CVE-2021-41190).
+_INDEX_TYPES = frozenset({OCI_INDEX, _DOCKER_LIST})
+_MANIFEST_TYPES = frozenset({OCI_MANIFEST, _DOCKER_MANIFEST, _OCI_ARTIFACT, _SCHEMA_1})
+# The types that a manifest may have: no browser shows or runs them (RFC 6838 for the characters).
+_MEDIA_TYPE = re.compile(r"application/vnd\.[a-z0-9!#$&^_.+-]{1,100}\+(?:json|prettyjws)", re.ASCII | re.IGNORECASE)
+# What a client sends that does not know the type: the document says it.
+_ANY_JSON = "application/json"
 # Layers of these types may lie elsewhere (image spec, layer.md, "Non-Distributable Layers"; Docker's foreign layers).
 _FOREIGN_LAYERS = ("application/vnd.oci.image.layer.nondistributable.", "application/vnd.docker.image.rootfs.foreign.")
+# The names that the specifications give to members of a manifest and of a descriptor. Go's clients read
+# "Layers" as "layers" (encoding/json folds case), others do not.
+_NAMES = {
+    name.casefold(): name
+    for name in (
+        *("schemaVersion", "mediaType", "artifactType", "config", "layers", "blobs", "manifests", "subject"),
+        *("annotations", "digest", "size", "urls", "data", "platform", "fsLayers", "blobSum"),
+    )
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,19 +67,52 @@ class Manifest:
     annotations: dict[str, str]
 
 
+def is_media_type(text: str | None) -> bool:
+    """Whether a manifest may have this media type: OCI's, Docker's, and others of the form application/vnd.…+json."""
+    return text is not None and _MEDIA_TYPE.fullmatch(text) is not None
+
+
 def parse_manifest(data: bytes, content_type: str | None) -> Manifest:
     """Parse a manifest that was sent with this Content-Type; raises MANIFEST_INVALID naming the JSON path."""
+    sent = content_type.partition(";")[0].strip().lower() if content_type else None
+    if sent == _ANY_JSON:
+        sent = None
+    if sent and not is_media_type(sent):
+        raise RegistryError(
+            Problem.MANIFEST_INVALID,
+            f"the header Content-Type is no manifest's: send the type of the manifest, for example {OCI_MANIFEST}",
+        )
     document = _Json(_load(data), "")
     declared = document.optional_text("mediaType")
-    sent = content_type.partition(";")[0].strip().lower() if content_type else None
-    if declared and sent and declared != sent:
+    if declared and sent and declared.lower() != sent:
         raise _invalid("mediaType", f"is not the Content-Type {sent}")
+    if declared and not is_media_type(declared):
+        raise _invalid("mediaType", "is no manifest's type: application/vnd.….+json")
+    return _parse(document, declared or sent)
+
+
+def parse_stored(data: bytes, content_type: str | None) -> Manifest:
+    """Parse a manifest that is stored, here or at another registry, by whatever rules were in force when it was pushed.
+
+    A media type that no manifest may have counts as none. Raises MANIFEST_INVALID.
+    """
+    document = _Json(_load(data), "", is_pushed=False)
+    declared = document.value.get("mediaType")
+    for media_type in (content_type, declared):
+        if isinstance(media_type, str) and is_media_type(media_type):
+            return _parse(document, media_type.lower())
+    return _parse(document, None)
+
+
+def _parse(document: "_Json", media_type: str | None) -> Manifest:
     # containerd and CVE-2021-41190: what can be read as two kinds must not be accepted as either.
     if document.has("manifests") and (document.has("layers") or document.has("config")):
         raise _invalid("manifests", "stands beside layers or config: a document is a manifest or an index, not both")
+    if document.is_pushed and media_type in (_MANIFEST_TYPES if document.has("manifests") else _INDEX_TYPES):
+        raise _invalid("mediaType", f"is {media_type}, and the document is of the other kind, manifest or index")
     if document.value.get("schemaVersion") == 1:
-        return _schema_1(document, declared or sent)
-    if document.value.get("schemaVersion") != 2 and (declared or sent) != _OCI_ARTIFACT:
+        return _schema_1(document, media_type)
+    if document.value.get("schemaVersion") != 2 and media_type != _OCI_ARTIFACT:
         raise _invalid("schemaVersion", "is not 2")
     subject = document.get("subject")
     artifact_type = document.optional_text("artifactType")
@@ -69,7 +121,7 @@ def parse_manifest(data: bytes, content_type: str | None) -> Manifest:
     if document.has("manifests"):
         default = OCI_INDEX
         children = [item.descriptor() for item in document.items("manifests")]
-    elif (declared or sent) == _OCI_ARTIFACT:
+    elif media_type == _OCI_ARTIFACT:
         default = _OCI_ARTIFACT
         blobs = [item.descriptor() for item in document.items("blobs", required=False)]
     else:
@@ -78,7 +130,7 @@ def parse_manifest(data: bytes, content_type: str | None) -> Manifest:
         artifact_type = artifact_type or config.media_type
         blobs = [config, *(item.descriptor() for item in document.items("layers"))]
     return Manifest(
-        declared or sent or default,
+        media_type or default,
         tuple(blob for blob in blobs if not blob.media_type.startswith(_FOREIGN_LAYERS)),
         tuple(children),
         None if subject is None else subject.descriptor(),
@@ -99,23 +151,27 @@ def _invalid(path: str, reason: str) -> RegistryError:
 
 
 def _load(data: bytes) -> Any:
-    def refuse(constant: str) -> None:
-        raise ValueError(constant)
-
     try:
-        return json.loads(data.decode("utf-8"), parse_constant=refuse)
-    except (ValueError, RecursionError):
-        raise _invalid("", "is not JSON in UTF-8") from None
+        return read_json(data, MAX_MANIFEST_SIZE, MAX_DEPTH)
+    except ValueError as error:
+        raise _invalid("", str(error)) from None
 
 
 class _Json:
-    """A JSON object and the path to it, so that every complaint names its place."""
+    """A JSON object and the path to it, so that every complaint names its place.
 
-    def __init__(self, value: Any, path: str) -> None:
+    Of one that is pushed the names are checked: what the specification names is spelled as there.
+    """
+
+    def __init__(self, value: Any, path: str, *, is_pushed: bool = True) -> None:
         if not isinstance(value, dict):
             raise _invalid(path, "is not a JSON object")
         self.value: dict[str, Any] = value
         self.path = path
+        self.is_pushed = is_pushed
+        for name in value if is_pushed else ():
+            if _NAMES.get(name.casefold(), name) != name:
+                raise _invalid(path, f"has {json.dumps(name)}, which some clients read as {_NAMES[name.casefold()]}")
 
     def _at(self, key: str) -> str:
         return f"{self.path}.{key}" if self.path else key
@@ -125,7 +181,7 @@ class _Json:
         return self.value.get(key) is not None
 
     def get(self, key: str) -> "_Json | None":
-        return _Json(self.value[key], self._at(key)) if self.has(key) else None
+        return _Json(self.value[key], self._at(key), is_pushed=self.is_pushed) if self.has(key) else None
 
     def required(self, key: str) -> "_Json":
         found = self.get(key)
@@ -142,7 +198,7 @@ class _Json:
         if not isinstance(items, list):
             raise _invalid(self._at(key), "is not an array")
         for index, item in enumerate(items):
-            yield _Json(item, f"{self._at(key)}[{index}]")
+            yield _Json(item, f"{self._at(key)}[{index}]", is_pushed=self.is_pushed)
 
     def optional_text(self, key: str) -> str | None:
         value = self.value.get(key)
@@ -172,10 +228,12 @@ class _Json:
         return Descriptor(self.text("mediaType"), self.digest("digest"), size, self.path)
 
     def annotations(self) -> dict[str, str]:
-        found = self.get("annotations")
+        found = self.value.get("annotations")
         if found is None:
             return {}
-        for key, value in found.value.items():
+        if not isinstance(found, dict):
+            raise _invalid(self._at("annotations"), "is not a JSON object")
+        for key, value in found.items():
             if not isinstance(value, str):
                 raise _invalid(f"annotations[{json.dumps(key)}]", "is not a string")
-        return found.value
+        return found

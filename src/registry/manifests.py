@@ -4,12 +4,12 @@ import asyncio
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from registry import blobs, gc_register, keys
 from registry.errors import Problem, RegistryError
 from registry.http import JSON
-from registry.manifest_format import Manifest, parse_manifest
+from registry.manifest_format import Manifest, is_media_type, parse_manifest, parse_stored
 from registry.manifest_references import References, pack, references_of, unpack
 from registry.names import Digest, Reference, RepositoryName, Tag, parse_digest
 from registry.platform import Platform
@@ -23,7 +23,7 @@ _HAS_SUBJECT, _SUBJECT = "hasSubject", "subjectDigest"
 _NONCE = "nonce"
 # Metadata of ours: `registry.manifest_references`.
 _REFERENCES = "references"
-# Metadata of a tag that is a copy: the origin of the upstream that has it.
+# Metadata of a copy: the origin of the upstream that has it.
 _UPSTREAM = "upstream"
 
 
@@ -35,14 +35,30 @@ class Received:
     digest: Digest
     manifest: Manifest
 
+    def typed_as(self, stored: StoredObject | None) -> "Received":
+        """With the media type of the same bytes that were `stored` first: it does not change."""
+        known = None if stored is None else stored.content_type
+        if known is None or not is_media_type(known):
+            return self
+        return replace(self, manifest=replace(self.manifest, media_type=known))
+
 
 def receive(data: bytes, content_type: str | None, reference: Reference) -> Received:
     """Check a manifest that is pushed to `reference`; raises MANIFEST_INVALID, or DIGEST_INVALID when it differs."""
+    return Received(data, _check_digest(data, reference), parse_manifest(data, content_type))
+
+
+def receive_stored(data: bytes, content_type: str | None, reference: Reference) -> Received:
+    """The same for one that is stored, here or at another registry (`parse_stored`)."""
+    return Received(data, _check_digest(data, reference), parse_stored(data, content_type))
+
+
+def _check_digest(data: bytes, reference: Reference) -> Digest:
     algorithm = reference.algorithm if isinstance(reference, Digest) else "sha256"
     digest = Digest(algorithm, hashlib.new(algorithm, data).hexdigest())
     if isinstance(reference, Digest) and reference != digest:
         raise RegistryError(Problem.DIGEST_INVALID, "the manifest's bytes are not those of the digest in the path")
-    return Received(data, digest, parse_manifest(data, content_type))
+    return digest
 
 
 async def put(
@@ -59,6 +75,7 @@ async def put(
         find(platform, name, received.digest),
         _check_references(platform, name, received.manifest, sparse=sparse),
     )
+    received = received.typed_as(stored)
     if stored is None or platform.now() - stored.uploaded > FRESH:
         await _put_under_digest(platform, name, received)
     elif received.manifest.subject is not None:
@@ -160,12 +177,15 @@ async def keep(
 
     A tag is replaced only while the copy `known` lies there, or nothing: never one that was pushed meanwhile.
     """
-    if await find(platform, name, received.digest) is None:
-        await _put_under_digest(platform, name, received)
+    mark = {_UPSTREAM: upstream}
+    there = await find(platform, name, received.digest)
+    received = received.typed_as(there)
+    if there is None:
+        await _put_under_digest(platform, name, received, mark)
     if isinstance(reference, Digest):
         return
     key, storage, checksum = keys.manifest(name, reference), platform.storage, received.digest
-    attributes = _attributes(received, {_UPSTREAM: upstream})
+    attributes = _attributes(received, mark)
     condition = ABSENT if known is None else NotAfter(known.uploaded)
     if await storage.put(key, received.data, attributes, checksum=checksum, only_if=condition) is None:
         there = await storage.head(key)
@@ -175,8 +195,25 @@ async def keep(
         await storage.put(key, received.data, attributes, checksum=checksum, only_if=condition)
     # Who deletes the manifest meanwhile (registry.manifest_deletion) may have missed the tag.
     if await find(platform, name, received.digest) is None:
-        await _put_under_digest(platform, name, received)
+        await _put_under_digest(platform, name, received, mark)
     await gc_register.interrupt(platform, name)
+
+
+async def is_pushed(platform: Platform, name: RepositoryName) -> bool:
+    """Whether somebody pushed a manifest to the repository: not everything in it is a copy.
+
+    The register says so of what is pushed while there are upstreams; what was pushed before is among the first listed.
+    """
+    prefix = keys.manifests(name)
+    register, page = await asyncio.gather(
+        gc_register.read(platform, name), platform.storage.list(prefix, with_metadata=True)
+    )
+    if register.is_pushed:
+        return True
+    return any(
+        upstream_of(found) is None and not is_tombstone(found) and "/" not in found.key.removeprefix(prefix)
+        for found in page.objects
+    )
 
 
 def references_in(stored: StoredObject) -> References | None:
@@ -186,13 +223,15 @@ def references_in(stored: StoredObject) -> References | None:
 
 
 def upstream_of(stored: StoredObject) -> str | None:
-    """The upstream whose tag this is a copy of; None when it was pushed."""
+    """The upstream whose manifest or tag this is a copy of; None when it was pushed."""
     return stored.metadata.get(_UPSTREAM)
 
 
-async def _put_under_digest(platform: Platform, name: RepositoryName, received: Received) -> None:
+async def _put_under_digest(
+    platform: Platform, name: RepositoryName, received: Received, more: Mapping[str, str] | None = None
+) -> None:
     key = keys.manifest(name, received.digest)
-    await platform.storage.put(key, received.data, _attributes(received), checksum=received.digest)
+    await platform.storage.put(key, received.data, _attributes(received, more), checksum=received.digest)
     if received.manifest.subject is not None:
         await put_referrer(platform, name, received)
 
@@ -225,7 +264,7 @@ async def subject_of(platform: Platform, stored: StoredObject, digest: Digest) -
     if found is None:
         return ""
     try:
-        received = receive(await found.body.read(found.object.size), stored.content_type, digest)
+        received = receive_stored(await found.body.read(found.object.size), stored.content_type, digest)
     except RegistryError:
         return ""  # SR took it, and nobody can say what it means: at least it can be deleted
     return "" if received.manifest.subject is None else str(received.manifest.subject.digest)
@@ -345,7 +384,7 @@ async def read_references(platform: Platform, stored: StoredObject) -> Reference
         return References()
     data = await found.body.read(found.object.size)
     try:
-        return references_of(parse_manifest(data, found.object.content_type))
+        return references_of(parse_stored(data, found.object.content_type))
     except RegistryError:
         return References()  # SR took it, and nobody can say what it means
 

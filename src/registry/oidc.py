@@ -16,6 +16,7 @@ from registry.public_keys import parse_key_set, pick
 from registry.setting_lists import parse_list
 from registry.signed_tokens import Token, verify
 from registry.tasks import within
+from registry.transfer import read_all
 from registry.untrusted_json import read_json
 from registry.web import WebError
 
@@ -151,7 +152,7 @@ class Identities:
                 known.fetched = now
             except (WebError, ValueError) as error:
                 known.failed = now
-                log("issuer-keys-not-fetched", issuer=issuer.url, url=issuer.key_set, error=str(error))
+                log("issuer-keys-not-fetched", issuer=issuer.url, error=str(error))
         if now - known.fetched > _STALE_SECONDS:
             raise RegistryError(
                 Problem.UNAVAILABLE,
@@ -165,14 +166,14 @@ class Identities:
             data = await within(_FETCH_SECONDS, self._platform.sleep, self._read(url))
         except TimeoutError:
             raise WebError(f"no answer within {_FETCH_SECONDS} seconds") from None
-        return parse_key_set(read_json(data))
+        return parse_key_set(read_json(data, _MAX_KEY_SET))
 
     async def _read(self, url: str) -> bytes:
         answer = await self._platform.web.fetch("GET", url, {"Accept": "application/json"})
         try:
             if answer.status != 200:
                 raise WebError(f"status {answer.status}")
-            data = await answer.body.read(_MAX_KEY_SET + 1)
+            data = await read_all(answer.body, _MAX_KEY_SET)
         finally:
             await answer.body.cancel()
         if len(data) > _MAX_KEY_SET:

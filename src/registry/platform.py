@@ -3,9 +3,9 @@
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from registry.buffers import BufferPool
 from registry.counting import CountingStorage
 from registry.crypto import Crypto
+from registry.memory import BufferPool, Ledger
 from registry.metrics import DataPoints
 from registry.retries import RetryingStorage
 from registry.storage import Storage, Streams
@@ -18,6 +18,12 @@ COPY_BUFFER, COPY_BUFFERS = 256 * 1024, 16  # bytes that are passed on: each tur
 # The first bytes of a chunk of unknown length: who sends no more than that, or slowly, needs no larger buffer. Apart
 # from the copies, since who holds one waits for a large one, and who holds a large one may wait for a copy.
 FIRST_BUFFER, FIRST_BUFFERS = 256 * 1024, 16
+# Manifests that are pushed, with what is made of them: three times their bytes, so one of the largest at once.
+PUSHED_DOCUMENTS = 12 * 1024 * 1024
+# Manifests that come from other registries, and lists that go to clients, until they are sent.
+PULLED_DOCUMENTS = 12 * 1024 * 1024
+# Forms of the token endpoint, which anybody may send: apart, so that nobody without credentials holds what others need.
+FORMS = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +47,9 @@ class Platform:
     buffers: BufferPool
     copies: BufferPool
     firsts: BufferPool
+    pushed_documents: Ledger
+    pulled_documents: Ledger
+    forms: Ledger
     crypto: Crypto
     web: Web
     now: Callable[[], float]
@@ -58,6 +67,9 @@ def make_platform(storage: Storage, streams: Streams, machine: Machine) -> Platf
         BufferPool(streams, now, sleep, PART_BUFFER, PART_BUFFERS),
         BufferPool(streams, now, sleep, COPY_BUFFER, COPY_BUFFERS),
         BufferPool(streams, now, sleep, FIRST_BUFFER, FIRST_BUFFERS),
+        Ledger(now, sleep, PUSHED_DOCUMENTS),
+        Ledger(now, sleep, PULLED_DOCUMENTS),
+        Ledger(now, sleep, FORMS),
         machine.crypto,
         machine.web,
         now,

@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping
 
 from registry.crypto import ALGORITHMS, PublicKey
+from registry.setting_lists import MAX_SETTING
 from registry.untrusted_json import read_json
 
 # Key type and curve -> the one algorithm; for RSA the key's own `alg` may name the other one.
@@ -40,7 +41,7 @@ def parse_public_keys(setting: str) -> tuple[PublicKey, ...]:
     if text.startswith("-----"):
         return (_from_pem(text),)
     try:
-        value = read_json(text)
+        value = read_json(text, MAX_SETTING)
     except ValueError:
         value = None
     if not isinstance(value, dict):

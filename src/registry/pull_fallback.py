@@ -6,7 +6,7 @@ Only pulls come here. What a push asks for exists when it is in this bucket.
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from registry import manifests
+from registry import gc_register, manifests
 from registry.blob_copies import BlobCopy
 from registry.errors import Problem, RegistryError
 from registry.log import log
@@ -21,13 +21,15 @@ from registry.upstream_client import UpstreamClient, UpstreamError
 from registry.upstreams import Upstream
 
 T = TypeVar("T")
+_K = TypeVar("_K", bound=str)
+
+_FOR_EVER = float("inf")
 
 REVALIDATE_TIMEOUT = 5  # seconds that a pull waits for an upstream when there is a copy to serve
 _RETRY_SECONDS = 30  # after which an upstream that failed to revalidate a tag is asked again
-_REMEMBERED = 10_000  # tags
+_REMEMBERED = 10_000  # tags, and repositories
+_NOT_PUSHED_SECONDS = 30  # for which a repository is taken for one that nobody has pushed to
 _ACCEPT = {"Accept": ", ".join(PULLED_TYPES)}
-# What servers say that do not know what they send: the manifest knows.
-_VAGUE_TYPES = frozenset({"application/json", "application/octet-stream", "text/plain", "binary/octet-stream"})
 
 
 class PullFallback:
@@ -41,6 +43,7 @@ class PullFallback:
         self._before_first_write = before_first_write
         self._client = UpstreamClient(platform)
         self._compared: dict[str, float] = {}  # key of a tag -> when, in seconds since the epoch
+        self._pushed: dict[RepositoryName, float] = {}  # those nobody pushed to, until when; those somebody did: inf
 
     # ------------------------------------------------------------------ blobs
     async def blob_size(self, name: RepositoryName, digest: Digest) -> int | None:
@@ -108,6 +111,23 @@ class PullFallback:
                 return await self._revalidate(upstream, there, name, reference, stored)
         return None
 
+    async def note_push(self, name: RepositoryName) -> None:
+        """A manifest is being pushed: from now on no upstream answers for the repository."""
+        if self._upstreams and self._pushed.get(name) != _FOR_EVER:
+            await gc_register.note_push(self._platform, name)
+            self._remember(self._pushed, name, _FOR_EVER)
+
+    async def _may_answer(self, upstream: Upstream, name: RepositoryName) -> bool:
+        """Whether an upstream is asked for a repository: somebody else may have one of the same name there."""
+        if upstream.pushed_repositories:
+            return True
+        until = self._pushed.get(name, 0.0)
+        if until <= self._platform.now():
+            is_pushed = await manifests.is_pushed(self._platform, name)
+            until = _FOR_EVER if is_pushed else self._platform.now() + _NOT_PUSHED_SECONDS
+            self._remember(self._pushed, name, until)
+        return until != _FOR_EVER
+
     async def _revalidate(
         self, upstream: Upstream, there: RepositoryName, name: RepositoryName, tag: Tag, stored: StoredObject
     ) -> Received | None:
@@ -115,7 +135,10 @@ class PullFallback:
         now = self._platform.now()
         if now - max(stored.uploaded, self._compared.get(stored.key, 0.0)) < upstream.revalidate:
             return None
-        self._remember(stored.key, now)
+        # There is a copy: nobody had pushed to the repository before there were upstreams.
+        if not upstream.pushed_repositories and (await gc_register.read(self._platform, name)).is_pushed:
+            return None
+        self._remember(self._compared, stored.key, now)
         timeout = min(upstream.timeout, REVALIDATE_TIMEOUT) if upstream.serve_stale else upstream.timeout
         try:
             comparing = self._compare(upstream, there, name, tag, stored)
@@ -125,7 +148,7 @@ class PullFallback:
         except UpstreamError as failed:
             error = failed
         log("tag-not-revalidated", upstream=upstream.host, repository=name, tag=tag, reason=error.reason)
-        self._remember(stored.key, now - upstream.revalidate + _RETRY_SECONDS)
+        self._remember(self._compared, stored.key, now - upstream.revalidate + _RETRY_SECONDS)
         if upstream.serve_stale:
             return None
         raise error.told(Problem.MANIFEST_UNKNOWN)
@@ -156,7 +179,7 @@ class PullFallback:
         data = await self._client.read(upstream, answer, MAX_MANIFEST_SIZE)
         media_type = (answer.content_type or "").partition(";")[0].strip().lower()
         try:
-            received = manifests.receive(data, None if media_type in _VAGUE_TYPES else media_type, reference)
+            received = manifests.receive_stored(data, media_type, reference)
         except RegistryError as error:
             raise UpstreamError(upstream, f"sent no manifest of {reference}: {error.message}") from None
         if known is not None and received.digest == known.checksum:
@@ -169,10 +192,10 @@ class PullFallback:
             log("copy-not-stored", repository=name, reference=str(reference), error=str(error))
         return received
 
-    def _remember(self, key: str, when: float) -> None:
-        if len(self._compared) >= _REMEMBERED:
-            self._compared.clear()
-        self._compared[key] = when
+    def _remember(self, known: dict[_K, float], key: _K, when: float) -> None:
+        if len(known) >= _REMEMBERED:
+            known.clear()
+        known[key] = when
 
     async def _first(
         self,
@@ -188,7 +211,7 @@ class PullFallback:
         failure: UpstreamError | None = None
         for upstream in self._upstreams:
             there = upstream.name_there(name)
-            if there is None:
+            if there is None or not await self._may_answer(upstream, name):
                 continue
             try:
                 found = await ask(upstream, there)

@@ -1,6 +1,7 @@
 """One line of the log for each request, and the same numbers for the metrics."""
 
 from http import HTTPStatus
+from urllib.parse import unquote
 
 from registry.http import Request, Response
 from registry.log import log
@@ -32,13 +33,22 @@ def report(request: Request, response: Response, record: RequestRecord, metrics:
         "account": record.account,
     }
     if endpoint is None:
-        fields["path"] = request.path[:_MAX_PATH]
+        fields["path"] = _without_session(request.path)[:_MAX_PATH]
     if record.reason is not None:
         fields["reason"] = record.reason
     if response.status in _REFUSED:
         fields["address"] = request.header("cf-connecting-ip")
     log("request", **fields)
     metrics.note(record, response.status, seconds, request.body.taken, sent)
+
+
+def _without_session(path: str) -> str:
+    """A path that was not understood, without what stands where the name of an upload session would."""
+    segments = path.split("/")
+    for at, segment in enumerate(segments):
+        if unquote(segment).lower() == "uploads":
+            return "/".join([*segments[: at + 1], *("…" for _ in segments[at + 1 :])])
+    return path
 
 
 def _size(response: Response) -> int:

@@ -7,7 +7,7 @@ from http import HTTPStatus
 from typing import Any
 
 from registry.callers import Caller
-from registry.cors import headers_for, preflight
+from registry.cors import headers_for, is_forged, isolating_headers, preflight
 from registry.endpoints import (
     AppendChunk,
     CancelUpload,
@@ -69,8 +69,6 @@ from registry.transfer import drain
 # Every answer names the API version, as Docker's clients look for it before they log in.
 _VERSION = {"Docker-Distribution-Api-Version": "registry/2.0"}
 _RETRY_AFTER = {"Retry-After": "1"}  # seconds: R2 takes one write a second to a key
-# Bytes of an unwanted body that are read before the answer: what a proxy in between may have sent already.
-_DRAIN_LIMIT = 100 * 1024 * 1024
 _ID_BYTES = 8  # of a request's id, where Cloudflare gave it none
 
 Handler = Callable[[Registry, Any, Request], Awaitable[Response]]
@@ -121,7 +119,12 @@ async def handle(registry: Registry, request: Request) -> Response:
     try:
         origins = registry.settings.cors_origins
         response = preflight(origins, request) or await _answer(registry, request, record)
-        headers = {**response.headers, **headers_for(origins, request.header), "X-Request-Id": record.id}
+        headers = {
+            **isolating_headers(origins, request.header),
+            **response.headers,
+            **headers_for(origins, request.header),
+            "X-Request-Id": record.id,
+        }
         response = Response(response.status, headers, response.body)
         report(request, response, record, registry.metrics, registry.platform.now() - started)
         return response
@@ -146,12 +149,14 @@ async def _answer(registry: Registry, request: Request, record: RequestRecord) -
         log("internal-error", trace=traceback.format_exc())
         response = _render(RegistryError(Problem.INTERNAL), record)
     if response.status >= HTTPStatus.BAD_REQUEST:
-        await drain(registry.platform, request.body, _DRAIN_LIMIT)
+        await drain(registry.platform, request.body)
     return response
 
 
 async def _dispatch(registry: Registry, request: Request, record: RequestRecord) -> Response:
     caller: Caller | None = None
+    if is_forged(registry.settings.cors_origins, request):
+        raise RegistryError(Problem.DENIED, "a web page of another origin sent this: CORS_ORIGINS names those that may")
     try:
         endpoint = record.endpoint = await _parse(registry, request)
         if not isinstance(endpoint, Open):

@@ -9,11 +9,13 @@ import hmac
 _MARK = "~"  # in no repository name
 _VECTOR = 16  # bytes
 _BLOCK = 32  # bytes of HMAC-SHA-256
+_PADDED = 256  # bytes, or a multiple of them: the length of a cursor does not tell that of a name
 
 
 def seal(key: bytes, text: str) -> str:
-    """`text`, readable with `key` only."""
+    """`text`, which has no NUL, readable with `key` only."""
     data = text.encode()
+    data += b"\0" * (-len(data) % _PADDED)
     vector = _vector(key, data)
     return _MARK + (vector + _hide(key, vector, data)).hex()
 
@@ -31,7 +33,7 @@ def unseal(key: bytes, sealed: str) -> str | None:
         return None
     vector, hidden = raw[:_VECTOR], raw[_VECTOR:]
     data = _hide(key, vector, hidden)
-    return data.decode() if hmac.compare_digest(vector, _vector(key, data)) else None
+    return data.rstrip(b"\0").decode() if hmac.compare_digest(vector, _vector(key, data)) else None
 
 
 def _vector(key: bytes, data: bytes) -> bytes:

@@ -7,6 +7,8 @@ from registry.untrusted_json import read_json
 
 _T = TypeVar("_T")
 
+MAX_SETTING = 1024 * 1024  # bytes; Cloudflare takes 5 KB of one
+
 
 def parse_list(text: str, noun: str, parse: Callable[[object], _T], name: Callable[[_T], str]) -> tuple[_T, ...]:
     """Read the entries, `noun`s, each with `parse`.
@@ -14,9 +16,9 @@ def parse_list(text: str, noun: str, parse: Callable[[object], _T], name: Callab
     Raises ValueError with a sentence that says which entry is wrong, as `parse` does; one mistake refuses all of them.
     """
     try:
-        entries = read_json(text)
+        entries = read_json(text, MAX_SETTING)
     except ValueError as error:
-        raise ValueError(f"not JSON: {error}") from None
+        raise ValueError(f"it {error}") from None
     if not isinstance(entries, list):
         raise ValueError(f"it is a list of {noun}s")
     found: dict[str, _T] = {}

@@ -19,6 +19,8 @@ from registry.upstreams import Upstream, parse_upstreams
 CHUNK_STEP = PART_BUFFER  # bytes: chunks of a multiple of it leave nothing over that is stored twice
 # Bytes. Cloudflare takes bodies of 100 MB on Free and Pro.
 DEFAULT_CHUNK_MAX_LENGTH = 11 * CHUNK_STEP
+DEFAULT_REFRESH_DAYS = 30  # that a refresh token is good for; each use brings a new one
+_MAX_REFRESH_DAYS = 3650
 DEFAULT_GC_GRACE = 3600  # seconds that a blob without a manifest stays
 
 _Variable = Callable[[str], str | None]
@@ -35,6 +37,7 @@ class Settings:
     issuers: tuple[Issuer, ...] = ()
     anonymous_pull: tuple[Glob, ...] = ()
     bearer_tokens: bool = False
+    refresh_seconds: int = DEFAULT_REFRESH_DAYS * 24 * 3600
     cors_origins: tuple[str, ...] = ()
     sparse_manifests: bool = False
     chunk_max_length: int = DEFAULT_CHUNK_MAX_LENGTH  # bytes
@@ -67,14 +70,15 @@ def read_settings(variable: _Variable) -> Settings:
         issuers=_parsed("OIDC_ISSUERS_JSON", variable("OIDC_ISSUERS_JSON"), parse_issuers, ()),
         anonymous_pull=_parsed("ANONYMOUS_PULL", variable("ANONYMOUS_PULL"), _globs, ()),
         bearer_tokens=_parsed("BEARER_TOKENS", variable("BEARER_TOKENS"), _switch, default=False),
+        refresh_seconds=_parsed(
+            "REFRESH_TOKEN_DAYS", variable("REFRESH_TOKEN_DAYS"), _days, DEFAULT_REFRESH_DAYS * 24 * 3600
+        ),
         cors_origins=_parsed("CORS_ORIGINS", variable("CORS_ORIGINS"), parse_origins, ()),
         sparse_manifests=_parsed("SPARSE_MANIFESTS", variable("SPARSE_MANIFESTS"), _switch, default=False),
         chunk_max_length=_parsed(
             "CHUNK_MAX_LENGTH", variable("CHUNK_MAX_LENGTH"), _chunk_length, DEFAULT_CHUNK_MAX_LENGTH
         ),
-        upstreams=_parsed(
-            "REGISTRIES_JSON", variable("REGISTRIES_JSON"), lambda text: parse_upstreams(text, variable), ()
-        ),
+        upstreams=_parsed("REGISTRIES_JSON", variable("REGISTRIES_JSON"), lambda text: _upstreams(text, variable), ()),
         gc_mode=_parsed("GC_MODE", variable("GC_MODE"), _gc_mode, None),
         gc_grace=_parsed("GC_GRACE", variable("GC_GRACE"), _seconds, DEFAULT_GC_GRACE),
         retention=_parsed("RETENTION_JSON", variable("RETENTION_JSON"), parse_rules, ()),
@@ -103,6 +107,19 @@ def _pair(variable: _Variable, name_setting: str, secret_setting: str, permissio
     return ()
 
 
+def _upstreams(text: str, variable: _Variable) -> tuple[Upstream, ...]:
+    upstreams = parse_upstreams(text, variable)
+    for upstream in upstreams:
+        if not upstream.has_limits:
+            log(
+                "upstream-without-limits",
+                upstream=upstream.host,
+                help="it is asked for every repository that was not pushed to here, whose names it learns: "
+                "give it a prefix or include",
+            )
+    return upstreams
+
+
 def _globs(text: str) -> tuple[Glob, ...]:
     return tuple(parse_repository_glob(glob) for glob in text.replace(",", " ").split())
 
@@ -124,6 +141,13 @@ def _seconds(text: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) <= 9):
         raise ValueError("it is a number of seconds")
     return int(text)
+
+
+def _days(text: str) -> int:
+    days = int(text) if text.isascii() and text.isdigit() and len(text) <= 4 else 0
+    if not 0 < days <= _MAX_REFRESH_DAYS:
+        raise ValueError(f"it is a number of days from 1 to {_MAX_REFRESH_DAYS}")
+    return days * 24 * 3600
 
 
 def _chunk_length(text: str) -> int:

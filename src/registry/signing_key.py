@@ -8,19 +8,29 @@ from registry.platform import Platform
 from registry.storage import ABSENT, Attributes
 
 _SECRET_BYTES = 32
+# After which an isolate looks at the secret again: whoever deletes it voids what was signed within that time.
+REREAD_SECONDS = 60
 
 
 class SigningKey:
-    """Reads the secret once in the life of an isolate."""
+    """Reads the secret once a minute at most, unless somebody asks for it as it is now."""
 
     def __init__(self, platform: Platform) -> None:
         self._platform = platform
         self._secret: bytes | None = None
-        self.read_at = 0.0  # seconds since the epoch
+        self._read_at = 0.0  # seconds since the epoch
+        self._generation = 0
 
     async def secret(self) -> bytes:
-        """The secret, as it was read last."""
-        return self._secret or await self.read()
+        """The secret, as it was within the last REREAD_SECONDS."""
+        if self._secret is None or self._platform.now() - self._read_at >= REREAD_SECONDS:
+            return await self.read()
+        return self._secret
+
+    async def generation(self) -> int:
+        """A number that changes with the secret."""
+        await self.secret()
+        return self._generation
 
     async def derive(self, purpose: str) -> bytes:
         """A key for one purpose: what is signed with it means nothing to any other."""
@@ -29,17 +39,21 @@ class SigningKey:
     async def read(self) -> bytes:
         """The secret as it is now: whoever deletes the object voids everything that was signed."""
         storage = self._platform.storage
-        self.read_at = self._platform.now()
+        self._read_at = self._platform.now()
         stored = await storage.get(keys.SIGNING_KEY)
         if stored is None:
             await migration.note_if_empty(self._platform)
             fresh = self._platform.random_hex(_SECRET_BYTES).encode()
             nonce = Attributes(metadata={"nonce": self._platform.random_hex(8)})
             if await storage.put(keys.SIGNING_KEY, fresh, nonce, only_if=ABSENT) is not None:
-                self._secret = fresh
-                return fresh
+                return self._keep(fresh)
             stored = await storage.get(keys.SIGNING_KEY)
             if stored is None:
                 raise RegistryError(Problem.UNAVAILABLE)
-        self._secret = await stored.body.read(2 * _SECRET_BYTES)
-        return self._secret
+        return self._keep(await stored.body.read(2 * _SECRET_BYTES))
+
+    def _keep(self, secret: bytes) -> bytes:
+        if secret != self._secret:
+            self._generation += 1
+        self._secret = secret
+        return secret

@@ -2,17 +2,24 @@
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from registry.errors import RegistryError
+from registry.errors import Problem, RegistryError
+from registry.http import Body
+from registry.memory import Lease, Ledger, Turns
 from registry.names import Digest
 from registry.platform import COPY_BUFFER, Platform
 from registry.storage import ClientGone, Digester, Pipe, PipeBroken, Source
-from registry.tasks import beside, settled
+from registry.tasks import beside, settled, within
 
 T = TypeVar("T")
+
+DRAIN_SECONDS = 5.0  # for which an unwanted body is read before its answer
+DOCUMENT_SECONDS = 30.0  # that a manifest may take to arrive, or an answer to be taken: 4 MiB at 140 KiB a second
+FIRST_READ = 16 * 1024  # bytes of a document that need no room in a ledger: nearly all manifests have fewer
+DOCUMENT_FACTOR = 3  # bytes of room for a byte of a document: it, what is parsed, what is made of that
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,13 +65,12 @@ async def copy(platform: Platform, span: Span, pipe: Pipe, digester: Digester | 
     left = span.size
     if left == 0:
         return
-    with await platform.copies.take() as lease:
+    async with Turns(platform.copies) as turns:
         while left:
-            count = await platform.copies.fill(span.source, lease, min(left, COPY_BUFFER))
+            content, count = await turns.next(span.source, min(left, COPY_BUFFER))
             if count == 0:
                 raise ClientGone("the body ended before its Content-Length")
             left -= count
-            content = lease.buffer.slice(0, count)
             if digester is None:
                 await pipe.write(content)
             else:
@@ -75,9 +81,11 @@ async def digest_of(platform: Platform, source: Source, algorithm: str) -> Diges
     """Read a source to its end; the digest of its bytes."""
     digester = platform.streams.digester(algorithm)
     try:
-        with await platform.copies.take() as lease:
-            while count := await platform.copies.fill(source, lease, COPY_BUFFER):
-                await digester.update(lease.buffer.slice(0, count))
+        async with Turns(platform.copies) as turns:
+            content, count = await turns.next(source, COPY_BUFFER)
+            while count:
+                await digester.update(content)
+                content, count = await turns.next(source, COPY_BUFFER)
     except BaseException:
         await digester.abort()
         await source.cancel()
@@ -85,15 +93,65 @@ async def digest_of(platform: Platform, source: Source, algorithm: str) -> Diges
     return await digester.digest()
 
 
-async def drain(platform: Platform, source: Source, limit: int) -> None:
-    """Read and forget at most `limit` bytes, then give the rest up.
+async def drain(platform: Platform, body: Body) -> None:
+    """Read and forget an unwanted body for DRAIN_SECONDS, without Python or a buffer of ours.
 
-    An answer before the end of a large body reaches the client as a broken connection instead (docs/adr/0009).
+    An answer before the end of a large body may reach the client as a broken connection instead (docs/adr/0020). Who
+    sends nothing is answered all the same.
     """
-    if source.size == 0:
+    if body.size == 0:
         return
-    with contextlib.suppress(ClientGone, RegistryError):
-        with await platform.copies.take() as lease:
-            while limit > 0 and (count := await platform.copies.fill(source, lease, COPY_BUFFER)):
-                limit -= count
+    with contextlib.suppress(TimeoutError):
+        await within(DRAIN_SECONDS, platform.sleep, body.discard())
+
+
+@contextlib.asynccontextmanager
+async def document(
+    platform: Platform, ledger: Ledger, source: Source, limit: int, *, seconds: float = DOCUMENT_SECONDS
+) -> AsyncIterator[bytes]:
+    """The bytes of a document; with one byte more than `limit` where it has more than that.
+
+    Memory is taken as bytes arrive: a little first, then room for all of it in a ledger, for as long as this lasts.
+    Raises TOO_SLOW when the bytes do not arrive in time, and what the source raises.
+    """
+    try:
+        data = await within(seconds, platform.sleep, source.read(min(FIRST_READ, limit + 1)))
+        if len(data) < FIRST_READ or len(data) > limit:
+            yield data
+            return
+        size = limit if source.size is None else min(source.size, limit)
+        with await ledger.reserve(size * DOCUMENT_FACTOR):
+            data += await within(seconds, platform.sleep, source.read(size + 1 - len(data)))
+            yield data
+    except TimeoutError:
         await source.cancel()
+        raise RegistryError(Problem.TOO_SLOW) from None
+
+
+async def read_all(source: Source, limit: int) -> bytes:
+    """The bytes of a small document, with one more than `limit` where it has more. Memory is taken as bytes arrive."""
+    data = await source.read(min(FIRST_READ, limit + 1))
+    return data + await source.read(limit + 1 - len(data)) if len(data) == FIRST_READ else data
+
+
+async def send(
+    platform: Platform, lease: Lease, data: bytes, keep_running: Callable[[Awaitable[None]], object]
+) -> Source:
+    """A body that keeps a lease until the client has it, or for DOCUMENT_SECONDS: then it breaks off."""
+    pipe = platform.streams.pipe(len(data))
+
+    async def write() -> None:
+        await pipe.write(platform.streams.content(data))
+        await pipe.close()
+
+    async def run() -> None:
+        with lease:
+            try:
+                await within(DOCUMENT_SECONDS, platform.sleep, write())
+            except PipeBroken:
+                pass
+            except TimeoutError:
+                await pipe.abort()
+
+    keep_running(run())
+    return pipe.content

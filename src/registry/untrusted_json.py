@@ -1,12 +1,69 @@
-"""JSON that an operator or a stranger wrote."""
+"""The one reader of JSON that a stranger, a pusher, another server or an operator wrote.
+
+Nesting and the number of values are counted in the bytes before a parser sees them. A parser recurses, and in Pyodide
+deep recursion ends the interpreter for the isolate's life (docs/adr/0020): there is no exception to catch.
+"""
 
 import json
+import re
+from itertools import accumulate
 from typing import Any
 
+MAX_DEPTH = 100  # arrays and objects within each other, in a manifest; real ones have five
+MAX_TOKEN_DEPTH = 32  # the same in tokens, keys, settings and other servers' answers
+# Values of a document: those behind a comma, and the first of each array and object. An index of 10,000 descriptors has
+# 70,000.
+MAX_VALUES = 100_000
 
-def read_json(text: str | bytes) -> Any:
-    """Its value. Raises ValueError with the reason for what is none, or is nested deeper than Python reads."""
+# A string, or what is left of the document when its end is missing. Possessive: no input makes it go back.
+_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)', re.DOTALL)
+_BRACKETS = b"[]{}"
+_NOT_BRACKETS = bytes(set(range(256)) - set(_BRACKETS))
+_STEPS = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
+
+
+def read_json(data: str | bytes, size: int, depth: int = MAX_TOKEN_DEPTH) -> Any:
+    """The value of a document of at most `size` bytes, nested at most `depth` deep.
+
+    Raises ValueError with the reason, to be read behind "the document": for what is not JSON in UTF-8 (RFC 8259), is
+    larger, deeper or has more values, and for an object that has one name twice (two readers may each see another one).
+    """
+    raw = data.encode(errors="surrogatepass") if isinstance(data, str) else data
+    if len(raw) > size:
+        raise ValueError(f"has more than {size} bytes")
+    structure = _STRING.sub(b"", raw)
+    if sum(map(structure.count, (b"[", b"{", b","))) > MAX_VALUES:
+        raise ValueError(f"has more than {MAX_VALUES} values")
+    brackets = structure.translate(None, _NOT_BRACKETS)
+    if max(accumulate(map(_STEPS.__getitem__, brackets)), default=0) > depth:
+        raise ValueError(f"is nested more than {depth} deep")
+    del structure, brackets
     try:
-        return json.loads(text)
-    except RecursionError:
-        raise ValueError("it is nested too deeply") from None
+        return _DECODER.decode(raw.decode())
+    except _TwiceError as error:
+        raise ValueError(str(error)) from None
+    except ValueError:
+        raise ValueError("is not JSON in UTF-8") from None
+
+
+class _TwiceError(ValueError):
+    pass
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        seen: set[str] = set()
+        twice = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
+        raise _TwiceError(f"has the name {json.dumps(twice[:_SHOWN])} twice in one object")
+    return value
+
+
+_SHOWN = 60  # characters of a name, in a message
+
+
+def _no_number(constant: str) -> None:
+    raise ValueError(f"{constant} is no JSON")
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_no_number)

@@ -121,6 +121,10 @@ class Parts:
             else:
                 return
 
+    def keep_created(self) -> None:
+        """An entry names the multipart upload that this request created."""
+        self._created = None
+
     async def drop_created(self) -> None:
         """Abort the multipart upload that no entry names."""
         if self._created is not None:

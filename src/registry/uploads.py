@@ -5,16 +5,13 @@ none waits in the session's log as a piece and is joined to the bytes that follo
 becomes a multipart upload.
 """
 
-import asyncio
-import contextlib
 from collections.abc import Awaitable, Callable
 from typing import Self
 
-from registry import blobs, keys, upload_parts
-from registry.buffers import Lease
+from registry import blobs, keys
 from registry.errors import Problem, RegistryError
 from registry.names import Digest, RepositoryName
-from registry.platform import FIRST_BUFFER, Platform
+from registry.platform import Platform
 from registry.retries import tidying
 from registry.storage import (
     Buffer,
@@ -25,8 +22,8 @@ from registry.storage import (
     Source,
     UploadGone,
 )
-from registry.tasks import settled
 from registry.transfer import Span, copy, digest_of, through_pipe
+from registry.unsized_chunks import UnsizedChunk, wrong_size
 from registry.upload_log import ALGORITHM, Entry, OutOfDate, State, UploadLog, gone
 from registry.upload_parts import Parts, multipart, part_size_for
 
@@ -74,7 +71,7 @@ class Upload:
         when another chunk was faster.
         """
         if expected is not None and body.size is not None and body.size != expected:
-            raise _wrong_size()
+            raise wrong_size()
         if body.size == 0:
             return state
         digester = self._platform.streams.digester(ALGORITHM) if state.offset == 0 else None
@@ -108,79 +105,17 @@ class Upload:
     async def _append_unknown(
         self, state: State, body: Source, expected: int | None, digester: Digester | None
     ) -> State:
-        """A chunk of unknown size: small ones and slow clients get along with a small buffer."""
-        before = start = state.offset
-        part_size = state.part_size or part_size_for(None)
-        with contextlib.ExitStack() as leases:
-            first = leases.enter_context(await self._platform.firsts.take())
-            wanted = min(FIRST_BUFFER, upload_parts.SMALL_PART, part_size - state.tail_size)
-            count = await self._platform.firsts.fill(body, first, wanted)
-            if count < wanted:
-                lease, rest = first, count
-            else:
-                buffers = [leases.enter_context(await self._platform.buffers.take())]
-                buffers[0].buffer.copy(0, first.buffer.slice(0, count))
-                state, start, rest = await self._fill_parts(state, body, digester, leases, buffers, count)
-                lease = buffers[0]
-            if expected is not None and state.offset + rest != before + expected:
-                raise _wrong_size()
-            if state.offset + rest == start:
-                return state  # nothing behind the last entry: it has the state already
-            return await self._append_buffer(state, start, lease.buffer, rest, digester)
-
-    async def _fill_parts(
-        self,
-        state: State,
-        body: Source,
-        digester: Digester | None,
-        leases: contextlib.ExitStack,
-        buffers: list[Lease],
-        count: int,
-    ) -> tuple[State, int, int]:
-        """Read a body to its end, storing every part it fills; `buffers[0]` has its first `count` bytes.
-
-        One buffer fills while the part in another is stored, if there is room for two. Returns the state with those
-        parts, where its next entry starts, and how many bytes are left in `buffers[0]`.
-        """
-        pool = self._platform.buffers
-        start = state.offset
-        part_size, tail = state.part_size or part_size_for(None), state.tail_size
-        storing: asyncio.Future[State] | None = None
-        try:
-            while True:
-                wanted = min(upload_parts.SMALL_PART, part_size - tail)
-                count += await pool.fill(body, buffers[0], wanted, start=count)
-                if storing is not None:
-                    state, storing = await storing, None
-                if count < wanted:
-                    return state, start, count
-                if tail + count == part_size:
-                    state = await self._parts.begin(state, part_size)
-                    storing = asyncio.ensure_future(self._parts.store(state, buffers[0].buffer, count, digester))
-                    # Only now: a client too slow to fill one shall not hold two.
-                    second = pool.take_now() if len(buffers) == 1 else None
-                    if second is not None:
-                        buffers.append(leases.enter_context(second))
-                    elif len(buffers) == 1:
-                        state, storing = await storing, None
-                    tail = 0
-                else:
-                    # A part larger than the buffer, in a session that began with a known size: keep what is here.
-                    state = await self._append_buffer(state, start, buffers[0].buffer, count, None)
-                    start, tail = state.offset, state.tail_size
-                buffers.reverse()
-                count = 0
-        finally:
-            if storing is not None:
-                await settled(storing)
+        """A chunk of unknown size: its bytes are read into buffers, since R2 takes no part of unknown length."""
+        chunk = UnsizedChunk(self._platform, self._parts, self._append_buffer, state, body)
+        return await chunk.run(expected, digester)
 
     async def _append_buffer(
-        self, state: State, start: int, buffer: Buffer, count: int, digester: Digester | None
+        self, state: State, start: int, buffer: Buffer | None, count: int, digester: Digester | None
     ) -> State:
         """Keep what is in a buffer as a piece."""
 
         async def write(pipe: Pipe) -> None:
-            if count:
+            if buffer is not None and count:
                 content = buffer.slice(0, count)
                 await pipe.write(content)
                 if digester is not None:
@@ -193,14 +128,18 @@ class Upload:
     ) -> State:
         """Write the log's next entry, for a chunk that began at `start`, with `size` bytes that filled no part."""
         if len(state.tail) < MAX_PIECES:
-            return await self._log.append(state.with_entry(start), size, write, digester)
+            appended = await self._log.append(state.with_entry(start), size, write, digester)
+            self._parts.keep_created()
+            return appended
 
         async def write_joined(pipe: Pipe) -> None:
             await self._parts.write_tail(state, pipe)
             await write(pipe)
 
         joined = state.without_tail().with_entry(start)
-        return await self._log.append(joined, state.tail_size + size, write_joined, digester)
+        appended = await self._log.append(joined, state.tail_size + size, write_joined, digester)
+        self._parts.keep_created()
+        return appended
 
     # ------------------------------------------------------------------ close
     async def close(self, digest: Digest) -> None:
@@ -314,7 +253,3 @@ class Upload:
 def mismatch(digest: Digest) -> RegistryError:
     """DIGEST_INVALID for bytes that are not those of `digest`."""
     return RegistryError(Problem.DIGEST_INVALID, details=[{"digest": str(digest)}])
-
-
-def _wrong_size() -> RegistryError:
-    return RegistryError(Problem.SIZE_INVALID, "Content-Range names another size than the body has")

@@ -13,6 +13,7 @@ from registry.names import RepositoryName
 from registry.platform import Platform
 from registry.storage import Source
 from registry.tasks import within
+from registry.transfer import read_all
 from registry.untrusted_json import read_json
 from registry.upstreams import Auth, Upstream
 from registry.web import WebError, WebResponse
@@ -101,12 +102,15 @@ class UpstreamClient:
         url = f"{upstream.origin}/v2/{name}/{path}"
         headers = {**_HEADERS, **(headers or {})}
         key = upstream.origin, upstream.username, name
-        response = await self._follow(upstream, method, url, headers, self._known(upstream, key))
+        response, host = await self._follow(upstream, method, url, headers, self._known(upstream, key))
         if response.status == 401:
             await response.body.cancel()
+            if host is not None:
+                # Another server's challenge must not learn the upstream's password.
+                raise UpstreamError(upstream, f"sends us to {host}, which asks for credentials")
             authorization = await self._authorise(upstream, name, response.header("www-authenticate") or "")
             self._remember(key, authorization)
-            response = await self._follow(upstream, method, url, headers, authorization.authorization)
+            response, _ = await self._follow(upstream, method, url, headers, authorization.authorization)
         if response.status == 200 or (response.status == 206 and "Range" in headers):
             return _answer(response)
         await response.body.cancel()
@@ -123,7 +127,7 @@ class UpstreamClient:
     async def read(self, upstream: Upstream, answer: Answer, limit: int) -> bytes:
         """A whole body of at most `limit` bytes. Raises UpstreamError."""
         try:
-            data = await self._in_time(upstream, answer.body.read(limit + 1))
+            data = await self._in_time(upstream, read_all(answer.body, limit))
         except WebError:
             raise UpstreamError(upstream, "broke its answer off") from None
         finally:
@@ -152,15 +156,18 @@ class UpstreamClient:
 
     async def _follow(
         self, upstream: Upstream, method: str, url: str, headers: Mapping[str, str], authorization: str | None
-    ) -> WebResponse:
-        """Ask, and go where redirects lead; the credentials stay with the upstream's own origin."""
+    ) -> tuple[WebResponse, str | None]:
+        """Ask, and go where redirects lead; the credentials stay with the upstream's own origin.
+
+        Returns the answer, and whose it is when it is not the upstream's own.
+        """
         for _ in range(_MAX_REDIRECTS + 1):
             is_own = _origin(url) == upstream.origin
             sent = {**headers, "Authorization": authorization} if authorization and is_own else headers
             response = await self._fetch(upstream, method, url, sent)
             location = response.header("location")
             if response.status not in _REDIRECTS or location is None:
-                return response
+                return response, None if is_own else urlsplit(url).netloc
             await response.body.cancel()
             url = _resolve(upstream, url, location)
         raise UpstreamError(upstream, "redirects without end")
@@ -191,7 +198,14 @@ class UpstreamClient:
 
     async def _fetch_token(self, upstream: Upstream, name: RepositoryName, challenge: Challenge) -> _Token:
         """By GET, and where that is refused by POST, as OAuth2 has it. Never for more than pulling."""
-        realm = urlsplit(_resolve(upstream, upstream.origin, challenge.parameters["realm"]))
+        address = _resolve(upstream, upstream.origin, challenge.parameters["realm"])
+        realm = urlsplit(address)
+        if _origin(address) not in (upstream.origin, upstream.token_server):
+            # Who can change an answer on its way would else have our password sent to wherever they like.
+            raise UpstreamError(
+                upstream,
+                f"sends us for a token to {realm.netloc}, which REGISTRIES_JSON must name as token_server",
+            )
         asked = {"scope": f"repository:{name}:pull"}
         if "service" in challenge.parameters:
             asked["service"] = challenge.parameters["service"]
@@ -229,7 +243,7 @@ class UpstreamClient:
         answer = _answer(await self._fetch(upstream, method, url, {**_HEADERS, **headers}, form))
         data = await self.read(upstream, answer, _MAX_TOKEN_ANSWER)
         try:
-            value = read_json(data)
+            value = read_json(data, _MAX_TOKEN_ANSWER)
         except ValueError:
             value = None
         return answer.status, value if isinstance(value, dict) else {}
@@ -239,7 +253,7 @@ class UpstreamClient:
         request = ecr.token_request(upstream.host, key, self._platform.now())
         headers = {**_HEADERS, **request.headers}
         answer = _answer(await self._fetch(upstream, "POST", request.url, headers, request.body))
-        data = await self.read(upstream, answer, _MAX_TOKEN_ANSWER)
+        data = await self.read(upstream, answer, ecr.MAX_ANSWER)
         if answer.status != 200:
             raise UpstreamError(upstream, f"gives no token: GetAuthorizationToken answered {answer.status}")
         try:

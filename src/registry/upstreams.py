@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from registry import ecr
 from registry.errors import RegistryError
@@ -17,6 +17,13 @@ _MAX_TIMEOUT = 300
 _MAX_REVALIDATE = 365 * 24 * 3600
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 DOCKER_HUB = "https://registry-1.docker.io"
+# Registries whose tokens come from another host than their own: for others `token_server` names it.
+_TOKEN_SERVERS = {
+    DOCKER_HUB: "https://auth.docker.io",
+    "https://docker.elastic.co": "https://docker-auth.elastic.co",
+    "https://registry.digitalocean.com": "https://api.digitalocean.com",
+    "https://registry.gitlab.com": "https://gitlab.com",
+}
 
 _MEMBERS = (
     "registry",
@@ -29,6 +36,8 @@ _MEMBERS = (
     "serve_stale",
     "auth",
     "timeout",
+    "token_server",
+    "pushed_repositories",
 )
 
 
@@ -55,6 +64,13 @@ class Upstream:
     revalidate: int  # seconds
     serve_stale: bool
     timeout: int  # seconds
+    token_server: str  # the origin that may ask for its credentials beside itself
+    pushed_repositories: bool  # whether it is also asked for repositories that were pushed to here
+
+    @property
+    def has_limits(self) -> bool:
+        """Whether somebody said which repositories it is asked for."""
+        return bool(self.prefix or self.include)
 
     @property
     def host(self) -> str:
@@ -105,22 +121,38 @@ def _parse(entry: object, variable: Callable[[str], str | None]) -> Upstream:
         _globs(entry, "include"),
         _globs(entry, "exclude"),
         read_number(entry, "revalidate", _MAX_REVALIDATE) or DEFAULT_REVALIDATE,
-        _switch(entry.get("serve_stale", True)),
+        _switch(entry, "serve_stale", default=True),
         read_number(entry, "timeout", _MAX_TIMEOUT) or DEFAULT_TIMEOUT,
+        _token_server(entry, origin),
+        _switch(entry, "pushed_repositories", default=False),
     )
 
 
 def _parse_url(text: object) -> tuple[str, str]:
     url = urlsplit(text if isinstance(text, str) else "")
-    is_secure = url.scheme == "https" or (url.scheme == "http" and url.hostname in _LOOPBACK)
-    if not is_secure or not url.hostname or "@" in url.netloc or url.query or url.fragment:
+    if not _is_address(url):
         raise ValueError("registry is the https URL of a registry: https://registry.example.com")
-    if url.hostname == "docker.io" or url.hostname.endswith(".docker.io"):
+    if f".{url.hostname}".endswith(".docker.io"):
         return DOCKER_HUB, ""  # Docker itself calls it https://index.docker.io/v1/
     folder = url.path.strip("/")
     if folder and not _is_name(folder):
         raise ValueError("the path of registry is the beginning of its repository names, as in https://gcr.io/project")
     return f"{url.scheme}://{url.netloc}", f"{folder}/" if folder else ""
+
+
+def _is_address(url: SplitResult) -> bool:
+    is_secure = url.scheme == "https" or (url.scheme == "http" and url.hostname in _LOOPBACK)
+    return bool(is_secure and url.hostname and "@" not in url.netloc and not url.query and not url.fragment)
+
+
+def _token_server(entry: Mapping[str, object], origin: str) -> str:
+    value = entry.get("token_server", _TOKEN_SERVERS.get(origin, origin))
+    url = urlsplit(value if isinstance(value, str) else "")
+    if not _is_address(url) or url.path.strip("/"):
+        raise ValueError(
+            "token_server is the https origin of the server that gives its tokens: https://auth.example.com"
+        )
+    return f"{url.scheme}://{url.netloc}"
 
 
 def _credentials(entry: Mapping[str, object], variable: Callable[[str], str | None]) -> tuple[str, str]:
@@ -132,7 +164,8 @@ def _credentials(entry: Mapping[str, object], variable: Callable[[str], str | No
     # What `echo` and `base64` put behind a secret is not part of it; line ends within are Google's affair.
     password = (variable(password_env) or "").strip() if password_env else ""
     if password_env and not password:
-        raise ValueError(f"the secret {password_env!r}, which password_env names, is not set")
+        # Not what it names: who wrote the password itself there shall not find it in the log.
+        raise ValueError("the secret that password_env names is not set: password_env is a name, not the password")
     return username, password
 
 
@@ -166,7 +199,8 @@ def _globs(entry: Mapping[str, object], member: str) -> tuple[Glob, ...]:
     return tuple(parse_repository_glob(glob) for glob in value)
 
 
-def _switch(value: object) -> bool:
+def _switch(entry: Mapping[str, object], member: str, *, default: bool) -> bool:
+    value = entry.get(member, default)
     if not isinstance(value, bool):
-        raise ValueError("serve_stale is true or false")
+        raise ValueError(f"{member} is true or false")
     return value

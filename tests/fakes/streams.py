@@ -1,6 +1,7 @@
 """The runtime's streams in memory, as strict as workerd's."""
 
 import asyncio
+import contextlib
 import hashlib
 import mmap
 from collections.abc import Awaitable, Callable, Iterable, Iterator
@@ -104,6 +105,11 @@ class FakeSource:
         while len(data) < limit and (taken := await self._next(limit - len(data))):
             data += taken
         return bytes(data)
+
+    async def discard(self) -> None:
+        with contextlib.suppress(ClientGone):
+            while await self._next(65_536):
+                pass
 
     async def cancel(self) -> None:
         self._rest = b""

@@ -1,11 +1,11 @@
-"""The memory of all uploads together: `registry.buffers`."""
+"""The memory of all uploads together: `registry.memory`."""
 
 import asyncio
 
 import pytest
 
-from registry.buffers import LEASE_SECONDS, PATIENCE_SECONDS, WAIT_SECONDS, BufferPool
 from registry.errors import RegistryError
+from registry.memory import LEASE_SECONDS, PATIENCE_SECONDS, WAIT_SECONDS, BufferPool
 from registry.storage import Buffer
 from registry.upload_parts import SMALL_PART
 from tests.fakes.client import Clock, FakeRegistry, digest_of, with_query

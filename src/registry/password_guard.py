@@ -1,0 +1,107 @@
+"""What wrong passwords may cost: each takes a PBKDF2, which is more CPU than everything else in a small request.
+
+Counted by the isolate, for the address that the edge names and for the account that is tried there. Who brings right
+credentials that the isolate remembers, or a secret that needs no PBKDF2, never meets this.
+"""
+
+import contextlib
+import math
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from registry.errors import Problem, RegistryError
+
+_K = TypeVar("_K")
+
+AT_ONCE = 4  # PBKDF2s that run side by side
+_WAIT_SECONDS = 5.0  # for one of them to end; then 429
+_POLL_SECONDS = 0.05
+_LOST_SECONDS = 10.0  # after which one that did not end belonged to a request that was dropped
+_REMEMBERED = 1_000  # wrong credentials, and addresses and names
+_REMEMBERED_SECONDS = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class Allowance:
+    """Attempts: so many at once, then one in so many seconds."""
+
+    burst: int
+    seconds: float
+
+
+PER_ADDRESS = Allowance(30, 1.0)
+PER_NAME = Allowance(10, 6.0)  # of one address
+
+
+class PasswordGuard:
+    """Decides whether a password is looked at."""
+
+    def __init__(self, now: Callable[[], float], sleep: Callable[[float], Awaitable[None]]) -> None:
+        self._now = now
+        self._sleep = sleep
+        self._running: dict[object, float] = {}  # when each PBKDF2 began, in seconds since the epoch
+        self._wrong: dict[bytes, float] = {}  # fingerprints of wrong credentials, and until when
+        self._spent: dict[tuple[str, ...], float] = {}  # until when the attempts that were made count, in seconds
+
+    def knows_wrong(self, fingerprint: bytes) -> bool:
+        """Whether these credentials were wrong a while ago."""
+        return self._wrong.get(fingerprint, 0.0) > self._now()
+
+    def note_wrong(self, fingerprint: bytes) -> None:
+        """They are wrong."""
+        _remember(self._wrong, fingerprint, self._now() + _REMEMBERED_SECONDS)
+
+    @contextlib.asynccontextmanager
+    async def attempt(self, address: str, name: str) -> AsyncIterator[Callable[[], None]]:
+        """Around a PBKDF2; gives what to call when the password is right, since then it does not count.
+
+        Raises TOO_MANY_REQUESTS, with Retry-After, beyond what is allowed.
+        """
+        now = self._now()
+        limits = ((address,), PER_ADDRESS), ((address, name), PER_NAME)
+        until = {key: max(self._spent.get(key, 0.0), now) + allowance.seconds for key, allowance in limits}
+        excess = max(until[key] - now - allowance.burst * allowance.seconds for key, allowance in limits)
+        if excess > 0:
+            raise _too_many(excess)
+        for key, value in until.items():
+            _remember(self._spent, key, value)
+
+        def refund() -> None:
+            for key, allowance in limits:
+                self._spent[key] = self._spent.get(key, 0.0) - allowance.seconds
+
+        ticket = object()
+        await self._await_turn(ticket)
+        try:
+            yield refund
+        finally:
+            self._running.pop(ticket, None)
+
+    async def _await_turn(self, ticket: object) -> None:
+        began = self._now()
+        while True:
+            now = self._now()
+            self._running = {one: start for one, start in self._running.items() if now - start < _LOST_SECONDS}
+            if len(self._running) < AT_ONCE:
+                self._running[ticket] = now
+                return
+            if now - began > _WAIT_SECONDS:
+                raise _too_many(1)
+            await self._sleep(_POLL_SECONDS)
+
+
+def _too_many(seconds: float) -> RegistryError:
+    return RegistryError(
+        Problem.TOO_MANY_REQUESTS,
+        "too many wrong passwords; wait before you try again",
+        headers={"Retry-After": str(math.ceil(seconds))},
+    )
+
+
+def _remember(known: dict[_K, float], key: _K, value: float) -> None:
+    """Keep the newest."""
+    known.pop(key, None)
+    if len(known) >= _REMEMBERED:
+        del known[next(iter(known))]
+    known[key] = value
