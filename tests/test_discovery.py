@@ -14,7 +14,7 @@ from registry.sealed import is_sealed, seal, unseal
 from registry.settings import read_settings
 from registry.storage import NO_ATTRIBUTES
 from tests.fakes.client import VARIABLES, FakeRegistry, digest_of
-from tests.images import INDEX, MANIFEST, descriptor, image, push_image, put_manifest
+from tests.images import push_image
 from tests.test_auth import hashed
 
 NAME = "team/app"
@@ -109,50 +109,6 @@ async def test_any_tags_in_pages_of_any_size(names: set[str], size: int) -> None
         page, link = await tags(registry, link)
         found += page
     assert found == sorted(names)
-
-
-# ---------------------------------------------------------------------- referrers
-async def referrers(registry: FakeRegistry, subject: str, query: str = "") -> tuple[list[dict[str, Any]], str | None]:
-    """A page of descriptors, and where its Link leads."""
-    answer = await registry.call("GET", f"/v2/{NAME}/referrers/{subject}{query}")
-    assert answer.status == 200, answer
-    assert answer.headers["Content-Type"] == INDEX
-    assert ("OCI-Filters-Applied" in answer.headers) == ("artifactType" in query)
-    link = answer.headers.get("Link")
-    rest = None if link is None else link[1 : link.index(">")].partition(subject)[2]
-    return json.loads(answer.body)["manifests"], rest
-
-
-async def test_referrers(registry: FakeRegistry) -> None:
-    """Whoever names the subject, with artifact type and annotations; filtered; none is an empty list, not a 404."""
-    await registry.push_blob(NAME, b"{}")
-    subject = descriptor(b"the subject", MANIFEST)
-    for kind in ("a/sbom", "a/signature"):
-        document = image(b"{}", [], subject=subject, artifactType=kind, annotations={"kind": kind})
-        assert (await put_manifest(registry, NAME, digest_of(json.dumps(document).encode()), document)).status == 201
-    found, link = await referrers(registry, subject["digest"])
-    assert sorted(one["artifactType"] for one in found) == ["a/sbom", "a/signature"]
-    assert link is None
-    (only,), _ = await referrers(registry, subject["digest"], "?artifactType=a/sbom")
-    assert only["annotations"] == {"kind": "a/sbom"}
-    assert await referrers(registry, digest_of(b"unknown")) == ([], None)
-
-
-async def test_many_referrers_come_in_pages(registry: FakeRegistry) -> None:
-    """Every one once, within the calls of a request; one that is damaged is left out."""
-    await registry.push_blob(NAME, b"{}")
-    subject = descriptor(b"the subject", MANIFEST)
-    for number in range(90):
-        document = image(b"{}", [], subject=subject, artifactType=f"a/{number % 2}", annotations={"n": str(number)})
-        await put_manifest(registry, NAME, digest_of(json.dumps(document).encode()), document)
-    key = f"{NAME}/_referrers/{subject['digest']}/{digest_of(b'damaged')}"
-    registry.bucket.seed(key, b"[", NO_ATTRIBUTES, None)
-    for query, expected in (("", 90), ("?artifactType=a/1", 45)):
-        found, link = await referrers(registry, subject["digest"], query)
-        while link is not None:
-            page, link = await referrers(registry, subject["digest"], link)
-            found += page
-        assert len({one["digest"] for one in found}) == len(found) == expected
 
 
 # ---------------------------------------------------------------------- the catalogue

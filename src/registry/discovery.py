@@ -1,22 +1,16 @@
-"""What there is: the tags of a repository, the referrers of a manifest, and the repositories."""
+"""What there is: the tags of a repository, and the repositories."""
 
-import asyncio
-import json
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from registry import keys
-from registry.blobs import IN_FLIGHT
-from registry.log import log
-from registry.names import Digest, RepositoryName, Tag, parse_digest
+from registry.names import RepositoryName, Tag
 from registry.permissions import Access, Permissions, allow
 from registry.platform import Platform
 from registry.storage import MAX_LIST_KEYS, StoredObject
 
 MAX_PAGE = 1_000  # tags or names of one answer; the rest is behind its Link
 TAG_CALLS = 45  # R2 calls of one page of tags: thousands of tombstones may lie between two
-REFERRERS_PAGE = 40  # descriptors of one answer: a call each, and a request has 50
 CATALOG_CALLS = 45  # R2 calls of one page: a request has 50 on the Free plan
 # Segments of a name that the catalogue shows. A page begins with a call for each folder above where the last one ended:
 # so that it gets further, there are fewer of them than calls.
@@ -96,45 +90,6 @@ async def tag_pages(
 async def _has_manifests(platform: Platform, name: RepositoryName, last: str | None) -> bool:
     """Whether there is anything before what was listed."""
     return last is not None and bool((await platform.storage.list(keys.manifests(name), limit=1)).objects)
-
-
-@dataclass(frozen=True, slots=True)
-class ReferrerPage:
-    """Descriptors as they are stored, and behind which digest more may follow."""
-
-    descriptors: Sequence[dict[str, Any]]
-    last: Digest | None  # None on the last page
-
-
-async def list_referrers(
-    platform: Platform, name: RepositoryName, subject: Digest, artifact_type: str | None, last: Digest | None
-) -> ReferrerPage:
-    """The manifests that name `subject`, those of one artifact type when it is given, a bounded number a page."""
-    prefix = keys.referrers(name, subject)
-    after = None if last is None else keys.referrer(name, subject, last)
-    page = await platform.storage.list(prefix, start_after=after, limit=REFERRERS_PAGE)
-    digests = [parse_digest(found.key.removeprefix(prefix)) for found in page.objects]
-    descriptors: list[dict[str, Any]] = []
-    for at in range(0, len(digests), IN_FLIGHT):
-        batch = digests[at : at + IN_FLIGHT]
-        descriptors += await asyncio.gather(*(_read_json(platform, keys.referrer(name, subject, one)) for one in batch))
-    shown = [one for one in descriptors if one and artifact_type in (None, one.get("artifactType"))]
-    return ReferrerPage(shown, digests[-1] if page.cursor is not None and digests else None)
-
-
-async def _read_json(platform: Platform, key: str) -> dict[str, Any]:
-    """A stored descriptor; empty when it was deleted meanwhile, or is damaged."""
-    stored = await platform.storage.get(key)
-    if stored is None:
-        return {}
-    try:
-        value = json.loads(await stored.body.read(stored.object.size))
-    except ValueError:
-        value = None
-    if not isinstance(value, dict):
-        log("damaged-referrer", key=key)
-        return {}
-    return value
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """Answers to end-8, end-12 and the catalogue: what there is."""
 
-from registry import discovery
+from registry import discovery, referrers
 from registry.endpoints import Endpoint, ListReferrers, ListRepositories, ListTags
 from registry.errors import Problem, RegistryError
 from registry.http import Request, Response, json_response
@@ -9,6 +9,7 @@ from registry.paths import build
 from registry.permissions import Access
 from registry.registry import Registry
 from registry.sealed import is_sealed, seal, unseal
+from registry.transfer import send
 
 _CURSORS = "cursors of the catalogue"  # what their key is derived for
 
@@ -27,16 +28,16 @@ async def list_tags(registry: Registry, endpoint: ListTags, request: Request) ->
 
 async def list_referrers(registry: Registry, endpoint: ListReferrers, request: Request) -> Response:
     """end-12: an index of what names this digest; an empty one when nothing does, or nobody knows the digest."""
-    page = await discovery.list_referrers(
-        registry.platform, endpoint.name, endpoint.digest, endpoint.artifact_type, endpoint.last
-    )
-    headers = {"Content-Type": OCI_INDEX}
+    platform = registry.platform
+    page = await referrers.list_page(platform, endpoint.name, endpoint.digest, endpoint.artifact_type, endpoint.last)
+    headers = {"Content-Type": OCI_INDEX, "Content-Length": str(len(page.index))}
     if endpoint.artifact_type is not None:
         headers["OCI-Filters-Applied"] = "artifactType"
     if page.last is not None:
         headers["Link"] = _next(ListReferrers(endpoint.name, endpoint.digest, endpoint.artifact_type, page.last))
-    index = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": list(page.descriptors)}
-    return json_response(200, index, headers)
+    if page.lease is None:
+        return Response(200, headers, page.index)
+    return Response(200, headers, await send(platform, page.lease, page.index, request.keep_running))
 
 
 async def list_repositories(registry: Registry, endpoint: ListRepositories, request: Request) -> Response:

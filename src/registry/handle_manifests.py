@@ -16,6 +16,8 @@ from registry.registry import Registry
 from registry.storage import Source, StoredObject
 from registry.transfer import document
 
+_LARGE = 256 * 1024  # bytes of a manifest that is not sent from memory
+
 
 async def head_manifest(registry: Registry, endpoint: HeadManifest, request: Request) -> Response:
     """end-3, HEAD."""
@@ -43,7 +45,14 @@ async def get_manifest(registry: Registry, endpoint: GetManifest, request: Reque
         if stored is not None:
             await stored.body.cancel()
         raise
-    if copied is not None:
+    if copied is not None and len(copied.data) > _LARGE:
+        # From the bucket, where it is now: what is sent from memory stays there for as long as the client likes.
+        again = await manifests.read(registry.platform, name, copied.digest)
+        body = copied.data if again is None else again.body
+        answer = _answer(_describe_copied(copied), reference, request, body)
+        if again is not None and answer.body is not again.body:
+            await again.body.cancel()
+    elif copied is not None:
         answer = _answer(_describe_copied(copied), reference, request, copied.data)
     elif stored is not None:
         answer = _answer(_describe(stored.object, reference), reference, request, stored.body)

@@ -2,7 +2,6 @@
 
 import asyncio
 import hashlib
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -13,6 +12,7 @@ from registry.manifest_format import Manifest, is_media_type, parse_manifest, pa
 from registry.manifest_references import References, pack, references_of, unpack
 from registry.names import Digest, Reference, RepositoryName, Tag, parse_digest
 from registry.platform import Platform
+from registry.referrers import make_entry
 from registry.storage import ABSENT, Attributes, NotAfter, StorageBusy, StoredBody, StoredObject
 
 # Seconds. A manifest put this recently is not put again: two tags pushed in one second would make its key hot.
@@ -240,7 +240,8 @@ async def put_referrer(platform: Platform, name: RepositoryName, received: Recei
     """List a manifest with the referrers of its subject."""
     assert received.manifest.subject is not None
     key = keys.referrer(name, received.manifest.subject.digest, received.digest)
-    await platform.storage.put(key, json.dumps(_referrer(received)).encode(), Attributes(content_type=JSON))
+    entry = make_entry(received.manifest, received.digest, len(received.data))
+    await platform.storage.put(key, entry.data, entry.attributes)
 
 
 async def delete_referrer(platform: Platform, name: RepositoryName, digest: Digest, subject: str) -> None:
@@ -253,7 +254,7 @@ async def delete_referrer(platform: Platform, name: RepositoryName, digest: Dige
     data = await entry.body.read(entry.object.size)
     await storage.delete([key])
     if await find(platform, name, digest) is not None:
-        await storage.put(key, data, Attributes(content_type=JSON))
+        await storage.put(key, data, Attributes(JSON, entry.object.metadata))
 
 
 async def subject_of(platform: Platform, stored: StoredObject, digest: Digest) -> str:
@@ -307,20 +308,6 @@ def _attributes(received: Received, more: Mapping[str, str] | None = None) -> At
     if packed is not None:
         metadata[_REFERENCES] = packed
     return Attributes(received.manifest.media_type, {**metadata, **(more or {})})
-
-
-def _referrer(received: Received) -> dict[str, object]:
-    """The descriptor that the referrers list has of this manifest (spec, "Listing Referrers")."""
-    descriptor: dict[str, object] = {
-        "mediaType": received.manifest.media_type,
-        "digest": str(received.digest),
-        "size": len(received.data),
-    }
-    if received.manifest.artifact_type is not None:
-        descriptor["artifactType"] = received.manifest.artifact_type
-    if received.manifest.annotations:
-        descriptor["annotations"] = received.manifest.annotations
-    return descriptor
 
 
 async def _check_references(

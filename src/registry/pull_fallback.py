@@ -4,6 +4,7 @@ Only pulls come here. What a push asks for exists when it is in this bucket.
 """
 
 from collections.abc import Awaitable, Callable
+from contextlib import ExitStack
 from typing import TypeVar
 
 from registry import gc_register, manifests
@@ -173,24 +174,25 @@ class PullFallback:
         known: StoredObject | None,
     ) -> Received | None:
         """Fetch a manifest and store it; None when the upstream has none, or the one that is `known`."""
-        answer = await self._client.ask(upstream, "GET", there, f"manifests/{reference}", _ACCEPT)
-        if answer is None:
-            return None
-        data = await self._client.read(upstream, answer, MAX_MANIFEST_SIZE)
-        media_type = (answer.content_type or "").partition(";")[0].strip().lower()
-        try:
-            received = manifests.receive_stored(data, media_type, reference)
-        except RegistryError as error:
-            raise UpstreamError(upstream, f"sent no manifest of {reference}: {error.message}") from None
-        if known is not None and received.digest == known.checksum:
-            return None
-        try:
-            await self._before_first_write()
-            await manifests.keep(self._platform, name, received, reference, upstream.origin, known)
-        except (StorageError, RegistryError) as error:
-            # Ours failed: that is nothing to the client.
-            log("copy-not-stored", repository=name, reference=str(reference), error=str(error))
-        return received
+        with ExitStack() as leases:
+            answer = await self._client.ask(upstream, "GET", there, f"manifests/{reference}", _ACCEPT)
+            if answer is None:
+                return None
+            data = await self._client.read(upstream, answer, MAX_MANIFEST_SIZE, leases)
+            media_type = (answer.content_type or "").partition(";")[0].strip().lower()
+            try:
+                received = manifests.receive_stored(data, media_type, reference)
+            except RegistryError as error:
+                raise UpstreamError(upstream, f"sent no manifest of {reference}: {error.message}") from None
+            if known is not None and received.digest == known.checksum:
+                return None
+            try:
+                await self._before_first_write()
+                await manifests.keep(self._platform, name, received, reference, upstream.origin, known)
+            except (StorageError, RegistryError) as error:
+                # Ours failed: that is nothing to the client.
+                log("copy-not-stored", repository=name, reference=str(reference), error=str(error))
+            return received
 
     def _remember(self, known: dict[_K, float], key: _K, when: float) -> None:
         if len(known) >= _REMEMBERED:

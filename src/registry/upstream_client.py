@@ -2,6 +2,7 @@
 
 import base64
 from collections.abc import Awaitable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Self, TypeVar
 from urllib.parse import parse_qsl, urlencode, urljoin, urlsplit, urlunsplit
@@ -13,7 +14,7 @@ from registry.names import RepositoryName
 from registry.platform import Platform
 from registry.storage import Source
 from registry.tasks import within
-from registry.transfer import read_all
+from registry.transfer import DOCUMENT_FACTOR, FIRST_READ
 from registry.untrusted_json import read_json
 from registry.upstreams import Auth, Upstream
 from registry.web import WebError, WebResponse
@@ -124,10 +125,15 @@ class UpstreamClient:
             upstream, f"answered {response.status}", retry_after=retry_after if retry_after.isdecimal() else None
         )
 
-    async def read(self, upstream: Upstream, answer: Answer, limit: int) -> bytes:
-        """A whole body of at most `limit` bytes. Raises UpstreamError."""
+    async def read(self, upstream: Upstream, answer: Answer, limit: int, leases: ExitStack | None = None) -> bytes:
+        """A whole body of at most `limit` bytes; `leases` gets the room that a large one takes. Raises UpstreamError."""
         try:
-            data = await self._in_time(upstream, read_all(answer.body, limit))
+            data = await self._in_time(upstream, answer.body.read(min(FIRST_READ, limit + 1)))
+            if len(data) == FIRST_READ:
+                if leases is not None:
+                    room = DOCUMENT_FACTOR * min(limit if answer.size is None else answer.size, limit)
+                    leases.enter_context(await self._platform.pulled_documents.reserve(room))
+                data += await self._in_time(upstream, answer.body.read(limit + 1 - len(data)))
         except WebError:
             raise UpstreamError(upstream, "broke its answer off") from None
         finally:
