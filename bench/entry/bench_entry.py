@@ -23,7 +23,7 @@ class Default(entry.Default):
         platform = registry.platform
         pools = (
             *(platform.buffers, platform.copies, platform.firsts),
-            *(platform.pushed_documents, platform.pulled_documents, platform.forms),
+            *(platform.medium_documents, platform.large_documents, platform.pulled_documents, platform.forms),
         )
         return Response(
             json.dumps(

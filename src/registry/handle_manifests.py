@@ -1,6 +1,6 @@
 """Answers to end-3, 7 and 9: pulling, pushing and deleting manifests."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from registry import manifest_deletion, manifests
 from registry.conditions import is_unchanged
@@ -68,10 +68,11 @@ async def put_manifest(registry: Registry, endpoint: PutManifest, request: Reque
     if request.body.size is not None and request.body.size > MAX_MANIFEST_SIZE:
         raise _too_large()
     platform = registry.platform
-    async with document(platform, platform.pushed_documents, request.body, MAX_MANIFEST_SIZE) as data:
-        if len(data) > MAX_MANIFEST_SIZE:
+    async with document(platform, platform.medium_documents, request.body, MAX_MANIFEST_SIZE) as read:
+        if len(read.data) > MAX_MANIFEST_SIZE:
             raise _too_large()
-        received = manifests.receive(data, request.header("content-type"), endpoint.reference)
+        received = manifests.receive(read.data, request.header("content-type"), endpoint.reference)
+        received = replace(received, content=read.content)
         return await _put_manifest(registry, endpoint, received)
 
 

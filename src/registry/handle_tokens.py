@@ -33,10 +33,10 @@ async def post_token(registry: Registry, endpoint: PostToken, request: Request) 
     """The same with a form; the scopes stand in one field."""
     _demand_enabled(registry)
     forms = registry.platform.forms
-    async with document(registry.platform, forms, request.body, _MAX_FORM, seconds=_FORM_SECONDS) as data:
-        if len(data) > _MAX_FORM:
+    async with document(registry.platform, forms, request.body, _MAX_FORM, seconds=_FORM_SECONDS) as read:
+        if len(read.data) > _MAX_FORM:
             raise RegistryError(Problem.BAD_REQUEST, f"the form has at most {_MAX_FORM} bytes")
-        form = Query(data.decode("latin-1"))
+        form = Query(read.data.decode("latin-1"))
     grant = form.one("grant_type")
     field = _GRANTS.get(grant or "")
     secret = form.one(field) if field else None

@@ -13,7 +13,7 @@ from registry.manifest_references import References, pack, references_of, unpack
 from registry.names import Digest, Reference, RepositoryName, Tag, parse_digest
 from registry.platform import Platform
 from registry.referrers import make_entry
-from registry.storage import ABSENT, Attributes, NotAfter, StorageBusy, StoredBody, StoredObject
+from registry.storage import ABSENT, Attributes, Content, NotAfter, StorageBusy, StoredBody, StoredObject
 
 # Seconds. A manifest put this recently is not put again: two tags pushed in one second would make its key hot.
 FRESH = 300
@@ -34,6 +34,7 @@ class Received:
     data: bytes
     digest: Digest
     manifest: Manifest
+    content: bytes | Content = b""  # the same bytes, for the storage
 
     def typed_as(self, stored: StoredObject | None) -> "Received":
         """With the media type of the same bytes that were `stored` first: it does not change."""
@@ -45,12 +46,12 @@ class Received:
 
 def receive(data: bytes, content_type: str | None, reference: Reference) -> Received:
     """Check a manifest that is pushed to `reference`; raises MANIFEST_INVALID, or DIGEST_INVALID when it differs."""
-    return Received(data, _check_digest(data, reference), parse_manifest(data, content_type))
+    return Received(data, _check_digest(data, reference), parse_manifest(data, content_type), data)
 
 
 def receive_stored(data: bytes, content_type: str | None, reference: Reference) -> Received:
     """The same for one that is stored, here or at another registry (`parse_stored`)."""
-    return Received(data, _check_digest(data, reference), parse_stored(data, content_type))
+    return Received(data, _check_digest(data, reference), parse_stored(data, content_type), data)
 
 
 def _check_digest(data: bytes, reference: Reference) -> Digest:
@@ -104,7 +105,7 @@ async def _put_tags(
     for _ in range(_ATTEMPTS):
         for tag in missing:
             await platform.storage.put(
-                keys.manifest(name, tag), received.data, _attributes(received), checksum=received.digest
+                keys.manifest(name, tag), received.content, _attributes(received), checksum=received.digest
             )
         # Who deletes the manifest meanwhile (registry.manifest_deletion) may have seen our tags, or not: all again.
         missing = [] if await find(platform, name, received.digest) is not None else list(tags)
@@ -187,12 +188,12 @@ async def keep(
     key, storage, checksum = keys.manifest(name, reference), platform.storage, received.digest
     attributes = _attributes(received, mark)
     condition = ABSENT if known is None else NotAfter(known.uploaded)
-    if await storage.put(key, received.data, attributes, checksum=checksum, only_if=condition) is None:
+    if await storage.put(key, received.content, attributes, checksum=checksum, only_if=condition) is None:
         there = await storage.head(key)
         if known is not None or there is None or not is_tombstone(there):
             return
         condition = NotAfter(there.uploaded)
-        await storage.put(key, received.data, attributes, checksum=checksum, only_if=condition)
+        await storage.put(key, received.content, attributes, checksum=checksum, only_if=condition)
     # Who deletes the manifest meanwhile (registry.manifest_deletion) may have missed the tag.
     if await find(platform, name, received.digest) is None:
         await _put_under_digest(platform, name, received, mark)
@@ -231,7 +232,7 @@ async def _put_under_digest(
     platform: Platform, name: RepositoryName, received: Received, more: Mapping[str, str] | None = None
 ) -> None:
     key = keys.manifest(name, received.digest)
-    await platform.storage.put(key, received.data, _attributes(received, more), checksum=received.digest)
+    await platform.storage.put(key, received.content, _attributes(received, more), checksum=received.digest)
     if received.manifest.subject is not None:
         await put_referrer(platform, name, received)
 

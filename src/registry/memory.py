@@ -14,7 +14,8 @@ from registry.errors import Problem, RegistryError
 from registry.storage import Buffer, Content, Source, Streams
 from registry.tasks import settled
 
-POLL_SECONDS = 0.05  # between two looks for room
+POLL_SECONDS = 0.05  # between the first two looks for room; each later pause is twice as long, up to the next one
+_MAX_POLL_SECONDS = 0.4
 WAIT_SECONDS = 30.0  # for room; then 503, and the client tries again
 LEASE_SECONDS = 120.0  # after which what nobody touched counts as given back
 PATIENCE_SECONDS = 20.0  # a client may take to fill a buffer while others wait for one
@@ -93,11 +94,12 @@ class Ledger:
         """A share as soon as there is one; None when there is none for so long."""
         if (lease := self._take(size)) is not None:
             return lease
-        ticket, began = object(), self._now()
+        ticket, began, pause = object(), self._now(), POLL_SECONDS
         try:
             while self._now() - began <= seconds:
                 self._waiting[ticket] = self._now()
-                await self._sleep(POLL_SECONDS)
+                await self._sleep(pause)
+                pause = min(2 * pause, _MAX_POLL_SECONDS)
                 if (lease := self._take(size, ticket)) is not None:
                     return lease
         finally:
@@ -134,7 +136,7 @@ class BufferLease(Lease):
 
 
 class BufferPool(Ledger):
-    """Hands out `count` buffers of `size` bytes."""
+    """Hands out `count` buffers of `size` bytes; a client may take `patience` to fill one while others wait."""
 
     def __init__(
         self,
@@ -143,9 +145,11 @@ class BufferPool(Ledger):
         sleep: Callable[[float], Awaitable[None]],
         size: int,
         count: int,
+        patience: float = PATIENCE_SECONDS,
     ) -> None:
         super().__init__(now, sleep, size * count)
         self.size = size
+        self._patience = patience  # seconds
         self._streams = streams
         # Given back: a new one would wait beside them for the garbage collector.
         self._free: list[Buffer] = []
@@ -178,7 +182,7 @@ class BufferPool(Ledger):
         began = self._now()
         while True:
             if lease.timer is None or lease.timer.done():
-                lease.timer = asyncio.ensure_future(self._sleep(PATIENCE_SECONDS / 4))
+                lease.timer = asyncio.ensure_future(self._sleep(self._patience / 4))
             try:
                 await asyncio.wait((filling, lease.timer), return_when=asyncio.FIRST_COMPLETED)
             except asyncio.CancelledError:
@@ -187,7 +191,7 @@ class BufferPool(Ledger):
             lease.touched = self._now()
             if filling.done():
                 return filling.result()
-            if self.is_wanted and lease.touched - began > PATIENCE_SECONDS:
+            if self.is_wanted and lease.touched - began > self._patience:
                 await source.cancel()
                 await settled(filling)
                 raise RegistryError(

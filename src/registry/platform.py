@@ -18,8 +18,12 @@ COPY_BUFFER, COPY_BUFFERS = 256 * 1024, 16  # bytes that are passed on: each tur
 # The first bytes of a chunk of unknown length: who sends no more than that, or slowly, needs no larger buffer. Apart
 # from the copies, since who holds one waits for a large one, and who holds a large one may wait for a copy.
 FIRST_BUFFER, FIRST_BUFFERS = 256 * 1024, 16
-# Manifests that are pushed, with what is made of them: three times their bytes, so one of the largest at once.
-PUSHED_DOCUMENTS = 12 * 1024 * 1024
+# A manifest that is pushed takes no room up to SMALL_DOCUMENT, and room in a ledger up to MEDIUM_DOCUMENT. A larger one
+# gets a buffer, which is used again; what is parsed of it takes up to 35 MiB while nothing else runs.
+SMALL_DOCUMENT, MEDIUM_DOCUMENT, LARGE_DOCUMENT = 16 * 1024, 256 * 1024, 4 * 1024 * 1024 + 1
+MEDIUM_DOCUMENTS = 4 * 1024 * 1024  # bytes of all at once
+LARGE_DOCUMENTS = 1
+DOCUMENT_PATIENCE = 5.0  # seconds that the sender of a large one may take while others wait
 # Manifests that come from other registries, and lists that go to clients, until they are sent.
 PULLED_DOCUMENTS = 12 * 1024 * 1024
 # Forms of the token endpoint, which anybody may send: apart, so that nobody without credentials holds what others need.
@@ -47,7 +51,8 @@ class Platform:
     buffers: BufferPool
     copies: BufferPool
     firsts: BufferPool
-    pushed_documents: Ledger
+    medium_documents: Ledger
+    large_documents: BufferPool
     pulled_documents: Ledger
     forms: Ledger
     crypto: Crypto
@@ -67,7 +72,8 @@ def make_platform(storage: Storage, streams: Streams, machine: Machine) -> Platf
         BufferPool(streams, now, sleep, PART_BUFFER, PART_BUFFERS),
         BufferPool(streams, now, sleep, COPY_BUFFER, COPY_BUFFERS),
         BufferPool(streams, now, sleep, FIRST_BUFFER, FIRST_BUFFERS),
-        Ledger(now, sleep, PUSHED_DOCUMENTS),
+        Ledger(now, sleep, MEDIUM_DOCUMENTS),
+        BufferPool(streams, now, sleep, LARGE_DOCUMENT, LARGE_DOCUMENTS, DOCUMENT_PATIENCE),
         Ledger(now, sleep, PULLED_DOCUMENTS),
         Ledger(now, sleep, FORMS),
         machine.crypto,

@@ -77,6 +77,10 @@ class Buffer(Protocol):
         """Write bytes of another buffer at `start`."""
         ...
 
+    def read(self, stop: int) -> bytes:
+        """The bytes before `stop`, copied into Python. For documents, never for blobs."""
+        ...
+
     def slice(self, start: int, stop: int) -> "Content":
         """The bytes from `start` to `stop` (exclusive), not copied: do not fill them again while in use."""
         ...

@@ -10,16 +10,18 @@ from registry.errors import Problem, RegistryError
 from registry.http import Body
 from registry.memory import Lease, Ledger, Turns
 from registry.names import Digest
-from registry.platform import COPY_BUFFER, Platform
-from registry.storage import ClientGone, Digester, Pipe, PipeBroken, Source
+from registry.platform import COPY_BUFFER, MEDIUM_DOCUMENT, SMALL_DOCUMENT, Platform
+from registry.storage import ClientGone, Content, Digester, Pipe, PipeBroken, Source
 from registry.tasks import beside, settled, within
 
 T = TypeVar("T")
 
 DRAIN_SECONDS = 5.0  # for which an unwanted body is read before its answer
-DOCUMENT_SECONDS = 30.0  # that a manifest may take to arrive, or an answer to be taken: 4 MiB at 140 KiB a second
-FIRST_READ = 16 * 1024  # bytes of a document that need no room in a ledger: nearly all manifests have fewer
-DOCUMENT_FACTOR = 3  # bytes of room for a byte of a document: it, what is parsed, what is made of that
+DOCUMENT_SECONDS = (
+    10.0  # that a document of MEDIUM_DOCUMENT may take to arrive; a larger one may take four times as long
+)
+SEND_SECONDS = 30.0  # that a client may take to read an answer of 4 MiB
+DOCUMENT_FACTOR = 3  # bytes of room for a byte that another registry sends: it, what is parsed, what is made of that
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,39 +107,56 @@ async def drain(platform: Platform, body: Body) -> None:
         await within(DRAIN_SECONDS, platform.sleep, body.discard())
 
 
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A document that arrived: its bytes, and the same for the storage; of a large one those stay outside of Python."""
+
+    data: bytes
+    content: bytes | Content
+
+
 @contextlib.asynccontextmanager
 async def document(
-    platform: Platform, ledger: Ledger, source: Source, limit: int, *, seconds: float = DOCUMENT_SECONDS
-) -> AsyncIterator[bytes]:
-    """The bytes of a document; with one byte more than `limit` where it has more than that.
+    platform: Platform, ledger: Ledger, body: Source, limit: int, *, seconds: float = DOCUMENT_SECONDS
+) -> AsyncIterator[Document]:
+    """A document of at most `limit` bytes; with one byte more than that where it has more.
 
-    Memory is taken as bytes arrive: a little first, then room for all of it in a ledger, for as long as this lasts.
-    Raises TOO_SLOW when the bytes do not arrive in time, and what the source raises.
+    Memory is taken as bytes arrive: a little first, then room in a ledger or, for a large one, a buffer, for as long as
+    this lasts. Raises TOO_SLOW when the bytes do not arrive in time, and what the source raises.
     """
-    try:
-        data = await within(seconds, platform.sleep, source.read(min(FIRST_READ, limit + 1)))
-        if len(data) < FIRST_READ or len(data) > limit:
-            yield data
-            return
-        size = limit if source.size is None else min(source.size, limit)
-        with await ledger.reserve(size * DOCUMENT_FACTOR):
-            data += await within(seconds, platform.sleep, source.read(size + 1 - len(data)))
-            yield data
-    except TimeoutError:
-        await source.cancel()
-        raise RegistryError(Problem.TOO_SLOW) from None
+    with contextlib.ExitStack() as leases:
+        try:
+            data = await within(seconds, platform.sleep, body.read(min(SMALL_DOCUMENT, limit + 1)))
+            size = min(limit if body.size is None else body.size, limit)
+            if not SMALL_DOCUMENT <= len(data) <= limit:
+                read = Document(data, data)
+            elif size <= MEDIUM_DOCUMENT:
+                leases.enter_context(await ledger.reserve(size))
+                data += await within(seconds, platform.sleep, body.read(size + 1 - len(data)))
+                read = Document(data, data)
+            else:
+                pool = platform.large_documents
+                lease = leases.enter_context(await pool.take())
+                lease.buffer.copy(0, platform.streams.content(data))
+                filling = pool.fill(body, lease, limit + 1, start=len(data))
+                count = len(data) + await within(4 * seconds, platform.sleep, filling)
+                read = Document(lease.buffer.read(count), lease.buffer.slice(0, count))
+        except TimeoutError:
+            await body.cancel()
+            raise RegistryError(Problem.TOO_SLOW) from None
+        yield read
 
 
 async def read_all(source: Source, limit: int) -> bytes:
     """The bytes of a small document, with one more than `limit` where it has more. Memory is taken as bytes arrive."""
-    data = await source.read(min(FIRST_READ, limit + 1))
-    return data + await source.read(limit + 1 - len(data)) if len(data) == FIRST_READ else data
+    data = await source.read(min(SMALL_DOCUMENT, limit + 1))
+    return data + await source.read(limit + 1 - len(data)) if len(data) == SMALL_DOCUMENT else data
 
 
 async def send(
     platform: Platform, lease: Lease, data: bytes, keep_running: Callable[[Awaitable[None]], object]
 ) -> Source:
-    """A body that keeps a lease until the client has it, or for DOCUMENT_SECONDS: then it breaks off."""
+    """A body that keeps a lease until the client has it, or for SEND_SECONDS: then it breaks off."""
     pipe = platform.streams.pipe(len(data))
 
     async def write() -> None:
@@ -147,7 +166,7 @@ async def send(
     async def run() -> None:
         with lease:
             try:
-                await within(DOCUMENT_SECONDS, platform.sleep, write())
+                await within(SEND_SECONDS, platform.sleep, write())
             except PipeBroken:
                 pass
             except TimeoutError:

@@ -11,10 +11,10 @@ from registry import ecr
 from registry.challenges import Challenge, parse_challenges
 from registry.errors import Problem, RegistryError
 from registry.names import RepositoryName
-from registry.platform import Platform
+from registry.platform import SMALL_DOCUMENT, Platform
 from registry.storage import Source
 from registry.tasks import within
-from registry.transfer import DOCUMENT_FACTOR, FIRST_READ
+from registry.transfer import DOCUMENT_FACTOR
 from registry.untrusted_json import read_json
 from registry.upstreams import Auth, Upstream
 from registry.web import WebError, WebResponse
@@ -126,10 +126,10 @@ class UpstreamClient:
         )
 
     async def read(self, upstream: Upstream, answer: Answer, limit: int, leases: ExitStack | None = None) -> bytes:
-        """A whole body of at most `limit` bytes; `leases` gets the room that a large one takes. Raises UpstreamError."""
+        """A body of at most `limit` bytes; `leases` gets the room that a large one takes. Raises UpstreamError."""
         try:
-            data = await self._in_time(upstream, answer.body.read(min(FIRST_READ, limit + 1)))
-            if len(data) == FIRST_READ:
+            data = await self._in_time(upstream, answer.body.read(min(SMALL_DOCUMENT, limit + 1)))
+            if len(data) == SMALL_DOCUMENT:
                 if leases is not None:
                     room = DOCUMENT_FACTOR * min(limit if answer.size is None else answer.size, limit)
                     leases.enter_context(await self._platform.pulled_documents.reserve(room))

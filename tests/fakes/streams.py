@@ -35,6 +35,9 @@ class FakeBuffer:
         assert isinstance(content, FakeContent)
         self.write_at(start, bytes(content.data))
 
+    def read(self, stop: int) -> bytes:
+        return self._bytes[:stop]
+
     def slice(self, start: int, stop: int) -> FakeContent:
         assert 0 <= start <= stop <= self.size
         return FakeContent(memoryview(self._bytes)[start:stop])

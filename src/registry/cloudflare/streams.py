@@ -27,6 +27,10 @@ class JsBuffer:
     def copy(self, start: int, content: Any) -> None:
         self._array.set(content, start)
 
+    def read(self, stop: int) -> bytes:
+        data: bytes = self._array.subarray(0, stop).to_bytes()
+        return data
+
     def slice(self, start: int, stop: int) -> Any:
         return self._array.subarray(start, stop)
 
