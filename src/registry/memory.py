@@ -187,6 +187,7 @@ class BufferPool(Ledger):
                 await asyncio.wait((filling, lease.timer), return_when=asyncio.FIRST_COMPLETED)
             except asyncio.CancelledError:
                 self._leases.discard(lease)
+                filling.add_done_callback(lambda done: done.cancelled() or done.exception())  # what it says is nobody's
                 raise
             lease.touched = self._now()
             if filling.done():
