@@ -18,7 +18,7 @@ GO_CLIENTS := build/go/.clients-ready
 PUSH := $(VENV)/bin/registry-push
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test unit workerd conformance clients ops fuzz smoke bench bench-memory bench-large bench-push lint types format install constraints clean
+.PHONY: help serve test unit workerd conformance clients ops fuzz smoke bench bench-memory bench-large bench-push lint types format install vendor constraints clean
 .DELETE_ON_ERROR:
 
 help: ## list the commands
@@ -85,13 +85,16 @@ $(JS_READY): package-lock.json
 	npm ci --no-fund --no-audit --loglevel=error
 	@touch $@
 
-# What `pywrangler sync` vendors before a deploy. It downloads an interpreter; this does not.
-$(VENDORED): constraints.txt $(PY_READY)
+# What ships in the Worker, as `pywrangler sync` vendors it. That downloads an interpreter; this does not.
+vendor: $(PY_READY) ## put into python_modules what ships in the Worker, verified; `npx wrangler deploy` takes it from there
 	rm -rf python_modules
-	awk '/^[a-z]/ { ships = /^(pyjwt|workers-runtime-sdk)==/ } ships' constraints.txt > $@.txt
-	$(VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps --no-compile --target python_modules \
-		--require-hashes -r $@.txt
-	@touch $@
+	awk '/^[a-z]/ { ships = /^(pyjwt|workers-runtime-sdk)==/ } ships' constraints.txt > $(VENDORED).txt
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps --only-binary :all: --no-compile \
+		--target python_modules --require-hashes -r $(VENDORED).txt
+	@touch $(VENDORED)
+
+$(VENDORED): constraints.txt $(PY_READY)
+	@$(MAKE) --no-print-directory vendor
 
 # The push tool as its users install it. uv builds with the backend that it brings.
 $(PUSH): push/pyproject.toml $(wildcard push/src/registry_push/*.py) $(PY_READY)
@@ -120,9 +123,11 @@ $(GO_CLIENTS): tests/clients/go-clients.txt $(GO_READY)
 	rm -rf build/go/buildkit
 	@touch $@
 
-constraints: $(PY_READY) ## pin the newest versions that pyproject.toml allows
+constraints: $(PY_READY) $(JS_READY) ## pin the newest versions that pyproject.toml allows, and what ships of them file by file
 	$(VENV)/bin/uv pip compile pyproject.toml push/pyproject.toml --group dev --universal --generate-hashes --no-header --no-annotate \
 		--output-file constraints.txt
+	@$(MAKE) --no-print-directory vendor
+	$(NODE) tools/vendored.mjs --write
 
 clean: ## remove what was installed and built, but not the data
 	rm -rf $(VENV) .go build node_modules python_modules .mypy_cache .pytest_cache .ruff_cache .hypothesis
