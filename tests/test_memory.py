@@ -5,11 +5,14 @@ import asyncio
 import pytest
 
 from registry.errors import RegistryError
-from registry.memory import LEASE_SECONDS, PATIENCE_SECONDS, WAIT_SECONDS, BufferPool
+from registry.memory import LEASE_SECONDS, PATIENCE_SECONDS, WAIT_SECONDS, BufferPool, Ledger
+from registry.platform import SMALL_DOCUMENT
 from registry.storage import Buffer
+from registry.transfer import DOCUMENT_SECONDS, DRAIN_SECONDS
 from registry.upload_parts import SMALL_PART
 from tests.fakes.client import Clock, FakeRegistry, digest_of, with_query
-from tests.fakes.streams import FakeSource, FakeStreams
+from tests.fakes.streams import Chunk, FakeSource, FakeStreams
+from tests.images import MANIFEST
 from tests.test_uploads import bytes_of, in_pieces
 
 
@@ -154,3 +157,112 @@ async def test_twenty_uploads_at_once(registry: FakeRegistry) -> None:
     assert 0 < buffers.peak <= buffers.limit
     assert buffers.held == 0
     assert registry.registry.platform.copies.held == 0
+
+
+# ---------------------------------------------------------------------- in turn
+async def test_room_is_given_in_order(clock: Clock) -> None:
+    """A small share does not go before a large one that waits; who was dropped while it waited is passed over."""
+    ledger = Ledger(clock, clock.sleep, 10)
+    held = await ledger.reserve(8)
+    order: list[str] = []
+
+    async def take(name: str, size: int) -> None:
+        with await ledger.reserve(size):
+            order.append(name)
+
+    dropped = asyncio.ensure_future(take("dropped", 10))
+    await clock.sleep(0.1)
+    dropped.get_coro().close()
+    large = asyncio.ensure_future(take("large", 10))
+    await clock.sleep(0.1)
+    small = asyncio.ensure_future(take("small", 1))
+    await clock.sleep(5)
+    assert order == []
+    assert ledger.is_wanted
+    with held:
+        pass
+    await asyncio.gather(large, small)
+    assert order == ["large", "small"]
+    assert (ledger.held, ledger.is_wanted) == (0, False)
+
+
+def slowly(registry: FakeRegistry, data: bytes, *, step: int, seconds: float) -> list[Chunk]:
+    """A body that arrives in steps, with a while between them."""
+    chunks: list[Chunk] = []
+    for at in range(0, len(data), step):
+        chunks += [data[at : at + step], lambda: registry.clock.sleep(seconds)]
+    return chunks
+
+
+@pytest.mark.parametrize(("uploads", "rate"), [(10, 1_000_000), (14, 250_000), (5, 50_000)])
+@pytest.mark.parametrize("known", [False, True])
+async def test_slow_uploads_at_once_all_end_well(registry: FakeRegistry, uploads: int, rate: int, known: bool) -> None:
+    """However slow, and more of them than there are buffers: none is refused, and memory stays within its limits."""
+    registry.pause = 0.0
+    registry.side_by_side = True
+    registry.bucket.open_limit *= uploads
+    size = 2 * SMALL_PART + 100_000
+
+    async def push(number: int) -> None:
+        data = bytes_of(size + number)
+        started = await registry.call("POST", "/v2/a/blobs/uploads/")
+        headers = {"Content-Length": str(len(data))} if known else {}
+        body = slowly(registry, data, step=200_000, seconds=200_000 / rate)
+        chunk = await registry.call("PATCH", started.location, body, headers=headers)
+        assert (chunk.status, chunk.headers["Range"]) == (202, f"0-{len(data) - 1}")
+        assert (await registry.call("PUT", with_query(chunk.location, digest=digest_of(data)))).status == 201
+
+    await asyncio.gather(*(push(number) for number in range(uploads)))
+    platform = registry.registry.platform
+    for pool in (platform.buffers, platform.copies, platform.firsts):
+        assert pool.held == 0
+        assert pool.peak <= pool.limit
+    assert registry.bucket.uploads == {}
+    assert registry.bucket.keys("a/uploads/") == []
+
+
+async def test_who_is_refused_for_being_slow_goes_on_where_it_was(
+    registry: FakeRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """503 while others wait; the parts and pieces that were stored are in the session."""
+    registry.pause = 0.0
+    registry.side_by_side = True
+    registry.bucket.open_limit *= 20
+    data = bytes_of(SMALL_PART + 3_000_000)
+    platform = registry.registry.platform
+    started = await registry.call("POST", "/v2/a/blobs/uploads/")
+
+    def stalls() -> list[Chunk]:
+        return [data[: SMALL_PART + 2_500_000], lambda: registry.clock.sleep(10_000)]
+
+    stalled = asyncio.ensure_future(registry.call("PATCH", started.location, stalls()))
+    await registry.clock.sleep(1)
+    others = list(iter(platform.buffers.take_now, None))
+    waiting = asyncio.ensure_future(platform.buffers.take_within(100))
+    refused = await stalled
+    assert (refused.status, refused.codes) == (503, ["TOOMANYREQUESTS"])
+    for lease in (*others, await waiting):
+        assert lease is not None
+        with lease:
+            pass
+    status = await registry.call("GET", started.location)
+    last = int(status.headers["Range"].partition("-")[2])
+    assert last + 1 >= SMALL_PART
+    rest = await registry.call("PATCH", status.location, [data[last + 1 :]])
+    assert (await registry.call("PUT", with_query(rest.location, digest=digest_of(data)))).status == 201
+    assert (await registry.call("GET", f"/v2/a/blobs/{digest_of(data)}")).body == data
+
+
+async def test_forms_and_manifests_that_stall(registry: FakeRegistry) -> None:
+    """408 after seconds, however much of them came."""
+    registry.pause = 0.0
+    for sent in (0, 10, SMALL_DOCUMENT, 100_000, 3_000_000):
+        began = registry.clock.now
+        body: list[Chunk] = [b"x" * sent, lambda: registry.clock.sleep(10_000)]
+        answer = await registry.call(
+            "PUT", "/v2/a/manifests/1", body, headers={"Content-Length": "4000000", "Content-Type": MANIFEST}
+        )
+        assert answer.status == 408
+        assert registry.clock.now - began <= 4 * DOCUMENT_SECONDS + DRAIN_SECONDS + 1
+    assert registry.registry.platform.medium_documents.held == 0
+    assert registry.registry.platform.large_documents.held == 0

@@ -18,7 +18,7 @@ from registry.tasks import settled
 from registry.upload_log import State
 from registry.upload_parts import Parts, part_size_for
 
-FILL_STEP = 2 * 1024 * 1024  # bytes that a client must send within PATIENCE_SECONDS while others wait
+FILL_STEP = 512 * 1024  # bytes that a client must send within PATIENCE_SECONDS while others wait
 BUFFER_WAIT = 5.0  # seconds that a chunk waits for the buffer of a part before it goes on with a small one
 
 # Writes the next entry of the log: the state before it, the offset at which it starts, a buffer, how many bytes of
@@ -113,6 +113,8 @@ class UnsizedChunk:
         finally:
             if storing is not None:
                 await settled(storing)
+                if not storing.cancelled() and storing.exception() is None:
+                    self._state = storing.result()
 
     async def _fill(self, lease: BufferLease, stop: int, start: int) -> int:
         """Bytes from `start` on; 503 for a client that takes too long for one step while others wait."""

@@ -19,7 +19,7 @@ from registry.storage import ClientGone, Source, Storage
 from registry.web import WebError
 from tests.fakes.machine import FakeCrypto, FakeWeb, TokenClock
 from tests.fakes.r2 import MAX_OPEN_BODIES, FakeR2, Usage
-from tests.fakes.streams import FakeSource, FakeStreams
+from tests.fakes.streams import Chunk, FakeSource, FakeStreams
 
 START = 1_800_000_000.0  # seconds since the epoch
 _MAX_TURNS = 6  # of the loop, for an R2 call of `at_once`
@@ -134,7 +134,7 @@ class FakeRegistry:
         self,
         method: str,
         url: str,
-        body: bytes | Iterable[bytes | Exception] = b"",
+        body: bytes | Iterable[Chunk] = b"",
         *,
         headers: Mapping[str, str] | None = None,
         user: tuple[str, str] | None = ("hello", "world"),
