@@ -38,6 +38,7 @@ def _clock() -> None:
         (b"\xef\xbb\xbf{}", "is not JSON in UTF-8"),
         ("{}".encode("utf-16"), "is not JSON in UTF-8"),
         (b"-Infinity", "is not JSON in UTF-8"),
+        (b"[" + '"\U0001f600",'.encode() * 200_000 + b"0]", "has more than"),
         (b" " * 1_048_577, "has more than 1048576 bytes"),
     ],
 )

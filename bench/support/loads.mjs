@@ -16,6 +16,14 @@ const NAME = "memory/attacked";
 export function loads(scale = 1) {
   const count = (whole) => Math.max(2, Math.round(whole * scale));
   return [
+    {
+      name: `ten uploads at once at 1 MB/s, ${Math.round(20 * scale)} MB each`,
+      run: (client) =>
+        atOnce(10, async (number) => {
+          const data = Buffer.alloc(Math.round(20e6 * scale), `upload ${number}`);
+          await client.pushChunked(NAME, slowly(data), digestOf(data));
+        }),
+    },
     ...["{}", "[[0]]", "0", '""', '{"a":[]}'].map((piece) => ({
       name: `${count(10)} manifests of 4 MiB of ${piece}, all at once`,
       run: (client) => atOnce(count(10), () => put(client, `/v2/${NAME}/manifests/1`, filled(piece), 400)),
@@ -47,14 +55,6 @@ export function loads(scale = 1) {
     {
       name: `${count(100)} strangers that announce 90 MB and send one byte`,
       run: (client, url) => stall(url, count(100), { path: `PATCH /v2/${NAME}/blobs/uploads/x`, length: 90_000_000, sent: 1, isStranger: true }, () => otherPush(client)),
-    },
-    {
-      name: `ten uploads at once at 1 MB/s, ${Math.round(20 * scale)} MB each`,
-      run: (client) =>
-        atOnce(10, async (number) => {
-          const data = Buffer.alloc(Math.round(20e6 * scale), `upload ${number}`);
-          await client.pushChunked(NAME, slowly(data), digestOf(data));
-        }),
     },
   ];
 }

@@ -11,9 +11,9 @@ from registry.retries import RetryingStorage
 from registry.storage import Storage, Streams
 from registry.web import Web
 
-# With 30 MiB of interpreter and 20 to 40 of JavaScript heap, 40 MiB of buffers stay below the 128 MB of a Worker
+# With 36 to 55 MiB of interpreter and 15 to 30 of JavaScript heap, 36 MiB of buffers stay below the 128 MB of a Worker
 # (make bench-memory). Sizes in bytes.
-PART_BUFFER, PART_BUFFERS = 8 * 1024 * 1024, 4  # a part of a chunk of unknown length
+PART_BUFFER, PART_BUFFERS = 8 * 1024 * 1024, 3  # a part of a chunk of unknown length
 COPY_BUFFER, COPY_BUFFERS = 256 * 1024, 16  # bytes that are passed on: each turn costs about a millisecond of awaits
 # The first bytes of a chunk of unknown length: who sends no more than that, or slowly, needs no larger buffer. Apart
 # from the copies, since who holds one waits for a large one, and who holds a large one may wait for a copy.

@@ -62,7 +62,8 @@ def _some(annotations: Mapping[str, str]) -> dict[str, str]:
     """Those annotations that have room, in their order."""
     kept, left = {}, MAX_ANNOTATIONS
     for name, value in annotations.items():
-        size = len(json.dumps({name: value}))
+        size = len(name) + len(value)
+        size = size if size > left else len(json.dumps({name: value}))
         if size <= left:
             kept[name] = value
             left -= size

@@ -15,6 +15,9 @@ MAX_TOKEN_DEPTH = 32  # the same in tokens, keys, settings and other servers' an
 # 70,000.
 MAX_VALUES = 100_000
 
+# Bytes of a document with characters beyond U+FFFF: one of them makes Python take four bytes for every other one.
+_MAX_WIDE = 1024 * 1024
+_NARROW = bytes(range(0xF0))  # UTF-8 has larger bytes for those characters alone
 # A string, or what is left of the document when its end is missing. Possessive: no input makes it go back.
 _TEXT = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)'
 _STRING = re.compile(_TEXT, re.DOTALL)
@@ -34,9 +37,12 @@ def read_json(data: str | bytes, size: int, depth: int = MAX_TOKEN_DEPTH) -> Any
     raw = data.encode(errors="surrogatepass") if isinstance(data, str) else data
     if len(raw) > size:
         raise ValueError(f"has more than {size} bytes")
+    if len(raw) > _MAX_WIDE and raw.translate(None, _NARROW):
+        raise ValueError(f"has characters beyond U+FFFF and more than {_MAX_WIDE} bytes")
     values, level, deepest = 0, 0, 0
+    view = memoryview(raw)
     for part in _PART.finditer(raw):
-        structure = _STRING.sub(b"", part[0])
+        structure = _STRING.sub(b"", view[part.start() : part.end()])
         values += sum(map(structure.count, (b"[", b"{", b",")))
         if values > MAX_VALUES:
             raise ValueError(f"has more than {MAX_VALUES} values")
