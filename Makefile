@@ -18,7 +18,7 @@ GO_CLIENTS := build/go/.clients-ready
 PUSH := $(VENV)/bin/registry-push
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test unit workerd conformance clients ops fuzz smoke bench bench-memory bench-large bench-push lint types format install constraints clean
+.PHONY: help serve test unit workerd attacks conformance clients ops fuzz smoke bench bench-memory bench-large bench-push lint types format install constraints clean
 .DELETE_ON_ERROR:
 
 help: ## list the commands
@@ -34,6 +34,9 @@ unit: $(PY_READY) ## unit, property and contract tests on the fake bindings
 
 workerd: $(JS_READY) $(VENDORED) ## the contract suite and API tests inside real workerd
 	$(NODE) --test --test-reporter=spec tests/workerd/*.test.mjs
+
+attacks: $(JS_READY) $(VENDORED) ## attacks on the registry in real workerd; one file a kind in tests/attacks
+	$(NODE) --test --test-reporter=spec tests/attacks/*.test.mjs
 
 conformance: $(PY_READY) $(JS_READY) $(VENDORED) $(GO_READY) ## the official suite of the distribution specification; reports in build/conformance
 	$(VENV)/bin/pytest -o addopts= -rP tests/conformance
