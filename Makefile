@@ -17,8 +17,11 @@ GO_READY := build/go/.ready
 GO_CLIENTS := build/go/.clients-ready
 PUSH := $(VENV)/bin/registry-push
 
+# Inputs of `make fuzz` in workerd.
+FUZZ_IN_WORKERD := $(if $(COUNT),$(COUNT),100000)
+
 .DEFAULT_GOAL := help
-.PHONY: help serve test unit workerd conformance clients ops fuzz smoke bench bench-memory bench-large bench-push lint types format install vendor constraints clean
+.PHONY: help serve test unit workerd attacks conformance clients ops fuzz smoke bench bench-memory bench-large bench-push lint types format install vendor constraints clean
 .DELETE_ON_ERROR:
 
 help: ## list the commands
@@ -35,6 +38,9 @@ unit: $(PY_READY) ## unit, property and contract tests on the fake bindings
 workerd: $(JS_READY) $(VENDORED) ## the contract suite and API tests inside real workerd
 	$(NODE) --test --test-reporter=spec tests/workerd/*.test.mjs
 
+attacks: $(JS_READY) $(VENDORED) ## attacks on the registry in real workerd; one file a kind in tests/attacks
+	$(NODE) --test --test-reporter=spec tests/attacks/*.test.mjs
+
 conformance: $(PY_READY) $(JS_READY) $(VENDORED) $(GO_READY) ## the official suite of the distribution specification; reports in build/conformance
 	$(VENV)/bin/pytest -o addopts= -rP tests/conformance
 
@@ -44,8 +50,9 @@ clients: $(PY_READY) $(JS_READY) $(VENDORED) $(GO_CLIENTS) $(PUSH) ## real clien
 ops: $(PY_READY) ## the R2 calls that every flow costs, beside their budgets (JSON=1 for a machine)
 	@PYTHONPATH=src:. $(VENV)/bin/python -m tests.ops
 
-fuzz: $(PY_READY) ## a million inputs for the parsers (COUNT=, SEED=)
+fuzz: $(PY_READY) $(JS_READY) $(VENDORED) ## a million inputs for the parsers, and a tenth of them in workerd (COUNT=, SEED=)
 	@PYTHONPATH=src:. $(VENV)/bin/python -m tests.fuzz
+	@COUNT=$(FUZZ_IN_WORKERD) $(NODE) tests/workerd/fuzz.mjs
 
 smoke: $(PY_READY) ## push, pull and delete at a deployed registry: URL=https://… USERNAME= PASSWORD=
 	@PYTHONPATH=. $(VENV)/bin/python -m tests.smoke

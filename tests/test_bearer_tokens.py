@@ -388,3 +388,11 @@ def test_scope_grammar(scope: str, granted: list[tuple[str, list[str]]]) -> None
 def test_any_scope_is_read(values: list[str]) -> None:
     """No input raises, and a token stays small."""
     assert len(parse_scopes(values * 30).repositories) <= 50
+
+
+async def test_scopes_that_make_a_token_too_long(registry: FakeRegistry) -> None:
+    """Better no token than one that is refused when it is used."""
+    scopes = [f"repository:{'x' * 200}/{number}:pull" for number in range(50)]
+    answer = await get_token(registry, *scopes)
+    assert (answer.status, answer.codes) == (400, ["UNSUPPORTED"])
+    assert b"ask for fewer" in answer.body

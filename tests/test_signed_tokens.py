@@ -376,3 +376,12 @@ def test_base64_of_either_alphabet() -> None:
         wrapped = encoded[:50] + "\n" + encoded[50:]
         (key,) = parse_public_keys(wrapped)
         assert pick((key,), "??>>") is key
+
+
+@pytest.mark.parametrize("algorithm", ["none", "HS256", "RS256", None])
+async def test_a_token_that_names_another_algorithm(registry: FakeRegistry, algorithm: str | None) -> None:
+    """Its signature may be right for our key: it is refused all the same (RFC 8725, section 3.1)."""
+    header = {"typ": "JWT"} if algorithm is None else {"typ": "JWT", "alg": algorithm}
+    signed = ".".join(encode(json.dumps(part).encode()) for part in (header, CLAIMS))
+    signature = jwt.get_algorithm_by_name("ES256").sign(signed.encode(), private_key("ES256"))
+    assert "signature is wrong" in await refused(registry, f"{signed}.{encode(signature)}")

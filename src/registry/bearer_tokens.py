@@ -15,7 +15,7 @@ from registry.errors import Problem, RegistryError
 from registry.permissions import Permissions, parse_tables
 from registry.platform import Platform
 from registry.scopes import Scopes, parse_scopes
-from registry.signed_tokens import Token
+from registry.signed_tokens import MAX_TOKEN, Token
 from registry.signing_key import SigningKey
 
 ISSUER = "r2-registry"
@@ -58,7 +58,10 @@ class BearerTokens:
         }
         if granted.catalog:
             claims["listing"] = allowed.as_json()
-        return await self._sign(claims), expires - now
+        token = await self._sign(claims)
+        if len(token) > MAX_TOKEN:
+            raise RegistryError(Problem.BAD_REQUEST, "the scopes make the token too long: ask for fewer at once")
+        return token, expires - now
 
     async def read_access(self, token: Token) -> tuple[Caller, int]:
         """Who brings an access token, and when it expires (seconds since the epoch). Raises UNAUTHORIZED."""

@@ -16,6 +16,7 @@ from registry.log import log
 from registry.untrusted_json import read_json
 
 MAX_TOKEN = 8 * 1024  # characters
+_NAMES = {"EdDSA": ("EdDSA", "Ed25519")}  # of an algorithm that has two (RFC 8037, RFC 9864)
 LEEWAY = 30  # seconds that two clocks may differ
 
 
@@ -61,7 +62,9 @@ async def verify(
     `audience` and `issuer` are demanded when they are given. `exp` is always demanded.
     """
     try:
-        is_right = key is not None and await crypto.verify(key, token.signature, token.signed)
+        # What the token says of itself decides nothing, but one that says something else was made for somebody else.
+        is_named = key is not None and token.header.get("alg") in _NAMES.get(key.algorithm, (key.algorithm,))
+        is_right = key is not None and is_named and await crypto.verify(key, token.signature, token.signed)
     except ValueError as error:
         log("key-unusable", algorithm=key.algorithm if key else None, error=str(error))
         is_right = False
