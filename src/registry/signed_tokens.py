@@ -15,7 +15,7 @@ from registry.errors import Problem, RegistryError
 from registry.log import log
 from registry.untrusted_json import read_json
 
-MAX_TOKEN = 8 * 1024  # characters
+MAX_TOKEN = 12 * 1024  # characters
 _NAMES = {"EdDSA": ("EdDSA", "Ed25519")}  # of an algorithm that has two (RFC 8037, RFC 9864)
 LEEWAY = 30  # seconds that two clocks may differ
 

@@ -218,26 +218,21 @@ const isWhole = ({ headers }) => {
 };
 
 const SUBJECT = { mediaType: MANIFEST, digest: digestOf(image.manifest), size: image.manifest.length };
-// An artifact that refers to the image: the `number`th.
-function putReferrer(number) {
-  const config = { mediaType: "application/vnd.oci.empty.v1+json", digest: digestOf(image.blobs[0]), size: image.blobs[0].length };
-  const body = JSON.stringify({
-    schemaVersion: 2,
-    mediaType: MANIFEST,
-    config,
-    layers: [],
-    subject: SUBJECT,
-    annotations: { number: String(number) },
-  });
-  return { method: "PUT", path: `/v2/app/manifests/${digestOf(body)}`, authorization: RIGHT, headers: { "content-type": MANIFEST }, body };
-}
 
 registry.attacks("injection into headers", [
   {
     name: "Link: the filter of referrers, which it repeats",
     send: async () => {
-      // More than a page has: only then there is a Link.
-      for (let number = 0; number < 41; number += 1) assert.equal((await registry.send(putReferrer(number))).status, 201);
+      // Two entries of that type, as an older version stored them, are more than an answer has: only then there is a Link.
+      const bucket = await registry.local.bucket();
+      for (const [number, text] of evil.entries()) {
+        const artifactType = new URLSearchParams(`type=${text}`).get("type");
+        for (const part of [1, 2]) {
+          const digest = digestOf(`${number} ${part}`);
+          const descriptor = { mediaType: MANIFEST, digest, size: 1, artifactType, annotations: { large: "x".repeat(3_000_000) } };
+          await bucket.put(`app/_referrers/${SUBJECT.digest}/${digest}`, JSON.stringify(descriptor));
+        }
+      }
       return requests(
         RIGHT,
         evil.map((text) => `GET /v2/app/referrers/${SUBJECT.digest}?artifactType=${text}`),

@@ -52,7 +52,7 @@ export async function startRegistry(vars) {
     onLog: ({ message }) => log.add(message),
   });
   after(() => local.dispose());
-  return new Registry(local.url, log);
+  return new Registry(local, log);
 }
 
 // A server of the attacker's on loopback, or an issuer's. `asked` has the paths that were asked for.
@@ -99,8 +99,9 @@ class Log {
 class Registry {
   #pushed = 0;
 
-  constructor(url, log) {
-    this.url = url;
+  constructor(local, log) {
+    this.local = local;
+    this.url = local.url;
     this.log = log;
   }
 
