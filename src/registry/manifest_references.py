@@ -33,7 +33,7 @@ def short(digest: str) -> str:
 def references_of(manifest: Manifest) -> References:
     """What a parsed manifest refers to."""
     return References(
-        frozenset(short(str(one.digest)) for one in manifest.blobs),
+        frozenset(short(str(one.digest)) for one in manifest.all_blobs),
         frozenset(short(str(one.digest)) for one in manifest.children),
         "" if manifest.subject is None else str(manifest.subject.digest),
     )

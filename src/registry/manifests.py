@@ -291,14 +291,14 @@ async def _check_references(
 
     Returns what is there.
     """
-    sizes = await blobs.sizes(platform, name, [descriptor.digest for descriptor in manifest.blobs])
+    sizes = await blobs.sizes(platform, name, [descriptor.digest for descriptor in manifest.all_blobs])
     children = await _find_all(platform, name, list({descriptor.digest for descriptor in manifest.children}))
     sizes.update({digest: stored.size for digest, stored in children.items()})
     missing = [] if sparse else await _incomplete(platform, name, children)
-    for descriptor in (*manifest.blobs, *manifest.children):
+    for descriptor in (*manifest.all_blobs, *manifest.children):
         stored_size = sizes.get(descriptor.digest)
         if stored_size is None:
-            missing.append(descriptor.digest)
+            missing += [] if descriptor.may_lie_elsewhere else [descriptor.digest]
         elif descriptor.size not in (None, stored_size):
             raise RegistryError(
                 Problem.MANIFEST_INVALID,
