@@ -9,7 +9,7 @@ import pytest
 from registry.calls import CALLS
 from registry.manifest_format import parse_manifest
 from registry.manifest_references import MAX_LENGTH, SHORT, pack, references_of, short, unpack
-from registry.storage import NO_ATTRIBUTES
+from registry.storage import NO_ATTRIBUTES, Attributes
 from registry.upload_parts import SMALL_PART
 from tests.fakes.client import Answer, FakeRegistry, digest_of
 from tests.images import INDEX, MANIFEST, descriptor, image, push_image, put_manifest
@@ -308,3 +308,18 @@ def test_packed_references() -> None:
     assert pack(references_of(many)) is None
     assert len(short(digest_of(b""))) == SHORT
     assert CALLS < 50
+
+
+@pytest.mark.parametrize("stored", ["text/html", "application/x-www-form-urlencoded", None])
+async def test_types_that_are_no_longer_taken(registry: FakeRegistry, stored: str | None) -> None:
+    """What was pushed before is understood: nothing that it refers to goes, and nobody has to delete it."""
+    layers = [b"one", b"two"]
+    for data in (b"{}", *layers):
+        await registry.push_blob(NAME, data)
+    document = json.dumps({**image(b"{}", layers), "mediaType": None, "Layers": []}).encode()
+    await registry.bucket.put(f"{NAME}/manifests/old", document, Attributes(stored))
+    registry.clock.now += 7200
+    done = json.loads((await registry.call("POST", f"/v2/{NAME}/gc")).body)
+    assert (done["success"], done["blobs"]) == (True, 0)
+    report = json.loads((await registry.call("GET", f"/v2/{NAME}/gc?mode=verify")).body)
+    assert report["problems"] == []

@@ -1,15 +1,12 @@
 """Blobs of a repository: small ones at their key, large ones as data that a link leads to."""
 
-import asyncio
 import re
-from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
 from registry import keys
 from registry.errors import Problem, RegistryError
 from registry.log import log
-from registry.manifest_references import short
 from registry.names import Digest, RepositoryName, parse_name
 from registry.platform import Platform
 from registry.retries import tidying
@@ -32,10 +29,6 @@ MAX_MOUNT_COPY = 64 * 1024 * 1024  # bytes: what a mount copies, where SR left n
 
 # R2 lets a request have 6 connections open (docs/adr/0009); one is left for what runs beside.
 IN_FLIGHT = 5
-MAX_HEADS = 40  # of one request, which has 50 calls on the Free plan
-# A page of a listing costs as much as 12 heads (Class A and B): below that heads are cheaper.
-WORTH_A_PAGE = 12
-_MAX_PAGES = 15  # of a thousand blobs, that a push of an index looks through
 
 # Metadata of our links.
 _TARGET, _REF, _SIZE, _DIGEST = "target", "ref", "size", "digest"
@@ -79,57 +72,6 @@ async def find(platform: Platform, name: RepositoryName, digest: Digest) -> Blob
     """Where the bytes of a blob are; None when the repository has none of that digest."""
     stored = await find_own(platform, name, digest)
     return None if stored is None else await resolve(platform, stored, digest)
-
-
-async def sizes(platform: Platform, name: RepositoryName, digests: Sequence[Digest]) -> dict[Digest, int]:
-    """The sizes of those blobs that `name` has.
-
-    Few are asked for one by one; many are found by listing, as long as that takes fewer calls.
-    """
-    found: dict[Digest, int] = {}
-    left = sorted(set(digests), key=str)
-    while len(left) > MAX_HEADS:
-        page = await platform.storage.list(
-            keys.blobs(name), start_after=keys.just_before(keys.blob(name, left[0])), with_metadata=True
-        )
-        if page.cursor is not None and not page.objects:
-            break  # it says nothing about ours
-        stored = {item.key: item for item in page.objects}
-        last = None if page.cursor is None else page.objects[-1].key
-        seen = [digest for digest in left if last is None or keys.blob(name, digest) <= last]
-        for digest in seen:
-            item = stored.get(keys.blob(name, digest))
-            blob = None if item is None else await resolve(platform, item, digest)
-            if blob is not None:
-                found[digest] = blob.size
-        left = left[len(seen) :]
-        if len(seen) < WORTH_A_PAGE:
-            break  # so many blobs that a page shows few of ours
-    for at in range(0, len(left), IN_FLIGHT):
-        batch = left[at : at + IN_FLIGHT]
-        answers = await asyncio.gather(*(find(platform, name, digest) for digest in batch))
-        found.update({digest: blob.size for digest, blob in zip(batch, answers, strict=True) if blob is not None})
-    return found
-
-
-async def missing_of(platform: Platform, name: RepositoryName, cut: Collection[str]) -> frozenset[str]:
-    """Those of some cut digests (`registry.manifest_references`) that no blob of `name` has; found by listing.
-
-    In a repository with very many blobs not all pages are read: what is behind counts as there.
-    """
-    prefix = keys.blobs(name)
-    missing = set(cut)
-    cursor: str | None = None
-    for _ in range(_MAX_PAGES):
-        page = await platform.storage.list(prefix, cursor=cursor)
-        missing -= {
-            short(str(blob[1])) for found in page.objects if (blob := keys.parse_blob(found.key)) and blob[0] == name
-        }
-        cursor = page.cursor
-        if cursor is None or not missing:
-            return frozenset(missing)
-    log("children-not-checked", repository=name)
-    return frozenset()
 
 
 async def read(platform: Platform, name: RepositoryName, digest: Digest) -> StoredBody | None:

@@ -18,7 +18,7 @@ from registry.errors import Problem, RegistryError
 from registry.garbage import Blob, Contents, Garbage, Manifest, Mode, Referrer, Rules, find_garbage
 from registry.gc_register import Phase, Register
 from registry.log import log
-from registry.manifest_format import parse_manifest
+from registry.manifest_format import parse_stored
 from registry.manifest_references import References, references_of
 from registry.names import RepositoryName, parse_digest
 from registry.platform import Platform
@@ -174,7 +174,7 @@ class Collector:
                 continue
             data = await stored.body.read(stored.object.size)
             try:
-                manifest = parse_manifest(data, stored.object.content_type)
+                manifest = parse_stored(data, stored.object.content_type)
             except RegistryError as error:
                 message = f"manifest {one.reference} cannot be read: {error.message}. Nobody knows what is garbage"
                 raise RegistryError(Problem.GC_UNSAFE, f"{message} until it is deleted") from None

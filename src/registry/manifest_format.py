@@ -54,17 +54,27 @@ class Descriptor:
     size: int | None  # bytes; schema 1 has none
     path: str
 
+    @property
+    def may_lie_elsewhere(self) -> bool:
+        """Whether it need not be in the repository. It is referred to all the same: what was pushed stays."""
+        return self.media_type.startswith(_FOREIGN_LAYERS)
+
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
     """What is checked and indexed of a manifest."""
 
     media_type: str
-    blobs: tuple[Descriptor, ...]  # config and layers that must be in the repository
+    all_blobs: tuple[Descriptor, ...]  # config and layers
     children: tuple[Descriptor, ...]  # manifests of an index
     subject: Descriptor | None
     artifact_type: str | None  # as listed by referrers
     annotations: dict[str, str]
+
+    @property
+    def blobs(self) -> tuple[Descriptor, ...]:
+        """Config and layers that must be in the repository."""
+        return tuple(blob for blob in self.all_blobs if not blob.may_lie_elsewhere)
 
 
 def is_media_type(text: str | None) -> bool:
@@ -131,7 +141,7 @@ def _parse(document: "_Json", media_type: str | None) -> Manifest:
         blobs = [config, *(item.descriptor() for item in document.items("layers"))]
     return Manifest(
         media_type or default,
-        tuple(blob for blob in blobs if not blob.media_type.startswith(_FOREIGN_LAYERS)),
+        tuple(blobs),
         tuple(children),
         None if subject is None else subject.descriptor(),
         artifact_type,

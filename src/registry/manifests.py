@@ -2,10 +2,10 @@
 
 import asyncio
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from registry import blobs, gc_register, keys
+from registry import gc_register, keys, manifest_checks
 from registry.errors import Problem, RegistryError
 from registry.http import JSON
 from registry.manifest_format import Manifest, is_media_type, parse_manifest, parse_stored
@@ -74,7 +74,7 @@ async def put(
     register = await gc_register.read(platform, name)
     stored, present = await asyncio.gather(
         find(platform, name, received.digest),
-        _check_references(platform, name, received.manifest, sparse=sparse),
+        manifest_checks.check(platform, name, received.manifest, sparse=sparse),
     )
     received = received.typed_as(stored)
     if stored is None or platform.now() - stored.uploaded > FRESH:
@@ -155,10 +155,10 @@ async def _check_again(
     """
     stored, still_present = await asyncio.gather(
         find(platform, name, received.digest),
-        _check_references(platform, name, received.manifest, sparse=sparse),
+        manifest_checks.check(platform, name, received.manifest, sparse=sparse),
     )
     if gone := present - still_present:
-        raise _unknown_references(gone)
+        raise manifest_checks.unknown(gone)
     if stored is None:
         await _put_under_digest(platform, name, received)
     elif received.manifest.subject is not None:
@@ -309,74 +309,3 @@ def _attributes(received: Received, more: Mapping[str, str] | None = None) -> At
     if packed is not None:
         metadata[_REFERENCES] = packed
     return Attributes(received.manifest.media_type, {**metadata, **(more or {})})
-
-
-async def _check_references(
-    platform: Platform, name: RepositoryName, manifest: Manifest, *, sparse: bool
-) -> frozenset[Digest]:
-    """Everything the manifest refers to has the size its descriptor says, and is there, unless it may be `sparse`.
-
-    Returns what is there.
-    """
-    sizes = await blobs.sizes(platform, name, [descriptor.digest for descriptor in manifest.blobs])
-    children = await _find_all(platform, name, list({descriptor.digest for descriptor in manifest.children}))
-    sizes.update({digest: stored.size for digest, stored in children.items()})
-    missing = [] if sparse else await _incomplete(platform, name, children)
-    for descriptor in (*manifest.blobs, *manifest.children):
-        stored_size = sizes.get(descriptor.digest)
-        if stored_size is None:
-            missing.append(descriptor.digest)
-        elif descriptor.size not in (None, stored_size):
-            raise RegistryError(
-                Problem.MANIFEST_INVALID,
-                f"{descriptor.path}.size is {descriptor.size}, but {descriptor.digest} has {stored_size} bytes",
-                details=[{"path": f"{descriptor.path}.size", "digest": str(descriptor.digest)}],
-            )
-    if missing and not sparse:
-        raise _unknown_references(missing)
-    return frozenset(sizes)
-
-
-async def _find_all(platform: Platform, name: RepositoryName, digests: Sequence[Digest]) -> dict[Digest, StoredObject]:
-    found: dict[Digest, StoredObject] = {}
-    for at in range(0, len(digests), blobs.IN_FLIGHT):
-        batch = digests[at : at + blobs.IN_FLIGHT]
-        answers = await asyncio.gather(*(find(platform, name, digest) for digest in batch))
-        found.update({digest: stored for digest, stored in zip(batch, answers, strict=True) if stored is not None})
-    return found
-
-
-async def _incomplete(
-    platform: Platform, name: RepositoryName, children: Mapping[Digest, StoredObject]
-) -> list[Digest]:
-    """The children whose blobs are not all there.
-
-    That a manifest is there does not say so: its push may be under way, or have been refused because garbage was
-    collected meanwhile.
-    """
-    references = {digest: await read_references(platform, stored) for digest, stored in children.items()}
-    wanted = frozenset[str]().union(*(one.blobs for one in references.values()))
-    if not wanted:
-        return []
-    missing = await blobs.missing_of(platform, name, wanted)
-    return [digest for digest, one in references.items() if one.blobs & missing]
-
-
-async def read_references(platform: Platform, stored: StoredObject) -> References:
-    """What a stored manifest refers to. Of SR's and of very large ones only the bytes say it."""
-    references = references_in(stored)
-    if references is not None:
-        return references
-    found = await platform.storage.get(stored.key)
-    if found is None:
-        return References()
-    data = await found.body.read(found.object.size)
-    try:
-        return references_of(parse_stored(data, found.object.content_type))
-    except RegistryError:
-        return References()  # SR took it, and nobody can say what it means
-
-
-def _unknown_references(digests: Iterable[Digest]) -> RegistryError:
-    details = [{"digest": str(digest)} for digest in dict.fromkeys(digests)]
-    return RegistryError(Problem.MANIFEST_BLOB_UNKNOWN, details=details)

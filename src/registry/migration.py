@@ -152,7 +152,7 @@ async def _migrate_manifest(
         return
     data = await stored.body.read(found.size)
     try:
-        received = manifests.receive(data, found.content_type, digest)
+        received = manifests.receive_stored(data, found.content_type, digest)
     except RegistryError as error:
         _problem(migration, found.key, error.message)
         return

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from registry import blobs, keys, manifests
 from registry.calls import Calls, OutOfCalls
 from registry.errors import RegistryError
-from registry.manifest_format import Manifest, parse_manifest
+from registry.manifest_format import Manifest, parse_stored
 from registry.names import Digest, Reference, RepositoryName, parse_reference
 from registry.platform import Platform
 from registry.storage import StorageError, StoredObject
@@ -75,9 +75,9 @@ class _Verification:
             return  # deleted meanwhile
         data = await stored.body.read(stored.object.size)
         try:
-            manifest = parse_manifest(data, stored.object.content_type)
+            manifest = parse_stored(data, stored.object.content_type)
             if isinstance(reference, Digest):
-                manifests.receive(data, stored.object.content_type, reference)
+                manifests.receive_stored(data, stored.object.content_type, reference)
         except RegistryError as error:
             self._problem(str(reference), error.message)
             return
