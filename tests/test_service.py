@@ -232,3 +232,18 @@ async def test_data_points() -> None:
     assert (doubles[1], *doubles[3:]) == (0, 0, 1, 0)
     assert all(isinstance(value, float) for value in doubles)
     assert stranger[:2] == ("", ["CheckVersion", "401", "", ""])
+
+
+@pytest.mark.parametrize(
+    "path", ["/v2/a/blobs/uploads/{}", "/v2/a/blobs/Uploads/{}/x", "/v2/a/blobs/%75ploads/{}", "/v2/uploads/{}/y"]
+)
+async def test_no_session_is_named_in_the_log(
+    registry: FakeRegistry, capsys: pytest.CaptureFixture[str], path: str
+) -> None:
+    """Also where the request was not understood, as a PUT without a digest: the name is as good as a password."""
+    started = await registry.call("POST", "/v2/a/blobs/uploads/")
+    session = started.location.rpartition("/")[2]
+    for method in ("PUT", "PATCH", "BREW"):
+        await registry.call(method, path.format(session), b"x")
+        await registry.call(method, path.format(session) + "?entry=x", b"x")
+    assert session not in capsys.readouterr().out

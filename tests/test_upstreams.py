@@ -140,3 +140,14 @@ def test_a_wrong_setting_asks_nobody(capsys: pytest.CaptureFixture[str]) -> None
     line = json.loads(capsys.readouterr().out)
     assert (line["event"], line["setting"]) == ("setting-ignored", "REGISTRIES_JSON")
     assert "hidden" not in line["help"]
+
+
+def test_a_password_in_the_wrong_place_is_not_logged(capsys: pytest.CaptureFixture[str]) -> None:
+    """Who wrote it as password_env finds a sentence without it; so does who wrote it into an origin."""
+    entry = {"registry": "https://r.example", "username": "me", "password_env": "hunter2-s3cret"}
+    read_settings(
+        {"REGISTRIES_JSON": json.dumps([entry]), "CORS_ORIGINS": "https://me:hunter2-s3cret@ui.example/x"}.get
+    )
+    printed = capsys.readouterr().out
+    assert printed.count("setting-ignored") == 2
+    assert "hunter2" not in printed

@@ -26,6 +26,7 @@ class Upstream:
     host: str
     user: User | None
     stop: Callable[[], None]
+    token_server: str | None = None
 
 
 @pytest.fixture(params=[*KINDS, "ours"])
@@ -36,8 +37,8 @@ def upstream(request: pytest.FixtureRequest, folder: Path) -> Iterator[Upstream]
             _, registry = running.enter_context(local_runtime(folder / "theirs", BEARER_TOKENS="true"))
             yield Upstream(registry.host, WRITER, running.close)
         else:
-            host = running.enter_context(docker_registry(request.param, folder / "theirs"))
-            yield Upstream(host, None if request.param == "none" else USER, running.close)
+            host, token_server = running.enter_context(docker_registry(request.param, folder / "theirs"))
+            yield Upstream(host, None if request.param == "none" else USER, running.close, token_server)
 
 
 @contextmanager
@@ -48,6 +49,8 @@ def behind(upstream: Upstream, folder: Path) -> Iterator[Registry]:
     if upstream.user is not None:
         entry |= {"username": upstream.user.name, "password_env": "UPSTREAM_PASSWORD"}
         secrets["UPSTREAM_PASSWORD"] = upstream.user.password
+    if upstream.token_server is not None:
+        entry["token_server"] = upstream.token_server
     settings = {"REGISTRIES_JSON": json.dumps([entry]), **secrets}
     with local_runtime(folder / "ours", **settings) as (server, registry):
         servers.append(server)

@@ -30,8 +30,12 @@ _ISSUER, _SERVICE = "the token server", "the other registry"
 
 
 @contextmanager
-def docker_registry(kind: str, folder: Path) -> Iterator[str]:
-    """Run docker-registry with this authentication, its files in a new folder; its host and port."""
+def docker_registry(kind: str, folder: Path) -> Iterator[tuple[str, str | None]]:
+    """Run docker-registry with this authentication, its files in a new folder.
+
+    Yields its host with the port, and the origin of the token server that it sends clients to.
+    """
+    token_server = None
     assert DOCKER_REGISTRY.exists(), f"{DOCKER_REGISTRY} is missing: run tests/clients/install.sh"
     folder.mkdir()
     port = free_port()
@@ -45,10 +49,10 @@ def docker_registry(kind: str, folder: Path) -> Iterator[str]:
             (folder / "htpasswd").write_text(HTPASSWD)
             config["auth"] = {"htpasswd": {"realm": "there", "path": str(folder / "htpasswd")}}
         elif kind == "token":
-            realm = stack.enter_context(_token_server(folder / "certificate.pem"))
+            token_server = stack.enter_context(_token_server(folder / "certificate.pem"))
             config["auth"] = {
                 "token": {
-                    "realm": realm,
+                    "realm": f"{token_server}/token",
                     "service": _SERVICE,
                     "issuer": _ISSUER,
                     "rootcertbundle": str(folder / "certificate.pem"),
@@ -58,12 +62,12 @@ def docker_registry(kind: str, folder: Path) -> Iterator[str]:
         path.write_text(json.dumps(config))
         command = [str(DOCKER_REGISTRY), "serve", str(path)]
         with Server("docker-registry", command, {"OTEL_TRACES_EXPORTER": "none"}, "listening on"):
-            yield f"localhost:{port}"
+            yield f"localhost:{port}", token_server
 
 
 @contextmanager
 def _token_server(certificate: Path) -> Iterator[str]:
-    """Serve tokens as the token specification says, by GET with Basic credentials; its URL."""
+    """Serve tokens as the token specification says, by GET with Basic credentials; its origin."""
     key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, _ISSUER)])
     now = datetime.now(UTC)
@@ -103,4 +107,4 @@ def _token_server(certificate: Path) -> Iterator[str]:
             self.answer(200, answer)
 
     with serving(Handler) as port:
-        yield f"http://127.0.0.1:{port}/token"
+        yield f"http://127.0.0.1:{port}"
