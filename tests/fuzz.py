@@ -21,7 +21,7 @@ from registry.manifest_format import parse_manifest
 from registry.manifest_references import pack, references_of, unpack
 from registry.paths import parse
 from registry.public_keys import parse_key_set
-from registry.ranges import content_range, parse_chunk_range, parse_range
+from registry.ranges import content_range, parse_chunk_range, parse_ranges
 from registry.scopes import parse_scopes
 from registry.sealed import seal, unseal
 from registry.settings import read_settings
@@ -29,8 +29,8 @@ from registry.signed_tokens import read_token
 from registry.untrusted_json import read_json
 
 # Characters of the inputs that look for loops within loops, and how many times as long the longer ones are.
-LONG = 16 * 1024
-LARGER = 8
+LONG = 8 * 1024
+LARGER = 16
 DEEP = 20_000  # how often something is repeated in inputs that look for recursion
 _DEEP_SHARE = 0.1  # of the inputs that could be deep: each takes a thousand times as long as another one
 _SIZE = 1000  # bytes of the blob whose ranges are asked for
@@ -72,8 +72,9 @@ def _path(text: str) -> None:
 
 
 def _range(text: str) -> None:
-    part = parse_range(text, _SIZE)
-    if part is not None:
+    parts = parse_ranges(text, _SIZE)
+    assert sum(part.length or 0 for part in parts) <= _SIZE, text
+    for part in parts:
         first, last = re.fullmatch(rf"bytes (\d+)-(\d+)/{_SIZE}", content_range(part, _SIZE)).groups()  # type: ignore[union-attr]
         assert 0 <= int(first) <= int(last) < _SIZE, text
 

@@ -1,5 +1,6 @@
 """No parser breaks, or looks at everything again and again, whatever it is given (`tests.fuzz`)."""
 
+import gc
 import json
 import random
 import time
@@ -61,22 +62,30 @@ def test_corpus(name: str) -> None:
 def _seconds(target: Target, text: str) -> float:
     """The least CPU time of a few runs: what other processes take does not count."""
     times = []
-    for _ in range(3):
-        began = time.thread_time()
-        check(target, text)
-        times.append(time.thread_time() - began)
+    gc.collect()
+    gc.disable()  # it looks at everything again and again
+    try:
+        for _ in range(3):
+            began = time.thread_time()
+            check(target, text)
+            times.append(time.thread_time() - began)
+    finally:
+        gc.enable()
     return min(times)
 
 
 @pytest.mark.parametrize("name", TARGETS)
 def test_long_inputs(name: str) -> None:
-    """Of two inputs of one kind the longer one takes as much longer as it has more characters, with room."""
+    """Of two inputs of one kind the longer one takes as much longer as it has more characters, with room.
+
+    A loop within a loop would take LARGER times as much as that.
+    """
     target = TARGETS[name]
     pairs = zip(long_inputs(target.corpus, LONG), long_inputs(target.corpus, LARGER * LONG), strict=True)
     for short, long in pairs:
         # A thousandth of a second is what a clock may be off.
         ratio = _seconds(target, long) / (_seconds(target, short) + 0.001)
-        assert ratio < 4 * LARGER, f"{ratio:.0f} times as long for {long[:100]!r}"
+        assert ratio < 6 * LARGER, f"{ratio:.0f} times as long for {long[:100]!r}"
 
 
 @pytest.mark.parametrize("name", TARGETS)

@@ -8,7 +8,7 @@ from registry.names import RepositoryName, parse_digest
 from registry.permissions import Access, allow
 from registry.storage import Attributes
 from registry.upload_parts import SMALL_PART
-from tests.fakes.client import Answer, FakeRegistry, digest_of
+from tests.fakes.client import Answer, FakeRegistry, digest_of, with_query
 from tests.test_uploads import bytes_of, check_blob
 
 SMALL, LARGE = b"a small blob", bytes_of(SMALL_PART + 5)
@@ -80,3 +80,14 @@ async def test_chunk_lengths_are_told(registry: FakeRegistry) -> None:
     assert low == SMALL_PART
     assert low < high < 100_000_000
     assert high % SMALL_PART == 0
+
+
+@pytest.mark.parametrize(
+    "query",
+    ["mount={}&from=", "mount={}&from=Upper/Case", "mount={}&from=host:5000/a", "mount=&from=a", "mount=md5:00&from=a"],
+)
+async def test_a_mount_that_cannot_be(registry: FakeRegistry, query: str) -> None:
+    """An ordinary upload (end-11: SHOULD)."""
+    answer = await registry.call("POST", f"/v2/b/blobs/uploads/?{query.format(digest_of(b'x'))}")
+    assert answer.status == 202
+    assert (await registry.call("PUT", with_query(answer.location, digest=digest_of(b"x")), b"x")).status == 201

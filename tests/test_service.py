@@ -247,3 +247,32 @@ async def test_no_session_is_named_in_the_log(
         await registry.call(method, path.format(session), b"x")
         await registry.call(method, path.format(session) + "?entry=x", b"x")
     assert session not in capsys.readouterr().out
+
+
+async def test_head_of_the_version(registry: FakeRegistry) -> None:
+    """As GET, without a body."""
+    assert (await registry.call("HEAD", "/v2/")).status == 200
+    assert (await registry.call("HEAD", "/v2/", user=None)).status == 401
+
+
+async def test_the_public_url() -> None:
+    """Behind another proxy that ends TLS: the realm, the front page and one's own pages are by the name outside."""
+    settings = read_settings({**VARIABLES, "BEARER_TOKENS": "true", "PUBLIC_URL": "https://outside.example"}.get)
+    registry = FakeRegistry(settings=settings)
+    challenge = (await registry.call("GET", "/v2/", user=None)).headers["WWW-Authenticate"]
+    assert 'realm="https://outside.example/v2/token",service="outside.example"' in challenge
+    assert b"docker login outside.example" in (await registry.call("GET", "/")).body
+    page = {"origin": "https://outside.example"}
+    assert (await registry.call("POST", "/v2/a/blobs/uploads/", headers=page)).status == 202
+
+
+async def test_no_token_and_public_repositories() -> None:
+    """Homebrew's placeholder stands for no credentials; the catalogue asks pages for a password."""
+    registry = FakeRegistry(settings=read_settings({**VARIABLES, "ANONYMOUS_PULL": "public/**"}.get))
+    nobody = {"authorization": "Bearer QQ=="}
+    assert (await registry.call("GET", "/v2/public/a/manifests/1", user=None, headers=nobody)).status == 404
+    assert (await registry.call("GET", "/v2/private/manifests/1", user=None, headers=nobody)).status == 401
+    asked = await registry.call("GET", "/v2/_catalog", user=None)
+    assert (asked.status, asked.headers["WWW-Authenticate"].partition(" ")[0]) == (401, "Basic")
+    pulled = await registry.call("GET", "/v2/public/a/manifests/1", user=None)
+    assert pulled.status == 404

@@ -52,6 +52,8 @@ from registry.signing_key import SigningKey
 BASIC_CHALLENGE = 'Basic realm="container registry", charset="UTF-8"'
 TOKEN_PATH = "/v2/token"  # noqa: S105 - a path
 
+# What Homebrew sends where a registry is public ("A" in base64): it stands for no credentials.
+_NO_TOKEN = "Bearer QQ=="  # noqa: S105 - it is none
 _MAX_HEADER = 16 * 1024  # characters of an Authorization header
 # Verified credentials are remembered: a signature or a PBKDF2 costs more than everything else in a small request.
 _REMEMBERED = 1_000
@@ -104,7 +106,7 @@ class Authenticator:
     async def identify(self, request: Request) -> Caller | None:
         """The caller of a request; None for one without credentials. Raises UNAUTHORIZED for wrong ones."""
         authorization = request.header("authorization")
-        if authorization is None:
+        if authorization is None or authorization == _NO_TOKEN:
             return None
         fingerprint = hashlib.sha256(authorization.encode(errors="surrogatepass")).digest()
         if (known := self._remembered.get(fingerprint)) is not None and await self._still_holds(known):
@@ -268,6 +270,9 @@ class Authenticator:
     def challenge(self, request: Request, endpoint: Endpoint | None, error: RegistryError) -> str:
         """The value of WWW-Authenticate (token specification, "Requesting a Token")."""
         if not self.uses_bearer or request.path == TOKEN_PATH:
+            return BASIC_CHALLENGE
+        if self._public.tables and isinstance(endpoint, ListRepositories):
+            # A page that shows registries gets a token for nobody elsewhere, and would never ask for a password.
             return BASIC_CHALLENGE
         parameters = {
             "realm": f"{request.origin}{TOKEN_PATH}",

@@ -10,6 +10,7 @@ _PART = re.compile(
     r"|(?P<scheme>[A-Za-z][\w-]*)(?![\w-]|\s*=))\s*,?",
     re.ASCII,
 )
+_MAX_HEADER = 16 * 1024  # characters
 _ESCAPED = re.compile(r"\\(.)")
 
 
@@ -22,7 +23,8 @@ class Challenge:
 
 
 def parse_challenges(header: str) -> list[Challenge]:
-    """Every challenge of a header, several of them included; what cannot be read ends the list."""
+    """Every challenge of a header, several of them included; what cannot be read, or is too long, ends the list."""
+    header = header[:_MAX_HEADER]
     found: list[tuple[str, dict[str, str]]] = []
     at = 0
     while at < len(header) and (part := _PART.match(header, at)):

@@ -1,14 +1,16 @@
 """Answers to end-2 and end-10: pulling blobs, asking whether they exist, and deleting them."""
 
 from registry import blobs, migration
+from registry.byte_ranges import ByteRanges
 from registry.conditions import is_unchanged, may_resume
 from registry.endpoints import DeleteBlob, GetBlob, HeadBlob
 from registry.errors import Problem, RegistryError
 from registry.http import OCTETS, Request, Response
 from registry.names import Digest
 from registry.permissions import Access
-from registry.ranges import content_range, parse_range
+from registry.ranges import content_range, parse_ranges
 from registry.registry import Registry
+from registry.storage import ByteRange, Source
 from registry.upstream_client import UpstreamError
 
 
@@ -45,14 +47,21 @@ async def get_blob(registry: Registry, endpoint: GetBlob, request: Request) -> R
     if is_unchanged(request.header("if-none-match"), _etag(digest)):
         return Response(304, _lasting_headers(digest))
     resumes = may_resume(request.header("if-range"), _etag(digest))
-    part = parse_range(request.header("range"), size) if resumes else None
+    parts = parse_ranges(request.header("range"), size) if resumes else []
+    if blob is not None and len(parts) > 1:
+        several = ByteRanges(platform, blob, parts)
+        request.keep_running(several.run())
+        return Response(206, _headers(digest, several.length, several.content_type), several.content)
+    part = parts[0] if len(parts) == 1 else None
     if blob is not None:
         stored = await blobs.read_part(platform, blob, part)
-        body = None if stored is None else stored.body
-    else:
-        body = None if part is None else await registry.fallback.part(name, digest, part, size)
-        if body is None:
-            return await _copy_from_upstream(registry, endpoint, request)
+        return _part(digest, size, part, None if stored is None else stored.body)
+    body = None if part is None else await registry.fallback.part(name, digest, part, size)
+    return await _copy_from_upstream(registry, endpoint, request) if body is None else _part(digest, size, part, body)
+
+
+def _part(digest: Digest, size: int, part: ByteRange | None, body: Source | None) -> Response:
+    """The answer with a part of a blob, or all of it."""
     if body is None:
         raise _unknown(digest)
     headers = _headers(digest, size)
@@ -105,11 +114,11 @@ def _lasting_headers(digest: Digest) -> dict[str, str]:
     }
 
 
-def _headers(digest: Digest, size: int) -> dict[str, str]:
+def _headers(digest: Digest, size: int, content_type: str = OCTETS) -> dict[str, str]:
     # Without a Content-Type and no-transform an edge compresses the bytes and drops their length (docs/adr/0009).
     return {
         **_lasting_headers(digest),
-        "Content-Type": OCTETS,
+        "Content-Type": content_type,
         "Content-Length": str(size),
         "Accept-Ranges": "bytes",
     }

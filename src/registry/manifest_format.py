@@ -28,6 +28,9 @@ _SCHEMA_1 = "application/vnd.docker.distribution.manifest.v1+json"
 # type of the other would be two images to two clients (CVE-2021-41190).
 _INDEX_TYPES = frozenset({OCI_INDEX, _DOCKER_LIST})
 _MANIFEST_TYPES = frozenset({OCI_MANIFEST, _DOCKER_MANIFEST, _OCI_ARTIFACT, _SCHEMA_1})
+_CONFIG_TYPES = frozenset(
+    {"application/vnd.oci.image.config.v1+json", "application/vnd.docker.container.image.v1+json"}
+)
 # The types that a manifest may have: no browser shows or runs them (RFC 6838 for the characters).
 _MEDIA_TYPE = re.compile(r"application/vnd\.[a-z0-9!#$&^_.+-]{1,100}\+(?:json|prettyjws)", re.ASCII | re.IGNORECASE)
 # What a client sends that does not know the type: the document says it.
@@ -51,7 +54,7 @@ class Descriptor:
 
     media_type: str
     digest: Digest
-    size: int | None  # bytes; schema 1 has none
+    size: int | None  # bytes; schema 1 and some old images have none
     path: str
 
     @property
@@ -130,7 +133,8 @@ def _parse(document: "_Json", media_type: str | None) -> Manifest:
     children: list[Descriptor] = []
     if document.has("manifests"):
         default = OCI_INDEX
-        children = [item.descriptor() for item in document.items("manifests")]
+        for descriptor in (item.descriptor() for item in document.items("manifests")):
+            (blobs if _is_blob(descriptor.media_type) else children).append(descriptor)
     elif media_type == _OCI_ARTIFACT:
         default = _OCI_ARTIFACT
         blobs = [item.descriptor() for item in document.items("blobs", required=False)]
@@ -138,7 +142,7 @@ def _parse(document: "_Json", media_type: str | None) -> Manifest:
         default = OCI_MANIFEST
         config = document.required("config").descriptor()
         artifact_type = artifact_type or config.media_type
-        blobs = [config, *(item.descriptor() for item in document.items("layers"))]
+        blobs = [config, *(item.descriptor() for item in document.items("layers", required=False))]
     return Manifest(
         media_type or default,
         tuple(blobs),
@@ -147,6 +151,11 @@ def _parse(document: "_Json", media_type: str | None) -> Manifest:
         artifact_type,
         document.annotations(),
     )
+
+
+def _is_blob(media_type: str) -> bool:
+    """Whether a child of an index is none of a manifest: BuildKit's cache is an index of layers and a config."""
+    return bool(media_type) and (not is_media_type(media_type) or media_type in _CONFIG_TYPES)
 
 
 def _schema_1(document: "_Json", media_type: str | None) -> Manifest:
@@ -231,11 +240,11 @@ class _Json:
             raise _invalid(self._at(key), f"is no digest: {error.message}") from None
 
     def descriptor(self) -> Descriptor:
-        """Image spec, descriptor.md: media type, digest and size are REQUIRED."""
+        """Image spec, descriptor.md: media type, digest and size are REQUIRED; old images have only the second."""
         size = self.value.get("size")
-        if not isinstance(size, int) or isinstance(size, bool) or size < 0:
+        if size is not None and (not isinstance(size, int) or isinstance(size, bool) or size < 0):
             raise _invalid(self._at("size"), "is not a number of bytes")
-        return Descriptor(self.text("mediaType"), self.digest("digest"), size, self.path)
+        return Descriptor(self.optional_text("mediaType") or "", self.digest("digest"), size, self.path)
 
     def annotations(self) -> dict[str, str]:
         found = self.value.get("annotations")
@@ -244,6 +253,6 @@ class _Json:
         if not isinstance(found, dict):
             raise _invalid(self._at("annotations"), "is not a JSON object")
         for key, value in found.items():
-            if not isinstance(value, str):
+            if value is not None and not isinstance(value, str):
                 raise _invalid(f"annotations[{json.dumps(key)}]", "is not a string")
-        return found
+        return {key: value for key, value in found.items() if value is not None}

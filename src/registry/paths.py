@@ -129,11 +129,18 @@ def _start(name: str, _: str, query: Query) -> Endpoint:
     mount, digest, algorithm = query.one("mount"), query.one("digest"), query.one("digest-algorithm")
     repository = parse_name(name)
     if mount is not None:
-        source = query.one("from")
-        return MountBlob(repository, parse_digest(mount), None if source is None else parse_name(source))
+        return _mount(repository, mount, query.one("from"))
     if digest is not None:
         return UploadBlob(repository, parse_digest(digest))
     return StartUpload(repository) if algorithm is None else StartUploadFor(repository, algorithm)
+
+
+def _mount(repository: RepositoryName, mount: str, source: str | None) -> Endpoint:
+    """A mount, or an ordinary upload where it names what cannot be mounted (end-11: SHOULD)."""
+    try:
+        return MountBlob(repository, parse_digest(mount), None if source is None else parse_name(source))
+    except RegistryError:
+        return StartUpload(repository)
 
 
 def _close(name: str, session: str, query: Query) -> Endpoint:
@@ -198,7 +205,7 @@ _ROWS: Mapping[str, Mapping[str, _Parser]] = {
     "": {"GET": lambda n, x, q: ShowFrontPage(), "HEAD": lambda n, x, q: ShowFrontPage()},
     "healthz": {"GET": lambda n, x, q: CheckHealth(), "HEAD": lambda n, x, q: CheckHealth()},
     "metrics": {"GET": lambda n, x, q: ShowMetrics()},
-    "base": {"GET": lambda n, x, q: CheckVersion()},
+    "base": {"GET": lambda n, x, q: CheckVersion(), "HEAD": lambda n, x, q: CheckVersion()},
     "_catalog": {"GET": lambda n, x, q: ListRepositories(q.count("n"), q.one("last"))},
     "_migrate": {"POST": lambda n, x, q: Migrate()},
     "_retention": {"GET": lambda n, x, q: PreviewRetention(q.one("last"))},

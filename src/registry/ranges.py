@@ -8,8 +8,11 @@ from registry.storage import ByteRange
 
 # Spec, "Pushing a blob in chunks": <range> MUST match this. 15 digits: more bytes than an R2 object can have.
 _CONTENT_RANGE = re.compile(r"([0-9]{1,15})-([0-9]{1,15})", re.ASCII)
-# RFC 9110, section 14.1.2: one range; the first byte, the last one, or how many from the end.
-_RANGE = re.compile(r"bytes=([0-9]{0,15})-([0-9]{0,15})", re.ASCII)
+# RFC 9110, section 14.1.2: the first byte, the last one, or how many from the end. Some clients write the largest
+# number that they know for the end.
+_RANGE = re.compile(r"([0-9]{0,30})-([0-9]{0,30})", re.ASCII)
+MAX_RANGES = 100  # of one request; each is an R2 call
+_MAX_HEADER = 8 * 1024  # characters
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,23 +43,41 @@ def upload_range(offset: int) -> str:
     return f"0-{max(offset - 1, 0)}"
 
 
-def parse_range(header: str | None, size: int) -> ByteRange | None:
-    """The part of `size` bytes that a Range header asks for; None when the answer is all of them.
+def parse_ranges(header: str | None, size: int) -> list[ByteRange]:
+    """The parts of `size` bytes that a Range header asks for, one at least; none when the answer is all of them.
 
-    All is right for several ranges and for what cannot be understood (RFC 9110, section 14.2). Raises RANGE_INVALID for
-    what begins behind the end.
+    That is right for what cannot be understood (RFC 9110, section 14.2), and for more than MAX_RANGES. Parts that
+    overlap or touch become one, so that nobody gets more bytes than there are. Raises RANGE_INVALID when all of them
+    begin behind the end.
     """
-    match = None if header is None else _RANGE.fullmatch(header.strip())
-    if match is None or match.groups() == ("", ""):
-        return None
-    first, last = match.groups()
-    if not first:
-        start, end = max(size - int(last), 0), size
-    else:
-        start, end = int(first), min(int(last) + 1, size) if last else size
-    if start >= end:
+    if header is None or len(header) > _MAX_HEADER or not header.strip().startswith("bytes="):
+        return []
+    texts = [text.strip() for text in header.strip().removeprefix("bytes=").split(",")]
+    matches = [_RANGE.fullmatch(text) for text in texts if text]
+    if not 0 < len(matches) <= MAX_RANGES:
+        return []
+    spans: list[tuple[int, int]] = []
+    for match in matches:
+        if match is None or match.groups() == ("", ""):
+            return []
+        first, last = match.groups()
+        start, end = (int(first), min(int(last) + 1, size) if last else size) if first else (size - int(last), size)
+        if start < end:
+            spans.append((max(start, 0), end))
+    if not spans:
         raise RegistryError(Problem.RANGE_INVALID, headers={"Content-Range": f"bytes */{size}"})
-    return ByteRange(start, end - start)
+    return [ByteRange(start, end - start) for start, end in _joined(spans)]
+
+
+def _joined(spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """In the order in which they were asked for, unless some overlap or touch: those are joined, and all are sorted."""
+    joined: list[tuple[int, int]] = []
+    for start, end in sorted(spans):
+        if joined and start <= joined[-1][1]:
+            joined[-1] = joined[-1][0], max(joined[-1][1], end)
+        else:
+            joined.append((start, end))
+    return spans if len(joined) == len(spans) else joined
 
 
 def content_range(part: ByteRange, size: int) -> str:

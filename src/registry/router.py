@@ -116,6 +116,8 @@ async def handle(registry: Registry, request: Request) -> Response:
     started = registry.platform.now()
     record = RequestRecord(ray_id(request.header("cf-ray")) or registry.platform.random_hex(_ID_BYTES))
     token = current.set(record)
+    if registry.settings.public_url:
+        request = replace(request, origin=registry.settings.public_url)
     try:
         origins = registry.settings.cors_origins
         response = preflight(origins, request) or await _answer(registry, request, record)

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
+from urllib.parse import urlsplit
 
 from registry.accounts import Account, parse_accounts, plain_account
 from registry.cors import parse_origins
@@ -39,6 +40,7 @@ class Settings:
     bearer_tokens: bool = False
     refresh_seconds: int = DEFAULT_REFRESH_DAYS * 24 * 3600
     cors_origins: tuple[str, ...] = ()
+    public_url: str = ""  # scheme, host and port by which clients know us; "": as they ask
     sparse_manifests: bool = False
     chunk_max_length: int = DEFAULT_CHUNK_MAX_LENGTH  # bytes
     upstreams: tuple[Upstream, ...] = ()
@@ -74,6 +76,7 @@ def read_settings(variable: _Variable) -> Settings:
             "REFRESH_TOKEN_DAYS", variable("REFRESH_TOKEN_DAYS"), _days, DEFAULT_REFRESH_DAYS * 24 * 3600
         ),
         cors_origins=_parsed("CORS_ORIGINS", variable("CORS_ORIGINS"), parse_origins, ()),
+        public_url=_parsed("PUBLIC_URL", variable("PUBLIC_URL"), _origin, ""),
         sparse_manifests=_parsed("SPARSE_MANIFESTS", variable("SPARSE_MANIFESTS"), _switch, default=False),
         chunk_max_length=_parsed(
             "CHUNK_MAX_LENGTH", variable("CHUNK_MAX_LENGTH"), _chunk_length, DEFAULT_CHUNK_MAX_LENGTH
@@ -141,6 +144,18 @@ def _seconds(text: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) <= 9):
         raise ValueError("it is a number of seconds")
     return int(text)
+
+
+def _origin(text: str) -> str:
+    url = urlsplit(text.removesuffix("/"))
+    if (
+        url.scheme not in ("https", "http")
+        or not url.hostname
+        or "@" in url.netloc
+        or url.geturl() != f"{url.scheme}://{url.netloc}"
+    ):
+        raise ValueError("it is scheme and host, as https://registry.example.com")
+    return url.geturl()
 
 
 def _days(text: str) -> int:

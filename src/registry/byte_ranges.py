@@ -1,0 +1,51 @@
+"""Several parts of a blob in one answer (RFC 9110, section 14.6): what clients ask for that have the rest already."""
+
+from collections.abc import Sequence
+
+from registry import blobs
+from registry.errors import RegistryError
+from registry.http import OCTETS
+from registry.log import log
+from registry.platform import Platform
+from registry.ranges import content_range
+from registry.storage import ByteRange, ClientGone, PipeBroken, StorageError
+from registry.transfer import Span, copy
+
+
+class ByteRanges:
+    """The answer's body, of `length` bytes: an R2 call a part, one after the other, while `run` runs."""
+
+    def __init__(self, platform: Platform, blob: blobs.Blob, parts: Sequence[ByteRange]) -> None:
+        self._platform = platform
+        self._blob = blob
+        boundary = platform.random_hex(16)
+        head = f"\r\n--{boundary}\r\nContent-Type: {OCTETS}\r\nContent-Range: "
+        self._parts = [(f"{head}{content_range(part, blob.size)}\r\n\r\n".encode(), part) for part in parts]
+        self._end = f"\r\n--{boundary}--\r\n".encode()
+        self.content_type = f"multipart/byteranges; boundary={boundary}"
+        self.length = sum(len(head) + (part.length or 0) for head, part in self._parts) + len(self._end)
+        self._pipe = platform.streams.pipe(self.length)
+        self.content = self._pipe.content
+
+    async def run(self) -> None:
+        """Send it. Never raises: what goes wrong is logged, and the client sees its download break."""
+        try:
+            for head, part in self._parts:
+                await self._send(head, part)
+            await self._pipe.write(self._platform.streams.content(self._end))
+            await self._pipe.close()
+        except PipeBroken:
+            pass  # the client went away
+        except (StorageError, ClientGone, RegistryError) as error:
+            log("parts-given-up", key=self._blob.key, error=str(error))
+            await self._pipe.abort()
+
+    async def _send(self, head: bytes, part: ByteRange) -> None:
+        stored = await blobs.read_part(self._platform, self._blob, part)
+        if stored is None:
+            raise StorageError("the blob was deleted while it was read")
+        try:
+            await self._pipe.write(self._platform.streams.content(head))
+            await copy(self._platform, Span(stored.body, part.length or 0), self._pipe)
+        finally:
+            await stored.body.cancel()
