@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from registry import manifest_deletion, manifests
+from registry import manifest_deletion, manifest_push, manifests
 from registry.conditions import is_unchanged
 from registry.endpoints import DeleteManifest, GetManifest, HeadManifest, PutManifest
 from registry.errors import Problem, RegistryError
@@ -62,7 +62,7 @@ async def put_manifest(registry: Registry, endpoint: PutManifest, request: Reque
     received = manifests.receive(data, request.header("content-type"), endpoint.reference)
     await registry.before_first_write()
     tags = endpoint.tags if isinstance(endpoint.reference, Digest) else (endpoint.reference,)
-    await manifests.put(registry.platform, endpoint.name, received, tags, sparse=registry.settings.sparse_manifests)
+    await manifest_push.put(registry.platform, endpoint.name, received, tags, sparse=registry.settings.sparse_manifests)
     headers = {
         "Location": build(GetManifest(endpoint.name, received.digest)),
         "Docker-Content-Digest": str(received.digest),
