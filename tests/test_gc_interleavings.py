@@ -28,6 +28,7 @@ from registry import (
     gc_register,
     keys,
     manifest_deletion,
+    manifest_push,
     manifest_references,
     manifests,
     migration,
@@ -82,7 +83,7 @@ CHILDREN: Mapping[bytes, tuple[bytes, ...]] = {OVER_CHILD: (UNTAGGED,)}
 async def _put(platform: Platform, manifest: bytes, *tags: str) -> None:
     media_type = INDEX if manifest is OVER_CHILD else MANIFEST
     received = manifests.receive(manifest, media_type, parse_digest(digest_of(manifest)))
-    await manifests.put(platform, R, received, [Tag(tag) for tag in tags], sparse=False)
+    await manifest_push.put(platform, R, received, [Tag(tag) for tag in tags], sparse=False)
 
 
 async def _upload(platform: Platform, name: RepositoryName, data: bytes) -> None:
@@ -667,7 +668,7 @@ MUTANTS: dict[str, tuple[Callable[[], Any], Callable[[], Sequence[Scene]]]] = {
         lambda: [scene(put_new, collect_unreferenced)],
     ),
     "no second check": (
-        lambda: mock.patch.object(manifests, "_check_again", _nothing),
+        lambda: mock.patch.object(manifest_push._Push, "_is_whole", _yes),
         lambda: [scene(put_new, collect_unreferenced)],
     ),
     "equal etags": (
@@ -709,26 +710,26 @@ MUTANTS: dict[str, tuple[Callable[[], Any], Callable[[], Sequence[Scene]]]] = {
     ),
     "the digest is not looked at after the tag": (
         lambda: leaving_out(
-            manifests, "_put_tags", ("if await find(platform, name, received.digest) is not None else list(tags)", "")
+            manifest_push._Push, "settle", (" or await self._find(everything[0]) is not None)", " or True)")
         ),
         lambda: [scene(put_tagged_again, delete_tagged)],
     ),
     "the register is not looked at after the tag": (
         lambda: leaving_out(
-            manifests,
-            "_put_tags",
-            ("await gc_register.settle(platform, name, register)", "(register, False)"),
+            manifest_push._Push,
+            "settle",
+            ("if is_changed and", "if len(everything) > 1:\n            return\n        if is_changed and"),
         ),
         lambda: [scene(put_new, collect_untagged)],
     ),
     "the register is looked at beside everything else": (
         lambda: leaving_out(
-            manifests,
-            "put",
-            ("    register = await gc_register.read(platform, name)\n", ""),
+            manifest_push._Push,
+            "begin",
+            ("    self._register = await gc_register.read(self._platform, self._name)\n", "    pass\n"),
             (
-                "    if stored is None or",
-                "    register = await gc_register.read(platform, name)\n    if stored is None or",
+                "    self._was_there =",
+                "    self._register = await gc_register.read(self._platform, self._name)\n    self._was_there =",
             ),
         ),
         lambda: [scene(put_new, collect_unreferenced)],

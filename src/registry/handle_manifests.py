@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 
-from registry import manifest_deletion, manifests
+from registry import manifest_deletion, manifest_push, manifests
 from registry.conditions import is_unchanged
 from registry.endpoints import DeleteManifest, GetManifest, HeadManifest, PutManifest
 from registry.errors import Problem, RegistryError
@@ -80,7 +80,7 @@ async def _put_manifest(registry: Registry, endpoint: PutManifest, received: Rec
     await registry.before_first_write()
     await registry.fallback.note_push(endpoint.name)
     tags = endpoint.tags if isinstance(endpoint.reference, Digest) else (endpoint.reference,)
-    await manifests.put(registry.platform, endpoint.name, received, tags, sparse=registry.settings.sparse_manifests)
+    await manifest_push.put(registry.platform, endpoint.name, received, tags, sparse=registry.settings.sparse_manifests)
     headers = {
         "Location": build(GetManifest(endpoint.name, received.digest)),
         "Docker-Content-Digest": str(received.digest),

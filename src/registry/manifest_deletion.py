@@ -3,8 +3,8 @@
 R2 cannot delete under a condition, but it can put under one. So a manifest that is deleted by its digest, and each of
 its tags, is replaced by a tombstone, an empty object, only if it is still what was to be deleted: a tag that is pushed
 meanwhile stays. A push looks at the manifest once more when its tags are written, and writes all of it again where it
-finds a tombstone (`manifests.put`): the push or the deletion is wholly the later one. Collections remove tombstones
-(`registry.collection`), which a push that meets one notices; until then they are as good as absent.
+finds a tombstone (`registry.manifest_push`): the push or the deletion is wholly the later one. Collections remove
+tombstones (`registry.collection`), which a push that meets one notices; until then they are as good as absent.
 
 A tag that is deleted by its own name is just deleted: who asks for that says nothing of what it should lead to.
 """
@@ -47,7 +47,7 @@ async def delete_manifest(platform: Platform, name: RepositoryName, digest: Dige
         was_there = not manifests.is_tombstone(stored)
         if was_there:
             subject = await manifests.subject_of(platform, stored, digest)
-            if not await _entomb(platform, stored, stored.etag, subject):
+            if not await entomb(platform, stored, stored.etag, subject):
                 continue
             etag = stored.etag
         else:
@@ -61,10 +61,10 @@ async def delete_manifest(platform: Platform, name: RepositoryName, digest: Dige
 
 async def retire_tag(platform: Platform, tag: StoredObject) -> bool:
     """Delete a tag that was listed, unless it was pushed since; False when it was."""
-    return await _entomb(platform, tag, NotAfter(tag.uploaded))
+    return await entomb(platform, tag, NotAfter(tag.uploaded))
 
 
-async def _entomb(platform: Platform, stored: StoredObject, only_if: str | NotAfter, subject: str = "") -> bool:
+async def entomb(platform: Platform, stored: StoredObject, only_if: str | NotAfter, subject: str = "") -> bool:
     """Replace an object by a tombstone; False when another one lies there now."""
     metadata = {_REPLACED: stored.etag, _SUBJECT: subject, _NONCE: platform.random_hex(8)}
     return (await platform.storage.put(stored.key, b"", Attributes(metadata=metadata), only_if=only_if)) is not None
@@ -81,7 +81,7 @@ async def _delete_tags(platform: Platform, name: RepositoryName, digest: Digest,
     careful, rest = found[:MAX_TOMBSTONES], [tag.key for tag in found[MAX_TOMBSTONES:]]
     for at in range(0, len(careful), blobs.IN_FLIGHT):
         batch = careful[at : at + blobs.IN_FLIGHT]
-        await asyncio.gather(*(_entomb(platform, tag, NotAfter(tag.uploaded)) for tag in batch))
+        await asyncio.gather(*(entomb(platform, tag, NotAfter(tag.uploaded)) for tag in batch))
     for at in range(0, len(rest), MAX_DELETE_KEYS):
         await platform.storage.delete(rest[at : at + MAX_DELETE_KEYS])
     return len(found)

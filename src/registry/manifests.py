@@ -2,25 +2,21 @@
 
 import asyncio
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from registry import gc_register, keys, manifest_checks
+from registry import gc_register, keys
 from registry.errors import Problem, RegistryError
 from registry.http import JSON
 from registry.manifest_format import Manifest, is_media_type, parse_manifest, parse_stored
 from registry.manifest_references import References, pack, references_of, unpack
-from registry.names import Digest, Reference, RepositoryName, Tag, parse_digest
+from registry.names import Digest, Reference, RepositoryName, parse_digest
 from registry.platform import Platform
 from registry.referrers import make_entry
-from registry.storage import ABSENT, Attributes, Content, NotAfter, StorageBusy, StoredBody, StoredObject
+from registry.storage import ABSENT, Attributes, Content, NotAfter, StoredBody, StoredObject
 
-# Seconds. A manifest put this recently is not put again: two tags pushed in one second would make its key hot.
-FRESH = 300
-_ATTEMPTS = 3  # at a manifest that is deleted while it is pushed
 # Metadata, as SR writes it.
 _HAS_SUBJECT, _SUBJECT = "hasSubject", "subjectDigest"
-_NONCE = "nonce"
 # Metadata of ours: `registry.manifest_references`.
 _REFERENCES = "references"
 # Metadata of a copy: the origin of the upstream that has it.
@@ -62,108 +58,18 @@ def _check_digest(data: bytes, reference: Reference) -> Digest:
     return digest
 
 
-async def put(
-    platform: Platform, name: RepositoryName, received: Received, tags: Sequence[Tag], *, sparse: bool
+async def store(
+    platform: Platform,
+    name: RepositoryName,
+    received: Received,
+    reference: Reference,
+    more: Mapping[str, str] | None = None,
 ) -> None:
-    """Store a manifest and its tags, so that neither a deletion nor a collection of garbage tears them apart.
-
-    Raises MANIFEST_BLOB_UNKNOWN, with nothing stored, or no tag, when it refers to something that is not there; unless
-    it may be `sparse`.
-    """
-    # Before everything else, not beside it: what is seen now is only worth something if nothing was collected since.
-    register = await gc_register.read(platform, name)
-    stored, present = await asyncio.gather(
-        find(platform, name, received.digest),
-        manifest_checks.check(platform, name, received.manifest, sparse=sparse),
-    )
-    received = received.typed_as(stored)
-    if stored is None or platform.now() - stored.uploaded > FRESH:
-        await _put_under_digest(platform, name, received)
-    elif received.manifest.subject is not None:
+    """Put a manifest under its digest, with its entry among the referrers, or under a tag; `more` is metadata."""
+    key = keys.manifest(name, reference)
+    await platform.storage.put(key, received.content, _attributes(received, more), checksum=received.digest)
+    if isinstance(reference, Digest) and received.manifest.subject is not None:
         await put_referrer(platform, name, received)
-    # From here on a run that begins sees the manifest; one that went on meanwhile may have decided without it.
-    register, is_changed = await gc_register.settle(platform, name, register)
-    if is_changed:
-        await _check_again(platform, name, received, present, sparse=sparse)
-    if tags:
-        await _put_tags(platform, name, received, tags, _Seen(register, present, sparse))
-
-
-@dataclass(frozen=True, slots=True)
-class _Seen:
-    """What a push relies on: the register, and what was there of what its manifest refers to."""
-
-    register: gc_register.Register
-    present: frozenset[Digest]
-    sparse: bool
-
-
-async def _put_tags(
-    platform: Platform, name: RepositoryName, received: Received, tags: Sequence[Tag], seen: _Seen
-) -> None:
-    register, must_check, missing = seen.register, False, list(tags)
-    for _ in range(_ATTEMPTS):
-        for tag in missing:
-            await platform.storage.put(
-                keys.manifest(name, tag), received.content, _attributes(received), checksum=received.digest
-            )
-        # Who deletes the manifest meanwhile (registry.manifest_deletion) may have seen our tags, or not: all again.
-        missing = [] if await find(platform, name, received.digest) is not None else list(tags)
-        if missing:
-            await _put_under_digest(platform, name, received)
-        # A run that began meanwhile may have seen a tombstone where a tag is now.
-        register, is_changed = await gc_register.settle(platform, name, register)
-        must_check = must_check or is_changed
-        if must_check and not missing:
-            # What is there now is there to stay: who decides from here on has seen it.
-            missing = await _missing(platform, name, received, tags, seen)
-            must_check = False
-        if not missing:
-            return
-    raise StorageBusy("the manifest is deleted again and again while it is pushed")
-
-
-async def _missing(
-    platform: Platform, name: RepositoryName, received: Received, tags: Sequence[Tag], seen: _Seen
-) -> list[Tag]:
-    """After garbage was collected: the tags that have to be written again; all of them, if the manifest had to be."""
-    try:
-        was_there = await _check_again(platform, name, received, seen.present, sparse=seen.sparse)
-    except RegistryError:
-        # It was deleted and collected while it was pushed. The client is told so: no tag may lead to it.
-        await _take_back(platform, name, received, tags)
-        raise
-    found = await asyncio.gather(*(find(platform, name, tag) for tag in tags))
-    return [tag for tag, stored in zip(tags, found, strict=True) if stored is None or not was_there]
-
-
-async def _take_back(platform: Platform, name: RepositoryName, received: Received, tags: Sequence[Tag]) -> None:
-    """Put tombstones where tags still lead to a manifest whose push fails."""
-    for tag in tags:
-        stored = await find(platform, name, tag)
-        if stored is not None and stored.checksum == received.digest:
-            nonce = Attributes(metadata={_NONCE: platform.random_hex(8)})
-            await platform.storage.put(stored.key, b"", nonce, only_if=NotAfter(stored.uploaded))
-
-
-async def _check_again(
-    platform: Platform, name: RepositoryName, received: Received, present: frozenset[Digest], *, sparse: bool
-) -> bool:
-    """After garbage was collected: whether what was there is there, and what was written.
-
-    Writes the manifest again where it is not, and then returns False.
-    """
-    stored, still_present = await asyncio.gather(
-        find(platform, name, received.digest),
-        manifest_checks.check(platform, name, received.manifest, sparse=sparse),
-    )
-    if gone := present - still_present:
-        raise manifest_checks.unknown(gone)
-    if stored is None:
-        await _put_under_digest(platform, name, received)
-    elif received.manifest.subject is not None:
-        await put_referrer(platform, name, received)
-    return stored is not None
 
 
 async def keep(
@@ -182,7 +88,7 @@ async def keep(
     there = await find(platform, name, received.digest)
     received = received.typed_as(there)
     if there is None:
-        await _put_under_digest(platform, name, received, mark)
+        await store(platform, name, received, received.digest, mark)
     if isinstance(reference, Digest):
         return
     key, storage, checksum = keys.manifest(name, reference), platform.storage, received.digest
@@ -196,7 +102,7 @@ async def keep(
         await storage.put(key, received.content, attributes, checksum=checksum, only_if=condition)
     # Who deletes the manifest meanwhile (registry.manifest_deletion) may have missed the tag.
     if await find(platform, name, received.digest) is None:
-        await _put_under_digest(platform, name, received, mark)
+        await store(platform, name, received, received.digest, mark)
     await gc_register.interrupt(platform, name)
 
 
@@ -226,15 +132,6 @@ def references_in(stored: StoredObject) -> References | None:
 def upstream_of(stored: StoredObject) -> str | None:
     """The upstream whose manifest or tag this is a copy of; None when it was pushed."""
     return stored.metadata.get(_UPSTREAM)
-
-
-async def _put_under_digest(
-    platform: Platform, name: RepositoryName, received: Received, more: Mapping[str, str] | None = None
-) -> None:
-    key = keys.manifest(name, received.digest)
-    await platform.storage.put(key, received.content, _attributes(received, more), checksum=received.digest)
-    if received.manifest.subject is not None:
-        await put_referrer(platform, name, received)
 
 
 async def put_referrer(platform: Platform, name: RepositoryName, received: Received) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from registry.counting import CountingStorage
+from registry.counting import count
 from registry.crypto import Crypto
 from registry.memory import BufferPool, Ledger
 from registry.metrics import DataPoints
@@ -67,7 +67,7 @@ def make_platform(storage: Storage, streams: Streams, machine: Machine) -> Platf
     """A platform whose storage tries again and whose memory is bounded."""
     now, sleep = machine.now, machine.sleep
     return Platform(
-        RetryingStorage(CountingStorage(storage), sleep),
+        RetryingStorage(storage, now, sleep, count),
         streams,
         BufferPool(streams, now, sleep, PART_BUFFER, PART_BUFFERS),
         BufferPool(streams, now, sleep, COPY_BUFFER, COPY_BUFFERS),

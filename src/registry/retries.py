@@ -4,7 +4,9 @@ What is written under a condition carries a random nonce in its metadata: equal 
 """
 
 import contextlib
-from collections.abc import Awaitable, Callable, Sequence
+import math
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextvars import ContextVar
 from typing import TypeVar
 
 from registry.log import log
@@ -38,53 +40,56 @@ _BUSY_DELAYS = (1.1, 2.2)  # R2 takes one write a second to a key
 # An answer, not a failure: asking again would not change it.
 _FINAL = (ChecksumMismatch, UploadGone, PartChanged)
 
+_deadline: ContextVar[float] = ContextVar("deadline", default=math.inf)
+
+
+@contextlib.contextmanager
+def sent_by(deadline: float) -> Iterator[None]:
+    """Nothing is tried again later than that, in seconds since the epoch: for who may do something only for a while."""
+    token = _deadline.set(deadline)
+    try:
+        yield
+    finally:
+        _deadline.reset(token)
+
 
 class RetryingStorage:
-    """`Storage` over another one."""
+    """`Storage` over another one. `before` is told each attempt, by the method's name."""
 
-    def __init__(self, storage: Storage, sleep: Callable[[float], Awaitable[None]]) -> None:
+    def __init__(
+        self,
+        storage: Storage,
+        now: Callable[[], float],
+        sleep: Callable[[float], Awaitable[None]],
+        before: Callable[[str], None],
+    ) -> None:
         self._storage = storage
+        self._now = now
         self._sleep = sleep
+        self._before = before
 
-    async def _retry(self, call: Callable[[], Awaitable[T]]) -> T:
+    async def _retry(self, name: str, call: Callable[[], Awaitable[T]], *, only_busy: bool = False) -> T:
+        """Call, again after a failure; `only_busy`: after a refusal for being too fast, which took no effect."""
         for delay, busy_delay in zip(_DELAYS, _BUSY_DELAYS, strict=True):
+            self._before(name)
             try:
                 return await call()
             except _FINAL:
                 raise
-            except StorageBusy:
-                await self._sleep(busy_delay)
-            except StorageError:
-                await self._sleep(delay)
+            except StorageError as error:
+                is_busy = isinstance(error, StorageBusy)
+                pause = busy_delay if is_busy else delay
+                if (only_busy and not is_busy) or self._now() + pause > _deadline.get():
+                    raise
+            await self._sleep(pause)
+        self._before(name)
         return await call()
 
     async def head(self, key: str) -> StoredObject | None:
-        return await self._retry(lambda: self._storage.head(key))
+        return await self._retry("head", lambda: self._storage.head(key))
 
     async def get(self, key: str, byte_range: ByteRange | None = None) -> StoredBody | None:
-        return await self._retry(lambda: self._storage.get(key, byte_range))
-
-    async def _once(
-        self,
-        attempt: Callable[[], Awaitable[StoredObject | None]],
-        found_ours: Callable[[], Awaitable[StoredObject | None]],
-        *,
-        may_wait: bool,
-    ) -> StoredObject | None:
-        """Try again only what was refused for being too fast: that took no effect."""
-        try:
-            for delay in _BUSY_DELAYS if may_wait else ():
-                try:
-                    return await attempt()
-                except StorageBusy:
-                    await self._sleep(delay)
-            return await attempt()
-        except (*_FINAL, StorageBusy):
-            raise
-        except StorageError:
-            if (found := await found_ours()) is not None:
-                return found
-            raise
+        return await self._retry("get", lambda: self._storage.get(key, byte_range))
 
     async def put(
         self,
@@ -95,7 +100,11 @@ class RetryingStorage:
         checksum: Digest | None = None,
         only_if: str | NotAfter | None = None,
     ) -> StoredObject | None:
+        attempts = 0
+
         async def attempt() -> StoredObject | None:
+            nonlocal attempts
+            attempts += 1
             return await self._storage.put(key, content, attributes, checksum=checksum, only_if=only_if)
 
         async def found_ours() -> StoredObject | None:
@@ -106,23 +115,27 @@ class RetryingStorage:
             same_bytes = only_if is None and checksum is not None and found.checksum == checksum
             return found if same_nonce or same_bytes else None
 
-        if isinstance(content, Source) or only_if == ABSENT:
+        is_stream = isinstance(content, Source)
+        if is_stream or only_if == ABSENT:
             # A stream cannot be sent twice; but it may have arrived. What is created only where nothing lies may have
             # arrived, too, and been deleted since by who had a reason: it must not come back.
-            return await self._once(attempt, found_ours, may_wait=not isinstance(content, Source))
-        attempts = 0
-
-        async def counted() -> StoredObject | None:
-            nonlocal attempts
-            attempts += 1
-            return await attempt()
-
-        stored = await self._retry(counted)
+            try:
+                if is_stream:
+                    self._before("put")
+                    return await attempt()
+                return await self._retry("put", attempt, only_busy=True)
+            except (*_FINAL, StorageBusy):
+                raise
+            except StorageError:
+                if (found := await found_ours()) is not None:
+                    return found
+                raise
+        stored = await self._retry("put", attempt)
         # Refused after an attempt whose reply was lost: perhaps by that attempt's own object.
         return await found_ours() if stored is None and attempts > 1 else stored
 
     async def delete(self, keys: Sequence[str]) -> None:
-        await self._retry(lambda: self._storage.delete(keys))
+        await self._retry("delete", lambda: self._storage.delete(keys))
 
     async def list(
         self,
@@ -135,6 +148,7 @@ class RetryingStorage:
         with_metadata: bool = False,
     ) -> Listing:
         return await self._retry(
+            "list",
             lambda: self._storage.list(
                 prefix,
                 start_after=start_after,
@@ -142,24 +156,25 @@ class RetryingStorage:
                 cursor=cursor,
                 limit=limit,
                 with_metadata=with_metadata,
-            )
+            ),
         )
 
     async def create_upload(self, key: str, attributes: Attributes = NO_ATTRIBUTES) -> MultipartUpload:
         # One whose reply was lost is dropped by R2 after seven days.
-        return await self._retry(lambda: self._storage.create_upload(key, attributes))
+        return await self._retry("create_upload", lambda: self._storage.create_upload(key, attributes))
 
     async def upload_part(self, upload: MultipartUpload, number: int, content: Content | Source) -> str:
         if isinstance(content, Source):
+            self._before("upload_part")
             return await self._storage.upload_part(upload, number, content)
-        return await self._retry(lambda: self._storage.upload_part(upload, number, content))
+        return await self._retry("upload_part", lambda: self._storage.upload_part(upload, number, content))
 
     async def complete_upload(self, upload: MultipartUpload, etags: Sequence[str]) -> StoredObject:
         # After a lost reply the second attempt raises UploadGone, and the caller looks for the object.
-        return await self._retry(lambda: self._storage.complete_upload(upload, etags))
+        return await self._retry("complete_upload", lambda: self._storage.complete_upload(upload, etags))
 
     async def abort_upload(self, upload: MultipartUpload) -> None:
-        await self._retry(lambda: self._storage.abort_upload(upload))
+        await self._retry("abort_upload", lambda: self._storage.abort_upload(upload))
 
 
 class tidying(contextlib.AbstractContextManager[None]):  # noqa: N801 - reads as a word: `with tidying("the log"):`
