@@ -271,7 +271,8 @@ class Authenticator:
         """The value of WWW-Authenticate (token specification, "Requesting a Token")."""
         if not self.uses_bearer or request.path == TOKEN_PATH:
             return BASIC_CHALLENGE
-        if self._public.tables and isinstance(endpoint, ListRepositories):
+        asks_as_nobody = request.header("authorization") is None
+        if asks_as_nobody and self._public.tables and isinstance(endpoint, ListRepositories):
             # A page that shows registries gets a token for nobody elsewhere, and would never ask for a password.
             return BASIC_CHALLENGE
         parameters = {
