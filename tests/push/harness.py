@@ -11,7 +11,7 @@ import httpx
 from registry.storage import ClientGone
 from registry_push.authentication import Authentication
 from registry_push.cache import Cache
-from registry_push.client import Client
+from registry_push.client import Client, new_http
 from registry_push.compression import Compression
 from registry_push.credentials import Credentials
 from registry_push.progress import JsonLines
@@ -20,6 +20,7 @@ from registry_push.references import parse_target
 from registry_push.retries import Retries
 from registry_push.sessions import ChunkSizes
 from registry_push.sources import Loader
+from registry_push.token_servers import TokenServers
 from tests.fakes.client import ORIGIN, Answer, FakeRegistry
 
 CREDENTIALS = Credentials("hello", "world")
@@ -77,7 +78,7 @@ class FakeEdge(httpx.AsyncBaseTransport):
         answer = await self._call(request, body, len(body))
         if kind == "unheard":
             raise httpx.ReadError("the answer was lost")
-        return httpx.Response(answer.status, headers=answer.headers, stream=_Body(answer.body))
+        return httpx.Response(answer.status, headers=answer.headers, stream=Unread(answer.body))
 
     def _kind(self) -> str | None:
         if self.script is not None:
@@ -112,13 +113,14 @@ class FakeEdge(httpx.AsyncBaseTransport):
         await asyncio.gather(*self._running)
 
 
-class _Body(httpx.AsyncByteStream):
+class Unread(httpx.AsyncByteStream):
     """A body that was not read yet."""
 
     def __init__(self, content: bytes) -> None:
         self._content = content
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
+        """Its bytes, as they arrive."""
         for at in range(0, len(self._content), _BLOCK):
             yield self._content[at : at + _BLOCK]
 
@@ -136,6 +138,7 @@ class Run:
     credentials: Credentials | None = CREDENTIALS
     compression: Compression = field(default_factory=Compression)
     events: list[str] = field(default_factory=list)
+    wire: list[str] = field(default_factory=list)  # what --verbose says
 
     def write(self, text: str) -> int:
         """What JsonLines writes to."""
@@ -151,9 +154,9 @@ class Run:
         cache = Cache(self.folder / "cache")
         try:
             loaded = Loader(cache, self.compression, report).load(source, image)
-            http = httpx.AsyncClient(transport=self.edge)
+            http = new_http(self.edge)
             pusher = Pusher(
-                client=new_client(http, self.credentials, self.retries, self.edge),
+                client=new_client(http, self.credentials, self.retries, self.edge, self.wire.append),
                 target=TARGET,
                 cache=cache,
                 report=report,
@@ -168,8 +171,14 @@ class Run:
         return pusher
 
 
-def new_client(http: httpx.AsyncClient, credentials: Credentials | None, retries: int, edge: FakeEdge) -> Client:
+def new_client(
+    http: httpx.AsyncClient,
+    credentials: Credentials | None,
+    retries: int,
+    edge: FakeEdge,
+    wire: Callable[[str], None],
+) -> Client:
     """A client of the edge's registry; it sleeps in the registry's time."""
     scopes = ["repository:team/app:pull,push"]
-    authentication = Authentication(http, credentials, scopes, insecure=False)
-    return Client(http, ORIGIN, authentication, Retries(retries, edge.registry.clock.sleep))
+    authentication = Authentication(http, credentials, scopes, TokenServers(TARGET.registry))
+    return Client(http, ORIGIN, authentication, Retries(retries, edge.registry.clock.sleep), wire)

@@ -13,7 +13,9 @@ from registry_push.command import main
 from registry_push.credentials import Credentials, find
 from registry_push.failures import Failure, Misused, Refused
 from registry_push.references import parse_registry, parse_target
+from registry_push.token_servers import TokenServers
 
+TOKEN_SERVERS = TokenServers(parse_registry("r.example", insecure=False), frozenset({"auth.example"}))
 ROOT = Path(__file__).parents[2]
 
 
@@ -77,19 +79,19 @@ def token_server(request: httpx.Request) -> httpx.Response:
     if request.headers.get("authorization") != "Basic " + encoded("ann", "pw") and not known:
         return httpx.Response(401)
     scopes = form.get("scope") or " ".join(request.url.params.get_list("scope"))
-    return httpx.Response(200, json={"token": f"for {scopes}", "expires_in": 20})
+    return httpx.Response(200, json={"token": f"for-{scopes}", "expires_in": 20})
 
 
 @pytest.mark.parametrize("credentials", [Credentials("ann", "pw"), Credentials(identity_token="identity")])
 async def test_bearer(credentials: Credentials) -> None:
     """A token for what is done; asked for again when it is no longer taken."""
     http = httpx.AsyncClient(transport=httpx.MockTransport(token_server))
-    authentication = Authentication(http, credentials, ["repository:a:pull,push"], insecure=False)
+    authentication = Authentication(http, credentials, ["repository:a:pull,push"], TOKEN_SERVERS)
     challenge = 'Bearer realm="https://auth.example/token",service="r, the first"'
     refusal = httpx.Response(401, headers={"WWW-Authenticate": challenge}, request=httpx.Request("GET", "https://r"))
     assert await authentication.header() is None
     assert await authentication.answer(refusal, None)
-    assert await authentication.header() == "Bearer for repository:a:pull,push"
+    assert await authentication.header() == "Bearer for-repository:a:pull,push"
 
 
 @pytest.mark.parametrize(
@@ -99,7 +101,7 @@ async def test_bearer(credentials: Credentials) -> None:
 async def test_refusals(challenge: str) -> None:
     """No token, a token server in the clear, a scheme of another kind, wrong passwords: never the password itself."""
     http = httpx.AsyncClient(transport=httpx.MockTransport(token_server))
-    authentication = Authentication(http, Credentials("bob", "secret-of-bob"), [], insecure=False)
+    authentication = Authentication(http, Credentials("bob", "secret-of-bob"), [], TOKEN_SERVERS)
     refusal = httpx.Response(401, headers={"WWW-Authenticate": challenge}, request=httpx.Request("GET", "https://r"))
 
     async def twice() -> None:

@@ -1,5 +1,6 @@
 """`registry-push proxy`: clients that send a layer at once push through a small limit, and see one registry."""
 
+import asyncio
 import json
 import random
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -8,12 +9,15 @@ from pathlib import Path
 import httpx
 import pytest
 
+from registry_push.client import new_http
 from registry_push.credentials import Credentials
 from registry_push.failures import Misused
 from registry_push.proxy import Proxy
+from registry_push.proxy_guard import Guard
 from registry_push.references import Registry
 from registry_push.retries import Retries
 from registry_push.sessions import ChunkSizes
+from registry_push.token_servers import TokenServers
 from tests.clients.images import KIB, noise
 from tests.fakes.client import FakeRegistry, basic, digest_of, with_query
 from tests.images import MANIFEST
@@ -32,14 +36,20 @@ def spool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     assert list(tmp_path.iterdir()) == []
 
 
-def new_proxy(edge: FakeEdge, credentials: Credentials | None = None, chunk_size: int | None = LIMIT) -> Proxy:
+def new_proxy(
+    edge: httpx.AsyncBaseTransport,
+    credentials: Credentials | None = None,
+    chunk_size: int | None = LIMIT,
+    listen: str = "127.0.0.1",
+) -> Proxy:
     """A proxy before the edge."""
     return Proxy(
-        http=httpx.AsyncClient(transport=edge),
-        registry=Registry("https", "registry.example"),
+        http=new_http(edge),
+        guard=Guard(listen),
+        token_servers=TokenServers(Registry("https", "registry.example")),
         credentials=credentials,
         sizes=ChunkSizes(chunk_size),
-        retries=Retries(30, edge.registry.clock.sleep),
+        retries=Retries(30, edge.registry.clock.sleep if isinstance(edge, FakeEdge) else asyncio.sleep),
         say=lambda text: None,
         wire=lambda text: None,
     )
@@ -243,7 +253,7 @@ async def test_no_web_page_uses_the_credentials() -> None:
 async def test_credentials_stay_on_this_machine() -> None:
     """An address that others reach is refused when the proxy would lend them this machine's credentials."""
     with pytest.raises(Misused, match="could push with your credentials"):
-        await new_proxy(FakeEdge(), CREDENTIALS).serve("0.0.0.0", 0)  # noqa: S104 - refused
+        await new_proxy(FakeEdge(), CREDENTIALS, listen="0.0.0.0").serve(0)  # noqa: S104 - refused
 
 
 async def test_a_registry_that_is_away() -> None:

@@ -7,8 +7,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+from registry_push.answers import shown
 from registry_push.cache import Cache
-from registry_push.client import shown
 from registry_push.credentials import Credentials
 from registry_push.failures import Failure, Refused, Unreachable
 from registry_push.images import Blob

@@ -5,7 +5,6 @@ to scratch files, large layers only until they are compressed.
 """
 
 import hashlib
-import json
 import posixpath
 import shutil
 import tarfile
@@ -18,8 +17,8 @@ from typing import IO, Any
 
 from registry_push.compression import kind_of
 from registry_push.failures import Misused
-from registry_push.images import LARGEST_MANIFEST
 from registry_push.slices import BLOCK, Slice
+from registry_push.untrusted_json import LARGEST_DOCUMENT, read_json
 
 _TAR_MAGIC_AT = 257
 
@@ -126,12 +125,12 @@ def blob_path(digest: str) -> str:
 
 def parse_document(name: str, content: Slice) -> Any:
     """A JSON document of an archive or layout; raises Misused when it is none."""
-    if content.size > LARGEST_MANIFEST:
+    if content.size > LARGEST_DOCUMENT:
         raise Misused(f"{name} has {content.size} bytes: too many for what it should be")
     try:
-        return json.loads(content.read())
-    except ValueError:
-        raise Misused(f"{name} is not JSON") from None
+        return read_json(content.read())
+    except ValueError as error:
+        raise Misused(f"{name} is no JSON document of an image ({error})") from None
 
 
 def _is_layer(content: Slice) -> bool:

@@ -4,17 +4,22 @@ After the distribution project's token specification and its OAuth2 variant.
 """
 
 import asyncio
+import re
 import time
 from collections.abc import Sequence
 from urllib.request import parse_http_list, parse_keqv_list
 
 import httpx
 
+from registry_push.answers import read_answer
 from registry_push.credentials import Credentials
 from registry_push.failures import Refused, Unreachable
-from registry_push.references import is_loopback
+from registry_push.retries import described
+from registry_push.token_servers import TokenServers
+from registry_push.untrusted_json import read_json
 
 CLIENT_ID = "registry-push"
+_TOKEN = re.compile(r"[!-~]{1,65536}")  # what a header takes
 _DEFAULT_LIFETIME = 60.0  # seconds, of a token that does not say: the specification's
 _MARGIN = 15.0  # seconds before its end at which a token is renewed
 
@@ -23,12 +28,16 @@ class Authentication:
     """What one run knows about how to come in. Thinks of nothing until the registry asks."""
 
     def __init__(
-        self, http: httpx.AsyncClient, credentials: Credentials | None, scopes: Sequence[str], *, insecure: bool
+        self,
+        http: httpx.AsyncClient,
+        credentials: Credentials | None,
+        scopes: Sequence[str],
+        token_servers: TokenServers,
     ) -> None:
         self._http = http
         self._credentials = credentials
         self._scopes = list(scopes)
-        self._insecure = insecure
+        self._token_servers = token_servers
         self._bearer: dict[str, str] | None = None  # the parameters of the challenge
         self._header: str | None = None
         self._expires = float("inf")
@@ -70,19 +79,21 @@ class Authentication:
         return self._credentials.username or "an identity token"
 
     async def _fetch_token(self, challenge: dict[str, str]) -> None:
-        realm = httpx.URL(challenge.get("realm", ""))
-        if realm.scheme != "https" and not (self._insecure or is_loopback(realm.netloc.decode())):
-            raise Refused(f"the token server {realm} is not asked over plain HTTP; --insecure allows it")
+        realm = self._token_servers.check(challenge.get("realm", ""), with_secret=self._credentials is not None)
         scopes = list(dict.fromkeys([*self._scopes, *challenge.get("scope", "").split()]))
         answer = await self._ask_token_server(realm, challenge.get("service", ""), scopes)
         if answer.status_code in (400, 401, 403):
             raise Refused(f"{realm.host} gives {self._who()} no token for {' '.join(scopes)}")
         try:
-            content = answer.raise_for_status().json()
+            content = read_json(answer.raise_for_status().content)
             token = content.get("token") or content["access_token"]
-            self._expires = time.monotonic() + float(content.get("expires_in") or _DEFAULT_LIFETIME)
-        except (httpx.HTTPStatusError, ValueError, KeyError, AttributeError, TypeError):
-            raise Unreachable(f"{realm.host} answered {answer.status_code} without a token") from None
+            lifetime = float(content.get("expires_in") or _DEFAULT_LIFETIME)
+            is_token = _TOKEN.fullmatch(token) is not None
+        except (httpx.HTTPStatusError, ValueError, OverflowError, KeyError, AttributeError, TypeError):
+            is_token = False
+        if not is_token:
+            raise Unreachable(f"{realm.host} answered {answer.status_code} without a token")
+        self._expires = time.monotonic() + lifetime
         self._header = f"Bearer {token}"
 
     async def _ask_token_server(self, realm: httpx.URL, service: str, scopes: Sequence[str]) -> httpx.Response:
@@ -95,15 +106,20 @@ class Authentication:
                     "client_id": CLIENT_ID,
                     "scope": " ".join(scopes),
                 }
-                return await self._http.post(realm, data=form)
+                return await self._send(self._http.build_request("POST", realm, data=form))
             headers = {} if self._credentials is None else {"Authorization": self._credentials.basic}
             query: list[tuple[str, str | int | float | bool | None]] = [
                 ("service", service),
                 *(("scope", scope) for scope in scopes),
             ]
-            return await self._http.get(realm.copy_merge_params(query), headers=headers)
+            url = realm.copy_merge_params(query)
+            return await self._send(self._http.build_request("GET", url, headers=headers))
         except httpx.TransportError as error:
-            raise Unreachable(f"{realm.host}, which gives the tokens, cannot be reached: {error}") from None
+            raise Unreachable(f"{realm.host}, which gives the tokens, cannot be reached: {described(error)}") from None
+
+    async def _send(self, request: httpx.Request) -> httpx.Response:
+        """One request; where it is redirected to, nobody follows."""
+        return await read_answer(await self._http.send(request, stream=True, follow_redirects=False))
 
 
 class AsGiven:
@@ -126,6 +142,6 @@ def _challenges(response: httpx.Response) -> dict[str, dict[str, str]]:
     found: dict[str, dict[str, str]] = {}
     for value in response.headers.get_list("www-authenticate"):
         scheme, _, parameters = value.partition(" ")
-        pairs = [pair for pair in parse_http_list(parameters) if "=" in pair]
+        pairs = [pair for pair in parse_http_list(parameters) if pair.partition("=")[2]]
         found[scheme.lower()] = parse_keqv_list(pairs)
     return found

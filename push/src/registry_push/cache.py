@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 import tempfile
 import time
 from collections.abc import Mapping
@@ -15,22 +16,29 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from registry_push.failures import Misused
 from registry_push.slices import Slice, whole
+from registry_push.untrusted_json import read_json_file
 
 DEFAULT_LIMIT = 20 * 1024**3  # bytes
+_OWNER_ONLY = stat.S_IRWXU
 _FORGOTTEN = 30 * 86400.0  # seconds: notes that nobody needed, and what a killed run left
 
 
 class Cache:
-    """A folder, made when it is missing."""
+    """A folder, made when it is missing. Nobody else reads it: layers are private, and so is where uploads go on."""
 
     def __init__(self, folder: Path, limit: int = DEFAULT_LIMIT) -> None:
-        """Open it; `limit` is in bytes."""
+        """Open it; `limit` is in bytes. Raises Misused when the folder is not this person's own."""
         self._blobs = folder / "blobs"
         self._notes = folder / "notes"
         self._limit = limit
-        for each in (self._blobs, self._notes):
-            each.mkdir(parents=True, exist_ok=True)
+        for each in (folder, self._blobs, self._notes):
+            each.mkdir(_OWNER_ONLY, parents=True, exist_ok=True)
+            try:
+                each.chmod(_OWNER_ONLY)  # earlier versions left that to the umask
+            except PermissionError:
+                raise Misused(f"{each} belongs to somebody else; --cache names a folder of your own") from None
         # Not in /tmp, which may be small, or memory. What a killed run left is cleared by `trim`.
         self.scratch = Path(tempfile.mkdtemp(prefix="run-", dir=folder))
 
@@ -52,6 +60,7 @@ class Cache:
     def add(self, file: Path, digest: str) -> Slice:
         """Take a file of the scratch folder as the blob that it is."""
         path = self._path(digest)
+        file.chmod(stat.S_IRUSR | stat.S_IWUSR)
         file.replace(path)
         return whole(path)
 
@@ -80,7 +89,7 @@ class Cache:
     def recall(self, about: str) -> dict[str, Any]:
         """What was noted about something; empty when nothing was."""
         try:
-            content = json.loads(self._note(about).read_bytes())
+            content = read_json_file(self._note(about))
         except (OSError, ValueError):
             return {}
         return content if isinstance(content, dict) else {}

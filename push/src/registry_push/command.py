@@ -18,11 +18,13 @@ from registry_push.credentials import Credentials, find
 from registry_push.failures import Failure, Misused
 from registry_push.progress import Report, new_report
 from registry_push.proxy import Proxy
+from registry_push.proxy_guard import Guard
 from registry_push.pusher import Pusher
-from registry_push.references import parse_registry, parse_target
+from registry_push.references import Registry, parse_registry, parse_target
 from registry_push.retries import Retries
 from registry_push.sessions import ChunkSizes
 from registry_push.sources import Loader
+from registry_push.token_servers import TokenServers
 
 INTERRUPTED = 130  # the exit code that shells give a program that Ctrl-C ended
 _UNITS = {"": 1, "K": 1000, "M": 1000**2, "G": 1000**3, "KI": 1024, "MI": 1024**2, "GI": 1024**3}
@@ -90,6 +92,14 @@ def _proxy_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--log-in", action="store_true", help="use this machine's credentials for what clients ask without their own"
     )
+    parser.add_argument(
+        "--host",
+        type=_host_name,
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="that clients call the proxy by, as host.docker.internal, if it is not localhost or an address",
+    )
     _common(parser)
     return parser
 
@@ -99,6 +109,13 @@ def _common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--retries", type=_positive, default=8, metavar="N", help="of what makes no headway (8)")
     parser.add_argument("--username", help="instead of the credentials that docker or podman keep")
     parser.add_argument("--password-stdin", action="store_true", help="read the password from standard input")
+    parser.add_argument(
+        "--token-server",
+        action="append",
+        default=[],
+        metavar="HOST",
+        help="is not the registry, gives its tokens, and may have the password for that",
+    )
     parser.add_argument("--insecure", action="store_true", help="plain HTTP, also to another machine than this one")
     parser.add_argument("--verbose", action="store_true", help="say every request; no secrets")
 
@@ -113,7 +130,7 @@ async def _push(options: argparse.Namespace, report: Report) -> None:
         loader = Loader(cache, compression, report)
         image = await asyncio.to_thread(loader.load, options.source, options.image)
         async with new_http() as http:
-            authentication = Authentication(http, credentials, scopes, insecure=options.insecure)
+            authentication = Authentication(http, credentials, scopes, _token_servers(options, target.registry))
             retries = Retries(options.retries)
             client = Client(http, target.registry.origin, authentication, retries, _wire(options, report))
             pusher = Pusher(
@@ -143,15 +160,19 @@ async def _proxy(options: argparse.Namespace, report: Report) -> None:
     async with new_http() as http:
         proxy = Proxy(
             http=http,
-            registry=registry,
+            guard=Guard(host.strip("[]"), frozenset(options.host)),
+            token_servers=_token_servers(options, registry),
             credentials=credentials,
             sizes=ChunkSizes(options.chunk_size),
             retries=Retries(options.retries),
             say=report.say,
             wire=_wire(options, report),
-            insecure=options.insecure,
         )
-        await proxy.serve(host.strip("[]"), int(port))
+        await proxy.serve(int(port))
+
+
+def _token_servers(options: argparse.Namespace, registry: Registry) -> TokenServers:
+    return TokenServers(registry, frozenset(each.lower() for each in options.token_server), options.insecure)
 
 
 def _credentials(options: argparse.Namespace, host: str, repository: str) -> Credentials | None:
@@ -179,6 +200,12 @@ def _size(text: str) -> int:
     if found is None or int(found[1]) == 0:
         raise argparse.ArgumentTypeError(f"{text} is no size: 16MB and 16MiB are")
     return int(found[1]) * _UNITS[found[2]]
+
+
+def _host_name(text: str) -> str:
+    if re.fullmatch(r"[a-z0-9_.-]+", text.lower(), re.ASCII) is None:
+        raise argparse.ArgumentTypeError(f"{text} is no name of a host; it has no port")
+    return text.lower()
 
 
 def _positive(text: str) -> int:

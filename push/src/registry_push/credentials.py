@@ -1,19 +1,23 @@
 """Credentials where docker and podman keep them: configuration files, credential helpers, and the environment."""
 
 import base64
-import binascii
-import json
 import subprocess
+import tempfile
+import threading
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from registry_push.failures import Misused
+from registry_push.untrusted_json import LARGEST_DOCUMENT, read_json, read_json_file
 
 # What docker's helpers answer instead of a name when the secret is an identity token.
 _IDENTITY_TOKEN_USER = "<token>"  # noqa: S105 - docker-credential-helpers' mark
+_SECRET = "Secret"  # noqa: S105 - the name of a field
 _NOT_FOUND = "credentials not found"
+_LONGEST_COMPLAINT = 1000  # bytes of what a helper says that fails
 _HELPER_SECONDS = 60  # a helper may ask the person
 # Docker keeps the credentials of its own registry under this name.
 _ALIASES = {"registry-1.docker.io": ("https://index.docker.io/v1/", "docker.io", "index.docker.io")}
@@ -58,7 +62,7 @@ def _files(environment: Mapping[str, str]) -> Iterator[Path]:
 
 def _in_file(path: Path, host: str, repository: str) -> Credentials | None:
     try:
-        content = json.loads(path.read_bytes())
+        content = read_json_file(path)
         entries, helpers = content.get("auths") or {}, content.get("credHelpers") or {}
         store = content.get("credsStore")
         for name in _names(host, repository):
@@ -67,7 +71,7 @@ def _in_file(path: Path, host: str, repository: str) -> Credentials | None:
             found = found or _from_entry(entries.get(name) or {})
             if found is not None:
                 return found
-    except (OSError, ValueError, AttributeError, binascii.Error) as error:
+    except (OSError, ValueError, AttributeError, TypeError) as error:
         raise Misused(f"{path}: not a file with credentials as docker or podman writes it ({error})") from None
     return None
 
@@ -92,17 +96,52 @@ def _from_entry(entry: Mapping[str, Any]) -> Credentials | None:
 def _from_helper(helper: str, name: str) -> Credentials | None:
     """Ask a credential helper: the server's name on its standard input, JSON on its output."""
     program = f"docker-credential-{helper}"
-    try:
-        result = subprocess.run(  # noqa: S603 - the person's own configuration names it
-            [program, "get"], input=name, capture_output=True, text=True, timeout=_HELPER_SECONDS, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise Misused(f"{program}: the credential helper of the configuration does not run ({error})") from None
-    if result.returncode != 0:
-        if _NOT_FOUND in result.stdout + result.stderr:
+    code, output, complaints = _run(program, name)
+    if code != 0:
+        # Helpers complain on either output; one that gave the secret before it failed has said enough.
+        words = (complaints + output[:_LONGEST_COMPLAINT]).decode(errors="replace").strip()
+        if _NOT_FOUND in words:
             return None
-        raise Misused(f"{program}: {(result.stderr or result.stdout).strip() or 'failed without a message'}")
-    answer = json.loads(result.stdout)
-    if answer["Username"] == _IDENTITY_TOKEN_USER:
-        return Credentials(identity_token=answer["Secret"])
-    return Credentials(answer["Username"], answer["Secret"]) if answer["Secret"] else None
+        is_telling = words and _SECRET not in words
+        raise Misused(f"{program}: {words if is_telling else f'failed with exit code {code}'}")
+    try:
+        answer = read_json(output)
+        username, secret = str(answer["Username"]), str(answer[_SECRET])
+    except (ValueError, KeyError, TypeError) as error:
+        raise Misused(f"{program}: its answer has no credentials as docker's helpers write them ({error})") from None
+    if username == _IDENTITY_TOKEN_USER:
+        return Credentials(identity_token=secret)
+    return Credentials(username, secret) if secret else None
+
+
+def _run(program: str, name: str) -> tuple[int, bytes, bytes]:
+    """A helper's exit code, and its standard output and error, as far as they may go."""
+    with tempfile.TemporaryFile() as complaints:
+        try:
+            process = subprocess.Popen(  # noqa: S603 - the person's own configuration names it
+                [program, "get"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=complaints
+            )
+        except OSError as error:
+            raise Misused(f"{program}: the credential helper of the configuration does not run ({error})") from None
+        with process, _killed_after(_HELPER_SECONDS, process):
+            assert process.stdin is not None
+            assert process.stdout is not None
+            with suppress(BrokenPipeError):
+                process.stdin.write(name.encode())
+                process.stdin.close()
+            output = process.stdout.read(LARGEST_DOCUMENT + 1)
+            if len(output) > LARGEST_DOCUMENT:
+                process.kill()
+            code = process.wait()
+        complaints.seek(0)
+        return code, output, complaints.read(_LONGEST_COMPLAINT)
+
+
+@contextmanager
+def _killed_after(seconds: float, process: subprocess.Popen[bytes]) -> Iterator[None]:
+    timer = threading.Timer(seconds, process.kill)
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()

@@ -7,15 +7,19 @@ from dataclasses import dataclass
 from typing import Any
 
 from registry_push.failures import Misused
+from registry_push.references import DIGEST
 from registry_push.slices import Slice
+from registry_push.untrusted_json import LARGEST_DOCUMENT, read_json
 
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 INDEX = "application/vnd.oci.image.index.v1+json"
 CONFIG = "application/vnd.oci.image.config.v1+json"
 _INDEXES = frozenset({INDEX, "application/vnd.docker.distribution.manifest.list.v2+json"})
 _MANIFESTS = frozenset({MANIFEST, "application/vnd.docker.distribution.manifest.v2+json"})
-LARGEST_MANIFEST = 4 * 1024 * 1024  # bytes: more, registries need not take
 _DEEPEST = 8  # indexes within indexes
+# Of one image, one that several indexes name counted as often: a few files could name each other without end.
+_MOST_MANIFESTS = 1000
+_MOST_BYTES = 64 * 1024 * 1024  # of all manifests, which are kept in memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,26 +61,51 @@ def digest_of(content: bytes) -> str:
     return f"sha256:{hashlib.sha256(content).hexdigest()}"
 
 
-def read_manifest(descriptor: Mapping[str, Any], find: Callable[[str], Slice | None], depth: int = 0) -> Manifest:
+def read_manifest(descriptor: Mapping[str, Any], find: Callable[[str], Slice | None]) -> Manifest:
     """The image or index that a descriptor of an OCI layout names; `find` knows where its blobs are.
 
     Raises Misused when the layout is not whole: what is missing could not be pulled.
     """
-    digest = str(descriptor["digest"])
-    content = _needed(find, digest).read()
-    if digest.startswith("sha256:") and digest_of(content) != digest:
-        raise Misused(f"the manifest {digest} has other bytes than its digest says")
-    document = json.loads(content)
-    media_type = str(document.get("mediaType") or descriptor.get("mediaType") or MANIFEST)
-    if media_type in _INDEXES:
-        if depth > _DEEPEST:
-            raise Misused(f"more than {_DEEPEST} indexes within each other")
-        children = tuple(read_manifest(each, find, depth + 1) for each in document.get("manifests") or [])
-        return Manifest(media_type, content, children=children)
-    if media_type not in _MANIFESTS:
-        raise Misused(f"{media_type} is no manifest that can be pushed")
-    blobs = {str(each["digest"]): each for each in [document["config"], *document["layers"]] if not each.get("urls")}
-    return Manifest(media_type, content, blobs=tuple(Blob(each, _needed(find, each)) for each in blobs))
+    return _Reader(find).read(descriptor, 0)
+
+
+class _Reader:
+    """Reads the manifests of one image, as many as an image may have."""
+
+    def __init__(self, find: Callable[[str], Slice | None]) -> None:
+        self._find = find
+        self._manifests_left = _MOST_MANIFESTS
+        self._bytes_left = _MOST_BYTES
+
+    def read(self, descriptor: Mapping[str, Any], depth: int) -> Manifest:
+        """A manifest, with those that it names."""
+        digest = str(descriptor["digest"])
+        content = self._content(digest)
+        document = read_json(content)
+        media_type = str(document.get("mediaType") or descriptor.get("mediaType") or MANIFEST)
+        if media_type in _INDEXES:
+            if depth > _DEEPEST:
+                raise Misused(f"more than {_DEEPEST} indexes within each other")
+            children = tuple(self.read(each, depth + 1) for each in document.get("manifests") or [])
+            return Manifest(media_type, content, children=children)
+        if media_type not in _MANIFESTS:
+            raise Misused(f"{media_type} is no manifest that can be pushed")
+        parts = [document["config"], *document["layers"]]
+        digests = dict.fromkeys(str(each["digest"]) for each in parts if not each.get("urls"))
+        return Manifest(media_type, content, blobs=tuple(Blob(each, _needed(self._find, each)) for each in digests))
+
+    def _content(self, digest: str) -> bytes:
+        found = _needed(self._find, digest)
+        self._manifests_left -= 1
+        self._bytes_left -= found.size
+        if self._manifests_left < 0 or self._bytes_left < 0:
+            raise Misused(f"the image has more than {_MOST_MANIFESTS} manifests, or {_MOST_BYTES} bytes of them")
+        if found.size > LARGEST_DOCUMENT:
+            raise Misused(f"the manifest {digest} has {found.size} bytes: too many for a registry")
+        content = found.read()
+        if digest.startswith("sha256:") and digest_of(content) != digest:
+            raise Misused(f"the manifest {digest} has other bytes than its digest says")
+        return content
 
 
 def make_manifest(config: Blob, layers: list[tuple[Blob, str]]) -> Manifest:
@@ -96,6 +125,8 @@ def _descriptor(blob: Blob, media_type: str) -> dict[str, Any]:
 
 
 def _needed(find: Callable[[str], Slice | None], digest: str) -> Slice:
+    if DIGEST.fullmatch(digest) is None:
+        raise Misused(f"{digest!r} is not a digest")
     found = find(digest)
     if found is None:
         raise Misused(f"the layout has no blob {digest}: an image without it could not be pulled")

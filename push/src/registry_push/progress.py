@@ -69,7 +69,7 @@ class Lines:
         self.say(f"{label}: {outcome}")
 
     def say(self, text: str) -> None:
-        print(text, file=self._errors, flush=True)
+        print(printable(text), file=self._errors, flush=True)
 
     def result(self, reference: str, digest: str, facts: Mapping[str, Any]) -> None:  # noqa: ARG002 - the protocol's
         print(f"{reference}@{digest}", file=self._out, flush=True)
@@ -117,7 +117,7 @@ class Bars(Lines):
         self._progress.update(task, completed=total, total=total, outcome=outcome)
 
     def say(self, text: str) -> None:
-        self._progress.console.print(text, markup=False, highlight=False)
+        self._progress.console.print(printable(text), markup=False, highlight=False)
 
     def result(self, reference: str, digest: str, facts: Mapping[str, Any]) -> None:
         self.close()
@@ -159,6 +159,11 @@ class JsonLines:
 
     def _write(self, **fields: Any) -> None:
         print(json.dumps(fields), file=self._out, flush=True)
+
+
+def printable(text: str) -> str:
+    """Text that does nothing to a terminal: some of it are words of registries and names in archives."""
+    return "".join(each if each.isprintable() or each == "\n" else "?" for each in text)
 
 
 def new_report(*, as_json: bool) -> Report:

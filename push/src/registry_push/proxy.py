@@ -1,79 +1,37 @@
 """`registry-push proxy`: a registry on this machine that passes everything on, and cuts what is pushed into chunks."""
 
 import asyncio
-import json
 import logging
 import re
 import socket
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, MutableMapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 from urllib.parse import unquote
 
 import httpx
 import uvicorn
 
+from registry_push.answers import location_of, shown
 from registry_push.authentication import AsGiven, Authentication
-from registry_push.client import Client, body_of, shown
+from registry_push.client import Client, body_of
 from registry_push.credentials import Credentials
 from registry_push.cutting import Cutter
-from registry_push.failures import Failure, Misused, Refused, SessionGone, Unreachable
-from registry_push.images import LARGEST_MANIFEST
-from registry_push.references import Registry, is_loopback
-from registry_push.retries import Retries
+from registry_push.failures import Failure, Misused
+from registry_push.proxy_guard import Guard
+from registry_push.proxy_messages import Answers, ClientLeft, Incoming, Receive, Scope, Send, read_request
+from registry_push.references import DIGEST, is_loopback
+from registry_push.retries import Retries, described
 from registry_push.sessions import ChunkSizes, Session
-
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+from registry_push.token_servers import TokenServers
+from registry_push.untrusted_json import LARGEST_DOCUMENT
 
 _UPLOADS = re.compile(r"/v2/(?P<name>[^?]+)/blobs/uploads/[^/?]*", re.ASCII)
 _REPOSITORY = re.compile(r"/v2/(?P<name>[^?]+)/(?:blobs|manifests|tags|referrers)/", re.ASCII)
-# Of a connection, not of a message (RFC 9110, 7.6.1); `host` and `content-length` are written anew.
-_HOP_BY_HOP = frozenset(
-    {"connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "te", "trailer", "transfer-encoding"}
-    | {"upgrade", "host", "content-length", "expect"}
-)
 _RETRIES = 3  # of what is passed on: the client has its own patience
 _KNOWN_SESSIONS = 1000
+_KNOWN_LOGINS = 1000  # repositories: a client may ask for any
 _CLOSING_SECONDS = 5
-
-
-class ClientLeft(Exception):
-    """The client closed the connection before its request was over."""
-
-
-@dataclass(frozen=True, slots=True)
-class Incoming:
-    """A request to the proxy."""
-
-    method: str
-    target: str  # path and query, as they came
-    headers: Mapping[str, str]
-    receive: Receive
-
-    @property
-    def has_body(self) -> bool:
-        """Whether bytes follow; a body may still turn out to be empty."""
-        return "transfer-encoding" in self.headers or self.headers.get("content-length", "0") != "0"
-
-    def passed_on(self) -> dict[str, str]:
-        """The headers for the registry, without the credentials."""
-        kept = {name: value for name, value in self.headers.items() if name not in _HOP_BY_HOP}
-        kept.pop("authorization", None)
-        return kept
-
-    async def body(self) -> AsyncIterator[bytes]:
-        """The body; raises ClientLeft when it breaks off."""
-        more = self.has_body
-        while more:
-            event = await self.receive()
-            if event["type"] == "http.disconnect":
-                raise ClientLeft
-            if event.get("body"):
-                yield event["body"]
-            more = event.get("more_body", False)
 
 
 @dataclass(slots=True)
@@ -81,36 +39,36 @@ class Proxy:
     """An ASGI application before one registry."""
 
     http: httpx.AsyncClient
-    registry: Registry
+    guard: Guard
+    token_servers: TokenServers
     credentials: Credentials | None
     sizes: ChunkSizes
     retries: Retries
     say: Callable[[str], None]
     wire: Callable[[str], None]
-    insecure: bool = False
     # How far the sessions are that were seen: one that is not among them is asked first.
     _offsets: OrderedDict[str, int] = field(default_factory=OrderedDict)
-    _logins: dict[str, Authentication] = field(default_factory=dict)
+    _logins: OrderedDict[str, Authentication] = field(default_factory=OrderedDict)
+    _answers: Answers = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Its answers lead to the proxy instead of the registry."""
+        self._answers = Answers(self.token_servers.registry)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
-        headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
-        target = scope["raw_path"].decode("latin-1")
-        if scope["query_string"]:
-            target += "?" + scope["query_string"].decode("latin-1")
-        request = Incoming(scope["method"], target, headers, receive)
+        request = read_request(scope, receive)
+        line = f"{request.method} {shown(request.target)}"
         try:
+            self.guard.check(request.target, request.headers, scope["server"][1])
             await self._answer(request, send)
         except ClientLeft:
-            self.say(f"{request.method} {shown(target)}: the client left")
+            self.say(f"{line}: the client left")
         except Failure as failure:
-            self.say(f"{request.method} {shown(target)}: {failure}")
-            await _send_failure(send, failure)
+            self.say(f"{line}: {failure}")
+            await self._answers.send_failure(send, failure)
 
     async def _answer(self, request: Incoming, send: Send) -> None:
-        if self.credentials is not None and "origin" in request.headers:
-            # Else any web page that is open on this machine could use them.
-            raise Refused("with credentials of its own the proxy serves no web pages")
         upload = _UPLOADS.fullmatch(request.target.partition("?")[0])
         if upload is None or request.method not in ("PATCH", "PUT", "POST"):
             await self._pass_on(request, send)
@@ -123,9 +81,10 @@ class Proxy:
         else:
             await self._begin(request, send)
 
-    async def serve(self, host: str, port: int) -> None:
-        """Serve until a signal comes; OSError when the address is taken."""
-        if self.credentials is not None and not (is_loopback(host) or self.insecure):
+    async def serve(self, port: int) -> None:
+        """Serve on the guard's host until a signal comes; OSError when the address is taken."""
+        host, origin = self.guard.listen, self.token_servers.registry.origin
+        if self.credentials is not None and not (is_loopback(host) or self.token_servers.insecure):
             raise Misused(f"whoever reaches {host} could push with your credentials; --insecure allows it")
         logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # `say` tells what happens
         config = uvicorn.Config(
@@ -134,6 +93,8 @@ class Proxy:
             access_log=False,
             lifespan="off",
             interface="asgi3",
+            http="h11",  # whatever else is installed: what it takes for a target is what the guard reads
+            proxy_headers=False,
             ws="none",
             server_header=False,
             date_header=False,
@@ -141,8 +102,8 @@ class Proxy:
         )
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         with socket.create_server((host, port), family=family) as listener:
-            shown = f"[{host}]" if ":" in host else host
-            self.say(f"listening on http://{shown}:{listener.getsockname()[1]}, passing on to {self.registry.origin}")
+            netloc = f"[{host}]" if ":" in host else host
+            self.say(f"listening on http://{netloc}:{listener.getsockname()[1]}, passing on to {origin}")
             await uvicorn.Server(config).serve(sockets=[listener])
 
     # ------------------------------------------------------------------ uploads
@@ -150,51 +111,52 @@ class Proxy:
         response = await self._client(request).ask("POST", request.target, request.passed_on())
         if response.status_code == 202 and "location" in response.headers:
             self.sizes.learn(response.headers)
-            self._remember(response.url.join(response.headers["location"]), 0)
-        await self._respond(send, response.status_code, response.headers, response.content)
+            self._remember(location_of(response), 0)
+        await self._answers.send(send, response.status_code, response.headers, response.content)
 
     async def _append(self, request: Incoming, send: Send) -> None:
-        cutter = await self._cutter(request, httpx.URL(self.registry.origin).join(request.target))
+        cutter = await self._cutter(request, request.target)
         await cutter.append(request.body())
         session = cutter.session
         self._remember(session.location, session.offset)
         headers = httpx.Headers(session.headers)
         headers["Location"] = str(session.location)
         headers["Range"] = f"0-{max(0, session.offset - 1)}"
-        await self._respond(send, 202, headers, b"")
+        await self._answers.send(send, 202, headers, b"")
 
     async def _close(self, request: Incoming, name: str, send: Send) -> None:
         path, _, query = request.target.partition("?")
         pairs = [pair for pair in query.split("&") if pair]
         digests = [unquote(pair.partition("=")[2]) for pair in pairs if pair.startswith("digest=")]
-        if len(digests) != 1:
+        if len(digests) != 1 or DIGEST.fullmatch(digests[0]) is None:
             await self._pass_on(request, send)
             return
         rest = "&".join(pair for pair in pairs if not pair.startswith("digest="))
-        location = httpx.URL(self.registry.origin).join(path + (f"?{rest}" if rest else ""))
-        await self._finish(await self._cutter(request, location), request, name, digests[0], send)
+        cutter = await self._cutter(request, path + (f"?{rest}" if rest else ""))
+        await self._finish(cutter, request, name, digests[0], send)
 
     async def _push_at_once(self, request: Incoming, name: str, send: Send) -> None:
         """POST with a whole blob becomes a session of its own."""
         digests = httpx.QueryParams(request.target.partition("?")[2]).get_list("digest")
-        if len(digests) != 1:
+        if len(digests) != 1 or DIGEST.fullmatch(digests[0]) is None:
             await self._pass_on(request, send)
             return
         client = self._client(request)
         response = await client.ask("POST", f"/v2/{name}/blobs/uploads/")
         if response.status_code != 202 or "location" not in response.headers:
-            await self._respond(send, response.status_code, response.headers, response.content)
+            await self._answers.send(send, response.status_code, response.headers, response.content)
             return
         self.sizes.learn(response.headers)
-        session = Session(client, response.url.join(response.headers["location"]), self.sizes)
+        session = Session(client, location_of(response), self.sizes)
         await self._finish(Cutter(client, session, self.sizes), request, name, digests[0], send)
 
     async def _finish(self, cutter: Cutter, request: Incoming, name: str, digest: str, send: Send) -> None:
         response = await cutter.close(request.body(), digest, f"/v2/{name}/blobs/{digest}")
-        await self._respond(send, response.status_code, response.headers, response.content)
+        await self._answers.send(send, response.status_code, response.headers, response.content)
 
-    async def _cutter(self, request: Incoming, location: httpx.URL) -> Cutter:
+    async def _cutter(self, request: Incoming, target: str) -> Cutter:
         client = self._client(request)
+        location = client.url(target)
         session = Session(client, location, self.sizes)
         known = self._offsets.pop(str(location), None)
         if known is None:
@@ -218,8 +180,8 @@ class Proxy:
         content = bytearray()
         async for block in request.body():
             content += block
-            if len(content) > LARGEST_MANIFEST:
-                raise Failure(f"more than {LARGEST_MANIFEST} bytes, which only a blob may have")
+            if len(content) > LARGEST_DOCUMENT:
+                raise Failure(f"more than {LARGEST_DOCUMENT} bytes, which only a blob may have")
 
         headers = request.passed_on()
         if request.has_body:
@@ -234,7 +196,7 @@ class Proxy:
 
     async def _stream(self, request: Incoming, response: httpx.Response, send: Send) -> None:
         """Pass an answer on while it arrives. When it breaks off, or the client leaves, so does the other side."""
-        await send(self._start(response.status_code, response.headers))
+        await send(self._answers.head(response.status_code, response.headers))
 
         async def pump() -> None:
             async for block in response.aiter_raw():
@@ -252,7 +214,7 @@ class Proxy:
                 task.result()
         except httpx.TransportError as error:
             # Returning without an end closes the connection: the client sees that bytes are missing.
-            self.say(f"{request.method} {shown(request.target)}: the registry's answer broke off ({error})")
+            self.say(f"{request.method} {shown(request.target)}: the registry's answer broke off ({described(error)})")
         finally:
             for task in tasks:
                 task.cancel()
@@ -268,33 +230,17 @@ class Proxy:
         authorizing: AsGiven | Authentication = AsGiven(given)
         if given is None and self.credentials is not None:
             authorizing = self._login(request.target)
-        return Client(self.http, self.registry.origin, authorizing, retries, self.wire)
+        return Client(self.http, self.token_servers.registry.origin, authorizing, retries, self.wire)
 
     def _login(self, target: str) -> Authentication:
         found = _REPOSITORY.match(target)
         name = found["name"] if found else ""
         if name not in self._logins:
             scopes = [f"repository:{name}:pull,push"] if name else []
-            self._logins[name] = Authentication(self.http, self.credentials, scopes, insecure=self.insecure)
+            self._logins[name] = Authentication(self.http, self.credentials, scopes, self.token_servers)
+            if len(self._logins) > _KNOWN_LOGINS:
+                self._logins.popitem(last=False)
         return self._logins[name]
-
-    async def _respond(self, send: Send, status: int, headers: httpx.Headers, content: bytes) -> None:
-        await send(self._start(status, headers, len(content)))
-        await send({"type": "http.response.body", "body": content})
-
-    def _start(self, status: int, headers: httpx.Headers, size: int | None = None) -> dict[str, Any]:
-        """The head of an answer: what names the registry's origin names the proxy instead."""
-        kept = []
-        for name, value in headers.multi_items():
-            if name in _HOP_BY_HOP and (name != "content-length" or size is not None):
-                continue
-            moved = value
-            if name in ("location", "link"):
-                moved = value.replace(f"{self.registry.origin}/", "/")
-            kept.append((name.encode("latin-1"), moved.encode("latin-1")))
-        if size is not None and status != 204:
-            kept.append((b"content-length", str(size).encode()))
-        return {"type": "http.response.start", "status": status, "headers": kept}
 
 
 class _OutOfOrder(Failure):
@@ -303,27 +249,3 @@ class _OutOfOrder(Failure):
     def __init__(self, session: Session) -> None:
         headers = httpx.Headers(session.headers)
         super().__init__("the chunk is not the next one", httpx.Response(416, headers=headers))
-
-
-async def _send_failure(send: Send, failure: Failure) -> None:
-    """Tell the client: with the registry's own answer if there is one, else as a registry would."""
-    if failure.response is not None and not isinstance(failure, SessionGone):
-        status, content = failure.response.status_code, failure.response.content
-        kept = ("content-type", "www-authenticate", "retry-after", "location", "range", "docker-upload-uuid")
-        headers: Iterable[tuple[str, str]] = [
-            (name, value) for name, value in failure.response.headers.multi_items() if name in kept
-        ]
-    else:
-        status, code = 400, "UNSUPPORTED"
-        if isinstance(failure, SessionGone):
-            status, code = 404, "BLOB_UPLOAD_UNKNOWN"
-        elif isinstance(failure, Refused):
-            status, code = 403, "DENIED"
-        elif isinstance(failure, Unreachable):
-            status, code = 502, "UNKNOWN"
-        content = json.dumps({"errors": [{"code": code, "message": str(failure)}]}).encode()
-        headers = [("content-type", "application/json")]
-    encoded = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers]
-    encoded.append((b"content-length", str(len(content)).encode()))
-    await send({"type": "http.response.start", "status": status, "headers": encoded})
-    await send({"type": "http.response.body", "body": content})

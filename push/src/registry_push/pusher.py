@@ -8,8 +8,9 @@ from itertools import count
 
 import httpx
 
+from registry_push.answers import location_of, refusal
 from registry_push.cache import Cache
-from registry_push.client import Client, body_of, refusal
+from registry_push.client import Client, body_of
 from registry_push.failures import Failure, SessionGone
 from registry_push.images import Blob, Manifest, digest_of
 from registry_push.progress import Report
@@ -144,7 +145,7 @@ class Pusher:
         if response.status_code != 202 or "location" not in response.headers:
             raise refusal(response, f"beginning an upload to {self.target.repository}")
         self.sizes.learn(response.headers)
-        return Session(self.client, response.url.join(response.headers["location"]), self.sizes)
+        return Session(self.client, location_of(response), self.sizes)
 
     def _note(self, blob: Blob, session: Session) -> None:
         self.cache.note(self._about(blob), {"location": str(session.location)})

@@ -9,6 +9,8 @@ from registry_push.failures import Misused
 # The specification's expressions for a repository name and a tag.
 _NAME = re.compile(r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*)*", re.ASCII)
 _TAG = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}", re.ASCII)
+# The specification's grammar of a digest.
+DIGEST = re.compile(r"[a-z0-9]+(?:[+._-][a-z0-9]+)*:[a-zA-Z0-9=_-]+", re.ASCII)
 _DOCKER_HUB = "registry-1.docker.io"
 
 
@@ -70,7 +72,9 @@ def parse_target(text: str, *, insecure: bool) -> Target:
 
 def is_loopback(host: str) -> bool:
     """Whether the host (with or without port) is this machine."""
-    name = host.rpartition(":")[0] if re.search(r":\d+\Z", host) else host
+    name = host.lower()
+    if name.startswith("[") or name.count(":") == 1:
+        name = re.sub(r":\d+\Z", "", name)  # else all colons are those of an address
     if name == "localhost" or name.endswith(".localhost"):
         return True
     try:

@@ -39,6 +39,8 @@ def described(problem: Problem) -> str:
     """What happened, for a person."""
     if isinstance(problem, httpx.Response):
         return f"the registry answered {problem.status_code} {problem.reason_phrase}".rstrip()
+    if isinstance(problem, httpx.LocalProtocolError):
+        return "the request cannot be sent"  # the error quotes the header that it complains of, which may be a secret
     return str(problem) or type(problem).__name__
 
 

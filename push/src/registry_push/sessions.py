@@ -5,7 +5,8 @@ from collections.abc import AsyncIterator, Callable
 
 import httpx
 
-from registry_push.client import Body, Client, refusal, with_digest
+from registry_push.answers import location_of, refusal
+from registry_push.client import Body, Client, with_digest
 from registry_push.failures import Failure, SessionGone
 from registry_push.retries import RETRIED, Problem, described
 from registry_push.slices import Slice
@@ -193,8 +194,8 @@ class Session:
     def _take(self, response: httpx.Response, expected: int) -> None:
         """Where the session is now. "0-0" is one byte or none: the specification has no way to say nothing."""
         self.headers = response.headers
-        if location := response.headers.get("location"):
-            self.location = response.url.join(location)
+        if "location" in response.headers:
+            self.location = location_of(response)
         found = re.fullmatch(r"(?:bytes=)?0-(\d{1,15})", response.headers.get("range", ""), re.ASCII)
         if found is None:
             self.offset = expected
@@ -221,4 +222,5 @@ def _body(content: Slice, start: int, told: Callable[[int], None]) -> tuple[dict
 
 
 def _number(text: str | None) -> int | None:
-    return int(text) if text is not None and text.isascii() and text.isdigit() and int(text) > 0 else None
+    found = re.fullmatch(r"\d{1,15}", text or "", re.ASCII)
+    return int(found[0]) or None if found else None

@@ -1,6 +1,5 @@
 """Where images come from: docker, podman, OCI layouts, and archives of either."""
 
-import re
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,6 +15,7 @@ from registry_push.failures import Failure, Misused
 from registry_push.images import Blob, Manifest, digest_of, make_manifest, read_manifest
 from registry_push.progress import Report
 from registry_push.slices import Slice, whole
+from registry_push.untrusted_json import LARGEST_DOCUMENT
 
 _SAVE = {"docker": ("docker", "save"), "podman": ("podman", "save", "--quiet", "--format", "docker-archive")}
 _NAMES = ("org.opencontainers.image.ref.name", "io.containerd.image.name")  # annotations of a layout's entries
@@ -76,11 +76,17 @@ class Loader:
         entries = contents.document("manifest.json")
         if not isinstance(entries, list):
             raise Misused("the archive has no manifest.json, which docker save writes; oci-archive: is for OCI layouts")
-        entry = _entry_of(entries, image)
-        config = contents.find(entry["Config"])
+        try:
+            entry = _entry_of(entries, image)
+            config_name, layer_names = str(entry["Config"]), [str(name) for name in entry["Layers"]]
+        except (KeyError, TypeError, AttributeError) as error:
+            raise Misused(f"the archive's manifest.json is malformed ({error!r})") from None
+        config = contents.find(config_name)
         if config is None:
-            raise Misused(f"the archive has no {entry['Config']}")
-        layers = [self._layer(contents, name) for name in entry["Layers"]]
+            raise Misused(f"the archive has no {config_name}")
+        if config.size > LARGEST_DOCUMENT:
+            raise Misused(f"{config_name} has {config.size} bytes: too many for the config of an image")
+        layers = [self._layer(contents, name) for name in layer_names]
         return self._note(about, config.read(), layers)
 
     def _layer(self, contents: Contents, name: str) -> Layer:
@@ -136,8 +142,6 @@ class Loader:
 
 def _from_layout(folder: Path, image: str) -> Manifest:
     def find(digest: str) -> Slice | None:
-        if re.fullmatch(r"[a-z0-9]+:[a-f0-9]+", digest, re.ASCII) is None:
-            raise Misused(f"{digest} is not a digest")
         path = folder / blob_path(digest)
         return whole(path) if path.is_file() else None
 
