@@ -148,7 +148,7 @@ def test_images(content: bytes, tmp_path: Path, loader: Loader) -> None:
 
 def test_a_config_that_is_huge(tmp_path: Path, loader: Loader) -> None:
     """A docker archive's config comes into memory: no larger one does than an image has."""
-    entry = [{"Config": "c", "RepoTags": None, "Layers": []}]
+    entry: list[dict[str, object]] = [{"Config": "c", "RepoTags": None, "Layers": []}]
     members = {"manifest.json": json.dumps(entry).encode(), "c": b" " * (LARGEST_DOCUMENT + 1)}
     (tmp_path / "image.tar").write_bytes(tarball(members))
     with pytest.raises(Misused, match="too many for the config"):
