@@ -120,6 +120,9 @@ async def test_refusals(challenge: str) -> None:
         ("localhost:5000/app", "http://localhost:5000"),
         ("127.0.0.1:5000/app:x", "http://127.0.0.1:5000"),
         ("https://localhost:5000/app", "https://localhost:5000"),
+        ("[::1]:5000/app", "http://[::1]:5000"),
+        ("app.localhost:5000/app", "https://app.localhost:5000"),
+        ("localhost.example/app", "https://localhost.example"),
         ("docker.io/me/app:1", "https://registry-1.docker.io"),
     ],
 )

@@ -293,17 +293,14 @@ def test_bounds(content: bytes, words: str) -> None:
         json.loads(nested(DEEPEST)),
         ["[" * 1000, "{" * 1000, '"[' * 1000, "\\" * 999 + "[", "," * 200_000],
         {"a": [1, -2.5e3, None, True, "\u2028\U0001f600"]},
-        "x" * (LARGEST_DOCUMENT - 2),
+        "x" * (LARGEST_DOCUMENT - 5),
     ],
 )
 def test_what_is_within_bounds(value: object) -> None:
-    """Brackets in strings are none."""
-    assert read_json(json.dumps(value).encode()) == value
-    assert (
-        read_json(b"\xef\xbb\xbf" + json.dumps(value).encode()[: LARGEST_DOCUMENT - 3]) == value
-        if (len(json.dumps(value)) < LARGEST_DOCUMENT - 3)
-        else True
-    )
+    """Brackets in strings are none; some programs put a mark before the text."""
+    text = json.dumps(value).encode()
+    assert read_json(text) == value
+    assert read_json(b"\xef\xbb\xbf" + text) == value
 
 
 @settings(deadline=None)
@@ -351,7 +348,9 @@ def test_one_reader() -> None:
             continue
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "json":
-                assert node.attr not in ("loads", "load", "JSONDecoder"), f"{path.name}:{node.lineno}"
+                assert node.attr in ("dumps", "dump"), f"{path.name}:{node.lineno}"
+            if isinstance(node, ast.ImportFrom):
+                assert node.module != "json", f"{path.name}:{node.lineno}"
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
                 assert node.func.attr != "json", f"{path.name}:{node.lineno}: a response's own"
 

@@ -19,7 +19,7 @@ TIMEOUT = httpx.Timeout(30, read=180, write=120)
 _MAX_REDIRECTS = 5
 _MAX_CHALLENGES = 3  # of one request: its token had ended, somebody else's new one too, and then it is refused
 # This machine, whatever HTTP_PROXY says: a proxy would see the password, and has another loopback.
-_DIRECT = ("all://localhost", "all://*.localhost", "all://127.0.0.1", "all://[::1]")
+_DIRECT = ("all://localhost", "all://127.0.0.1", "all://[::1]")
 
 Body = Callable[[], AsyncIterator[bytes]]
 

@@ -70,10 +70,11 @@ class Guard:
         name = found[1]
         if name in self.names:
             return True
+        local = is_loopback(name) or name.endswith(".localhost")  # nobody can register such a name
         if is_loopback(self.listen):
-            return is_loopback(name) and int(found[2] or _HTTP_PORT) == port
+            return local and int(found[2] or _HTTP_PORT) == port
         # A name that a stranger's DNS answers for is none of these.
-        return name in (self.listen.lower(), *_machine_names()) or is_loopback(name) or _is_address(name)
+        return local or _is_address(name) or name in (self.listen.lower(), *_machine_names())
 
 
 def is_served(target: str) -> bool:

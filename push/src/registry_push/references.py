@@ -71,11 +71,11 @@ def parse_target(text: str, *, insecure: bool) -> Target:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether the host (with or without port) is this machine."""
+    """Whether the host (with or without port) is this machine. Names below localhost are DNS's on some machines."""
     name = host.lower()
     if name.startswith("[") or name.count(":") == 1:
         name = re.sub(r":\d+\Z", "", name)  # else all colons are those of an address
-    if name == "localhost" or name.endswith(".localhost"):
+    if name == "localhost":
         return True
     try:
         return ipaddress.ip_address(name.strip("[]")).is_loopback
