@@ -372,3 +372,20 @@ async def test_refusals_are_logged(capsys: pytest.CaptureFixture[str]) -> None:
     line = json.loads(capsys.readouterr().out)
     assert "address" not in line
     assert "reason" not in line
+
+
+async def test_addresses_of_one_network_and_long_names() -> None:
+    """Who has an IPv6 network has one allowance; a name may be as long as it likes, and takes no memory."""
+    registry = team()
+    registry.pause = 0.0
+    statuses = set()
+    for number in range(PER_NAME.burst + 1):
+        address = {"cf-connecting-ip": f"2001:db8::{number:x}"}
+        answer = await registry.call("GET", "/v2/", user=("ann", f"wrong {number}"), headers=address)
+        statuses.add(answer.status)
+    assert statuses == {401, 429}
+    elsewhere = {"cf-connecting-ip": "2001:db8:0:1::1"}
+    assert (await registry.call("GET", "/v2/", user=("ann", "her password"), headers=elsewhere)).status == 200
+    await registry.call("GET", "/v2/", user=("\U0001f600" * 1_000, "x"), headers={"cf-connecting-ip": "x" * 10_000})
+    spent = registry.registry.auth._guard._spent  # noqa: SLF001
+    assert all(len(part) <= 64 for key in spent for part in key)

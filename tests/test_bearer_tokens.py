@@ -15,6 +15,7 @@ from registry.scopes import parse_scopes
 from registry.settings import read_settings
 from registry.signed_tokens import LEEWAY
 from registry.signing_key import REREAD_SECONDS
+from registry.storage import StorageError
 from tests.fakes.client import START, VARIABLES, Answer, FakeRegistry
 from tests.test_auth import ACCOUNTS, hashed
 from tests.tokens import jwk, setting, sign
@@ -396,3 +397,20 @@ async def test_scopes_that_make_a_token_too_long(registry: FakeRegistry) -> None
     answer = await get_token(registry, *scopes)
     assert (answer.status, answer.codes) == (400, ["UNSUPPORTED"])
     assert b"ask for fewer" in answer.body
+
+
+async def test_a_read_of_the_secret_that_fails_buys_no_time(registry: FakeRegistry) -> None:
+    """What was deleted is not believed for another minute."""
+    key = registry.registry.signing_key
+    old = await key.secret()
+    await registry.bucket.delete([keys.SIGNING_KEY])
+    registry.clock.now += REREAD_SECONDS
+
+    def fail(call: str, asked: str) -> None:
+        raise StorageError("R2 fell over")
+
+    no_fault, registry.bucket.fail = registry.bucket.fail, fail
+    with pytest.raises(StorageError):
+        await key.secret()
+    registry.bucket.fail = no_fault
+    assert await key.secret() != old

@@ -285,6 +285,10 @@ INVALID: list[tuple[object, str]] = [
     (changed(layers=[LAYER_DESCRIPTOR | {"Digest": "x"}]), 'layers[0] has "Digest", which some clients read as digest'),
     (changed(config=LAYER_DESCRIPTOR | {"SIZE": 1}), 'config has "SIZE", which some clients read as size'),
     (changed(subject=LAYER_DESCRIPTOR | {"mediatype": "a/b"}), 'subject has "mediatype"'),
+    (changed(schemaVersion=True), "schemaVersion is not 2"),
+    (changed(schemaVersion=1), "schemaVersion is 1, and the type or the members"),
+    ({"schemaVersion": 1, "fsLayers": []}, "schemaVersion is 1, and the type or the members"),
+    (changed(annotations={"\x80" * 100_000: 1}), "is not a string"),
     (changed(mediaType="text/html"), "mediaType is not the Content-Type"),
     (changed(mediaType="application/vnd.a+json\r\nX-Evil: 1"), "mediaType is"),
     (changed(subject={}), "subject.digest is missing"),
@@ -429,3 +433,40 @@ async def test_an_index_of_layers(blobs: FakeRegistry, config_type: str) -> None
     document["manifests"] = [descriptor(b"not here", LAYER)]
     answer = await put_manifest(blobs, NAME, "cache", document, INDEX)
     assert (answer.status, answer.codes) == (404, ["MANIFEST_BLOB_UNKNOWN"])
+
+
+@pytest.mark.parametrize(
+    "platform",
+    [
+        {"os": "linux", "architecture": "amd64", "Architecture": "arm64"},
+        {"os": "linux", "OS": "windows"},
+        {"os": "linux", "OS.Version": "1"},
+        [1],
+        "linux",
+    ],
+)
+async def test_platforms_with_two_readings(blobs: FakeRegistry, platform: object) -> None:
+    """They decide which image a client pulls."""
+    index = {
+        "schemaVersion": 2,
+        "mediaType": INDEX,
+        "manifests": [{**descriptor(b"x", MANIFEST), "platform": platform}],
+    }
+    answer = await put_manifest(blobs, NAME, "1", index, INDEX)
+    assert (answer.status, answer.codes) == (400, ["MANIFEST_INVALID"])
+
+
+async def test_answers_to_long_names_are_short(blobs: FakeRegistry, capsys: pytest.CaptureFixture[str]) -> None:
+    """Neither the answer nor the log repeats what was sent."""
+    for document in (changed(annotations={"\x80" * 600_000: 1}), changed() | {"L" * 1_000_000: 1, "Layers": 1}):
+        answer = await put_manifest(blobs, NAME, "1", document)
+        assert answer.status == 400
+        assert len(answer.body) < 4_000
+    assert max(map(len, capsys.readouterr().out.splitlines())) < 4_000
+
+
+async def test_an_artifact_with_the_members_of_an_image(blobs: FakeRegistry) -> None:
+    """One client reads `blobs`, another `layers`."""
+    media_type = "application/vnd.oci.artifact.manifest.v1+json"
+    answer = await put_manifest(blobs, NAME, "1", changed(mediaType=media_type), media_type)
+    assert (answer.status, answer.codes) == (400, ["MANIFEST_INVALID"])

@@ -10,7 +10,7 @@ import pytest
 
 from registry.blob_copies import GRACE_SECONDS
 from registry.settings import read_settings
-from registry.storage import StorageError
+from registry.storage import Attributes, StorageError
 from registry.web import WebError
 from tests.fakes.client import ORIGIN, VARIABLES, Answer, FakeRegistry, digest_of, with_query
 from tests.fakes.machine import Reply, WebRequest
@@ -254,6 +254,17 @@ async def test_a_push_is_noted_once(registry: FakeRegistry) -> None:
     registry.restart()
     assert (await put_manifest(registry, NAME, "3", OWN, INDEX)).status == 201
     assert registry.bucket.objects[f"{NAME}/_gc"].etag == etag
+
+
+async def test_a_push_after_a_sweep_that_broke_off(registry: FakeRegistry, upstream: FakeUpstream) -> None:
+    """It is noted, so that another isolate asks nobody even when all that was pushed is deleted again."""
+    metadata = {"phase": "sweep", "run": "r", "lease": str(registry.clock.now - 1_000), "nonce": "n"}
+    registry.bucket.seed(f"{NAME}/_gc", b"n", Attributes(metadata=metadata), None)
+    assert (await put_manifest(registry, NAME, "ours", OWN, INDEX)).status == 201
+    assert (await registry.call("DELETE", f"/v2/{NAME}/manifests/{digest_of(OWN)}")).status == 202
+    registry.restart()
+    assert (await get(registry, "manifests/1")).status == 404
+    assert upstream.requests == []
 
 
 async def test_an_upstream_for_everything_is_warned_of(capsys: pytest.CaptureFixture[str]) -> None:

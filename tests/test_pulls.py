@@ -1,5 +1,6 @@
 """Pulls that survive: ranges, conditional requests, browsers. RFC 9110 and the Fetch standard."""
 
+import asyncio
 import json
 
 import pytest
@@ -8,11 +9,14 @@ from hypothesis import strategies as st
 
 from registry.conditions import is_unchanged, may_resume
 from registry.errors import RegistryError
+from registry.http import Request
 from registry.ranges import MAX_RANGES, content_range, parse_ranges
+from registry.router import handle
 from registry.settings import read_settings
 from registry.storage import NO_ATTRIBUTES, Attributes, StorageError
 from registry.upload_parts import SMALL_PART
-from tests.fakes.client import VARIABLES, Answer, FakeRegistry, digest_of
+from tests.fakes.client import ORIGIN, VARIABLES, Answer, FakeRegistry, basic, digest_of
+from tests.fakes.streams import FakeSource
 from tests.images import push_image
 from tests.test_uploads import bytes_of
 
@@ -356,3 +360,38 @@ def test_malformed_origins(value: str, capsys: pytest.CaptureFixture[str]) -> No
     """The log says what an origin is."""
     assert read_settings({"CORS_ORIGINS": value}.get).cors_origins == ()
     assert "an origin is scheme" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("header", ["bytes=-5", "bytes=-5,-6", "bytes=0-", "bytes=0-0"])
+async def test_ranges_of_an_empty_blob(registry: FakeRegistry, header: str) -> None:
+    """416: there is no byte."""
+    await registry.push_blob(NAME, b"")
+    answer = await get(registry, b"", range=header)
+    assert (answer.status, answer.codes) == (416, ["RANGE_INVALID"])
+
+
+async def test_readers_that_stall_hold_nothing_that_pushes_need(registry: FakeRegistry) -> None:
+    """Buffers of answers are their own, and who does not read one in time sees the download break."""
+    await registry.push_blob(NAME, LARGE)
+    registry.pause = 0.0
+    registry.side_by_side = True
+    registry.bucket.open_limit = 100
+    running: list[asyncio.Future[None]] = []
+
+    def stalled() -> Request:
+        sent = {"authorization": basic("hello", "world"), "range": "bytes=0-3999999,5000000-8999999"}
+        path = f"/v2/{NAME}/blobs/{digest_of(LARGE)}"
+        keep = running.append
+        body = FakeSource([], 0)
+        return Request("GET", ORIGIN, path, "", sent.get, body, lambda work: keep(asyncio.ensure_future(work)))
+
+    answers = [await handle(registry.registry, stalled()) for _ in range(40)]
+    assert {answer.status for answer in answers} == {206}
+    began = registry.clock.now
+    started = await registry.call("POST", "/v2/b/blobs/uploads/")
+    chunk = await registry.call("PATCH", started.location, bytes(1024))
+    assert (chunk.status, registry.clock.now) == (202, began)
+    await asyncio.gather(*running)
+    platform = registry.registry.platform
+    assert (platform.answers.held, platform.copies.held) == (0, 0)
+    assert registry.bucket.open_bodies == 0

@@ -346,3 +346,57 @@ def test_well_known_token_servers(registry: str) -> None:
     """Need no setting."""
     (upstream,) = parse_upstreams(json.dumps([{"registry": registry}]), lambda _: None)
     assert upstream.token_server in {"https://auth.docker.io", "https://gitlab.com"}
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"token": "\U0001f600"},
+        {"token": "two words"},
+        {"token": "a\r\nX-Evil: 1"},
+        {"token": "x" * 65_000},
+        {"token": ""},
+    ],
+)
+async def test_tokens_that_no_header_takes(answer: Mapping[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    """They are refused, and not logged."""
+    world = World(NAMED)
+    world.upstream.challenge = BEARER
+
+    async def give(request: WebRequest) -> Reply:
+        return Reply(200, {}, [json.dumps(answer).encode()])
+
+    world.registry.web.servers[TOKEN_SERVER] = give
+    assert await world.get() == 502
+    assert "X-Evil" not in capsys.readouterr().out
+
+
+async def test_a_token_that_never_expires() -> None:
+    """Is used for a day."""
+    world = World(NAMED)
+    world.upstream.challenge = BEARER
+    world.upstream.accepted = {"Bearer t"}
+
+    async def give(request: WebRequest) -> Reply:
+        return Reply(200, {}, [b'{"token": "t", "expires_in": ' + b"9" * 400 + b"}"])
+
+    world.registry.web.servers[TOKEN_SERVER] = give
+    assert await world.get() == 200
+
+
+async def test_a_redirect_back_brings_no_password() -> None:
+    """Who redirects would choose which of our repositories the client gets."""
+    world = World({**NAMED, "auth": "basic"})
+    private = f"/v2/private/manifests/{digest_of(b'x')}"
+
+    def redirect(request: WebRequest, reply: Reply) -> Reply:
+        return reply if "private" in request.url else Reply(307, {"location": f"https://cdn.example{request.path}"})
+
+    async def back(request: WebRequest) -> Reply:
+        return Reply(307, {"location": f"{UPSTREAM}{private}"})
+
+    world.upstream.quirk = redirect
+    world.registry.web.servers["https://cdn.example"] = back
+    await world.get()
+    sent = [one.headers.get("authorization") for one in world.registry.web.requests if "private" in one.url]
+    assert sent == [None]

@@ -22,7 +22,7 @@ class Default(entry.Default):
             return Response("no request came yet", status=404)
         platform = registry.platform
         pools = (
-            *(platform.buffers, platform.copies, platform.firsts),
+            *(platform.buffers, platform.copies, platform.answers, platform.firsts),
             *(platform.medium_documents, platform.large_documents, platform.pulled_documents, platform.forms),
         )
         return Response(

@@ -14,7 +14,7 @@ from registry.errors import RegistryError
 from registry.log import log
 from registry.memory import Turns
 from registry.names import Digest, RepositoryName
-from registry.platform import COPY_BUFFER, Platform
+from registry.platform import ANSWER_SECONDS, COPY_BUFFER, Platform
 from registry.sessions import new_uuid
 from registry.storage import MAX_PUT_SIZE, Buffer, ClientGone, Content, Pipe, PipeBroken, Source, StorageError
 from registry.tasks import beside
@@ -75,7 +75,7 @@ class BlobCopy:
         if size is not None and size <= MAX_PUT_SIZE:
 
             async def write(pipe: Pipe) -> None:
-                await copy(self._platform, Span(source, size), pipe)
+                await copy(self._platform, Span(source, size), pipe, pool=self._platform.answers)
                 await source.finish()
 
             async def store(content: Source) -> None:
@@ -93,7 +93,7 @@ class BlobCopy:
                 await upload.close(self._digest)
 
     async def _pass_the_rest(self) -> None:
-        async with Turns(self._platform.copies) as turns:
+        async with Turns(self._platform.answers) as turns:
             while self._passing.has_client and (await turns.next(self._passing, COPY_BUFFER))[1]:
                 pass
 
@@ -117,6 +117,7 @@ class _Passing:
         self._is_served = client is None  # the client has all of it, or is gone, or there is none
         self._left: float | None = None  # when the client went away, in seconds since the epoch
         self._asked: float | None = None  # since when the upstream is waited for
+        self._sent: float | None = None  # since when the client is waited for
         self._reason: str | None = None  # why it was given up
         # A reader that is cancelled leaves a read behind, whose bytes come before those of the next one.
         self._reading = asyncio.Lock()
@@ -193,10 +194,13 @@ class _Passing:
     async def _pass(self, content: Content) -> None:
         if self._client is None or self._is_served:
             return
+        self._sent = self._platform.now()
         try:
             await self._client.write(content)
         except PipeBroken:
             self._is_served, self._left = True, self._platform.now()
+        finally:
+            self._sent = None
 
     async def read(self, limit: int) -> bytes:
         """Nobody reads a blob into Python."""
@@ -211,6 +215,8 @@ class _Passing:
         while self._reason is None:
             await self._platform.sleep(_WATCH_SECONDS)
             now = self._platform.now()
+            if self._sent is not None and now - self._sent >= ANSWER_SECONDS and self._client is not None:
+                await self._client.abort()  # its buffer is wanted; the copy goes on
             if self._asked is not None and now - self._asked >= self._timeout:
                 self._reason = f"sent next to nothing for {self._timeout} seconds"
             elif self._left is not None and now - self._left >= GRACE_SECONDS:

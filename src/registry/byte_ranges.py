@@ -6,10 +6,11 @@ from registry import blobs
 from registry.errors import RegistryError
 from registry.http import OCTETS
 from registry.log import log
-from registry.platform import Platform
+from registry.memory import Turns
+from registry.platform import ANSWER_SECONDS, COPY_BUFFER, Platform
 from registry.ranges import content_range
-from registry.storage import ByteRange, ClientGone, PipeBroken, StorageError
-from registry.transfer import Span, copy
+from registry.storage import ByteRange, ClientGone, Content, PipeBroken, StorageError
+from registry.tasks import within
 
 
 class ByteRanges:
@@ -32,20 +33,35 @@ class ByteRanges:
         try:
             for head, part in self._parts:
                 await self._send(head, part)
-            await self._pipe.write(self._platform.streams.content(self._end))
+            await self.write(self._platform.streams.content(self._end))
             await self._pipe.close()
         except PipeBroken:
             pass  # the client went away
-        except (StorageError, ClientGone, RegistryError) as error:
-            log("parts-given-up", key=self._blob.key, error=str(error))
+        except (StorageError, ClientGone, RegistryError, TimeoutError) as error:
+            log("parts-given-up", key=self._blob.key, error=str(error) or "the client does not read")
             await self._pipe.abort()
+
+    async def write(self, content: Content) -> None:
+        """Pass bytes on. Raises TimeoutError for a client that does not read them."""
+        try:
+            await within(ANSWER_SECONDS, self._platform.sleep, self._pipe.write(content))
+        except TimeoutError:
+            await self._pipe.abort()  # before its buffer is somebody else's
+            raise
 
     async def _send(self, head: bytes, part: ByteRange) -> None:
         stored = await blobs.read_part(self._platform, self._blob, part)
         if stored is None:
             raise StorageError("the blob was deleted while it was read")
+        left = part.length or 0
         try:
-            await self._pipe.write(self._platform.streams.content(head))
-            await copy(self._platform, Span(stored.body, part.length or 0), self._pipe)
+            await self.write(self._platform.streams.content(head))
+            async with Turns(self._platform.answers) as turns:
+                while left:
+                    content, count = await turns.next(stored.body, min(left, COPY_BUFFER))
+                    if count == 0:
+                        raise StorageError("the blob ended early")
+                    left -= count
+                    await self.write(content)
         finally:
             await stored.body.cancel()

@@ -60,10 +60,11 @@ def is_forged(origins: tuple[str, ...], request: Request) -> bool:
     if request.method in _SAFE:
         return False
     origin = request.header("origin")
+    is_foreign = (request.header("sec-fetch-site") or "").lower() == "cross-site"
     if origin is None:
-        return request.header("sec-fetch-site") == "cross-site"
-    # By host: behind a proxy that ends TLS we are asked by http.
-    is_own = origin.partition("://")[2] == request.origin.partition("://")[2] != ""
+        return is_foreign
+    # By host: behind a proxy that ends TLS we are asked by http. A browser knows better.
+    is_own = not is_foreign and origin.partition("://")[2] == request.origin.partition("://")[2] != ""
     if is_own or origin in origins:
         return False
     return not (ANY_ORIGIN in origins and request.method in _ASKED_BEFORE)

@@ -58,6 +58,9 @@ class Problem(Enum):
         self.message = message
 
 
+_MAX_MESSAGE = 600  # characters: some of them may be a stranger's
+
+
 class RegistryError(Exception):
     """The request ends here with `problem`.
 
@@ -76,7 +79,7 @@ class RegistryError(Exception):
         account: str | None = None,
     ) -> None:
         self.problem = problem
-        self.message = message or problem.message
+        self.message = (message or problem.message)[:_MAX_MESSAGE]
         self.details = details
         self.headers: Mapping[str, str] = headers or {}
         self.account = account

@@ -21,6 +21,7 @@ _POLL_SECONDS = 1.0
 _RETRY_AFTER = {"Retry-After": "10"}  # seconds
 _NONCE_BYTES = 8
 _PUSHED = "pushed"  # metadata
+_NOTE_ATTEMPTS = 4
 
 
 class Phase(Enum):
@@ -75,11 +76,21 @@ def may_take_over(platform: Platform, seen: Register) -> bool:
     return seen.phase is Phase.IDLE or platform.now() > seen.lease + margin
 
 
-async def note_push(platform: Platform, name: RepositoryName) -> None:
-    """Note that the repository is not only a copy of another registry's: pull fallback no longer answers for it."""
-    seen = await read(platform, name)
-    if not seen.is_pushed and seen.phase is not Phase.SWEEP:
-        await swap(platform, name, replace(seen, is_pushed=True), seen.phase, seen.run)
+async def note_push(platform: Platform, name: RepositoryName) -> bool:
+    """Note that the repository is not only a copy of another registry's: pull fallback no longer answers for it.
+
+    False when a sweep goes on, whose register it is, or others are faster: the next push tries again.
+    """
+    for _ in range(_NOTE_ATTEMPTS):
+        seen = await read(platform, name)
+        if seen.is_pushed:
+            return True
+        if seen.phase is Phase.SWEEP and not may_take_over(platform, seen):
+            return False
+        phase = Phase.ABORTED if seen.phase is Phase.SWEEP else seen.phase
+        if await swap(platform, name, replace(seen, is_pushed=True), phase, seen.run) is not None:
+            return True
+    return False
 
 
 async def interrupt(platform: Platform, name: RepositoryName) -> None:

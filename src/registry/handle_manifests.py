@@ -78,9 +78,9 @@ async def put_manifest(registry: Registry, endpoint: PutManifest, request: Reque
 
 async def _put_manifest(registry: Registry, endpoint: PutManifest, received: Received) -> Response:
     await registry.before_first_write()
-    await registry.fallback.note_push(endpoint.name)
     tags = endpoint.tags if isinstance(endpoint.reference, Digest) else (endpoint.reference,)
     await manifest_push.put(registry.platform, endpoint.name, received, tags, sparse=registry.settings.sparse_manifests)
+    await registry.fallback.note_push(endpoint.name)
     headers = {
         "Location": build(GetManifest(endpoint.name, received.digest)),
         "Docker-Content-Digest": str(received.digest),

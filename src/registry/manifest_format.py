@@ -24,10 +24,11 @@ _DOCKER_LIST = "application/vnd.docker.distribution.manifest.list.v2+json"
 PULLED_TYPES = (OCI_INDEX, OCI_MANIFEST, _DOCKER_LIST, _DOCKER_MANIFEST)
 _OCI_ARTIFACT = "application/vnd.oci.artifact.manifest.v1+json"
 _SCHEMA_1 = "application/vnd.docker.distribution.manifest.v1+json"
+_SCHEMA_1_TYPES = (_SCHEMA_1, "application/vnd.docker.distribution.manifest.v1+prettyjws")
 # Types whose documents have a list of that name, and types whose documents have none. A document of one kind with the
 # type of the other would be two images to two clients (CVE-2021-41190).
 _INDEX_TYPES = frozenset({OCI_INDEX, _DOCKER_LIST})
-_MANIFEST_TYPES = frozenset({OCI_MANIFEST, _DOCKER_MANIFEST, _OCI_ARTIFACT, _SCHEMA_1})
+_MANIFEST_TYPES = frozenset({OCI_MANIFEST, _DOCKER_MANIFEST, _OCI_ARTIFACT, *_SCHEMA_1_TYPES})
 _CONFIG_TYPES = frozenset(
     {"application/vnd.oci.image.config.v1+json", "application/vnd.docker.container.image.v1+json"}
 )
@@ -37,6 +38,7 @@ _MEDIA_TYPE = re.compile(r"application/vnd\.[a-z0-9!#$&^_.+-]{1,100}\+(?:json|pr
 _ANY_JSON = "application/json"
 # Layers of these types may lie elsewhere (image spec, layer.md, "Non-Distributable Layers"; Docker's foreign layers).
 _FOREIGN_LAYERS = ("application/vnd.oci.image.layer.nondistributable.", "application/vnd.docker.image.rootfs.foreign.")
+_SHOWN = 60  # characters of a name, in a message
 # The names that the specifications give to members of a manifest and of a descriptor. Go's clients read
 # "Layers" as "layers" (encoding/json folds case), others do not.
 _NAMES = {
@@ -44,6 +46,8 @@ _NAMES = {
     for name in (
         *("schemaVersion", "mediaType", "artifactType", "config", "layers", "blobs", "manifests", "subject"),
         *("annotations", "digest", "size", "urls", "data", "platform", "fsLayers", "blobSum"),
+        *("os", "architecture", "variant", "os.version", "os.features", "features"),
+        *("history", "name", "tag", "signatures"),
     )
 }
 
@@ -118,22 +122,19 @@ def parse_stored(data: bytes, content_type: str | None) -> Manifest:
 
 
 def _parse(document: "_Json", media_type: str | None) -> Manifest:
-    # containerd and CVE-2021-41190: what can be read as two kinds must not be accepted as either.
-    if document.has("manifests") and (document.has("layers") or document.has("config")):
-        raise _invalid("manifests", "stands beside layers or config: a document is a manifest or an index, not both")
-    if document.is_pushed and media_type in (_MANIFEST_TYPES if document.has("manifests") else _INDEX_TYPES):
-        raise _invalid("mediaType", f"is {media_type}, and the document is of the other kind, manifest or index")
+    _check_kind(document, media_type)
     if document.value.get("schemaVersion") == 1:
         return _schema_1(document, media_type)
-    if document.value.get("schemaVersion") != 2 and media_type != _OCI_ARTIFACT:
-        raise _invalid("schemaVersion", "is not 2")
     subject = document.get("subject")
     artifact_type = document.optional_text("artifactType")
     blobs: list[Descriptor] = []
     children: list[Descriptor] = []
     if document.has("manifests"):
         default = OCI_INDEX
-        for descriptor in (item.descriptor() for item in document.items("manifests")):
+        for item in document.items("manifests"):
+            descriptor = item.descriptor()
+            if document.is_pushed:
+                item.get("platform")  # its names are checked: they decide who pulls what
             (blobs if _is_blob(descriptor.media_type) else children).append(descriptor)
     elif media_type == _OCI_ARTIFACT:
         default = _OCI_ARTIFACT
@@ -151,6 +152,24 @@ def _parse(document: "_Json", media_type: str | None) -> Manifest:
         artifact_type,
         document.annotations(),
     )
+
+
+def _check_kind(document: "_Json", media_type: str | None) -> None:
+    """Raise MANIFEST_INVALID for what can be read as two kinds: it must not be accepted as either (CVE-2021-41190)."""
+    version = document.value.get("schemaVersion")
+    if isinstance(version, bool):
+        raise _invalid("schemaVersion", "is not 2")
+    if document.has("manifests") and (document.has("layers") or document.has("config")):
+        raise _invalid("manifests", "stands beside layers or config: a document is a manifest or an index, not both")
+    if document.is_pushed and media_type in (_MANIFEST_TYPES if document.has("manifests") else _INDEX_TYPES):
+        raise _invalid("mediaType", f"is {media_type}, and the document is of the other kind, manifest or index")
+    is_of_others = any(map(document.has, ("config", "layers", "manifests")))
+    if version == 1 and (media_type not in (None, *_SCHEMA_1_TYPES) or is_of_others):
+        raise _invalid("schemaVersion", "is 1, and the type or the members are those of another version")
+    if media_type == _OCI_ARTIFACT and is_of_others:
+        raise _invalid("blobs", "is what an artifact manifest has, not config, layers or manifests")
+    if version not in (1, 2) and media_type != _OCI_ARTIFACT:
+        raise _invalid("schemaVersion", "is not 2")
 
 
 def _is_blob(media_type: str) -> bool:
@@ -190,7 +209,9 @@ class _Json:
         self.is_pushed = is_pushed
         for name in value if is_pushed else ():
             if _NAMES.get(name.casefold(), name) != name:
-                raise _invalid(path, f"has {json.dumps(name)}, which some clients read as {_NAMES[name.casefold()]}")
+                raise _invalid(
+                    path, f"has {json.dumps(name[:_SHOWN])}, which some clients read as {_NAMES[name.casefold()]}"
+                )
 
     def _at(self, key: str) -> str:
         return f"{self.path}.{key}" if self.path else key
@@ -254,5 +275,5 @@ class _Json:
             raise _invalid(self._at("annotations"), "is not a JSON object")
         for key, value in found.items():
             if value is not None and not isinstance(value, str):
-                raise _invalid(f"annotations[{json.dumps(key)}]", "is not a string")
+                raise _invalid(f"annotations[{json.dumps(key[:_SHOWN])}]", "is not a string")
         return {key: value for key, value in found.items() if value is not None}

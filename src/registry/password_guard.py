@@ -5,6 +5,8 @@ credentials that the isolate remembers, or a secret that needs no PBKDF2, never 
 """
 
 import contextlib
+import hashlib
+import ipaddress
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
@@ -18,6 +20,7 @@ AT_ONCE = 4  # PBKDF2s that run side by side
 _WAIT_SECONDS = 5.0  # for one of them to end; then 429
 _POLL_SECONDS = 0.05
 _LOST_SECONDS = 10.0  # after which one that did not end belonged to a request that was dropped
+_LONGEST_ADDRESS = 45  # characters
 _REMEMBERED = 1_000  # wrong credentials, and addresses and names
 _REMEMBERED_SECONDS = 300.0
 
@@ -59,7 +62,10 @@ class PasswordGuard:
         Raises TOO_MANY_REQUESTS, with Retry-After, beyond what is allowed.
         """
         now = self._now()
-        limits = ((address,), PER_ADDRESS), ((address, name), PER_NAME)
+        # A name may be as long as a request's header; who has an IPv6 address has as many as fit into 64 bits.
+        network = _network(address)
+        hashed = hashlib.sha256(name.encode(errors="surrogatepass")).hexdigest()
+        limits = ((network,), PER_ADDRESS), ((network, hashed), PER_NAME)
         until = {key: max(self._spent.get(key, 0.0), now) + allowance.seconds for key, allowance in limits}
         excess = max(until[key] - now - allowance.burst * allowance.seconds for key, allowance in limits)
         if excess > 0:
@@ -89,6 +95,14 @@ class PasswordGuard:
             if now - began > _WAIT_SECONDS:
                 raise _too_many(1)
             await self._sleep(_POLL_SECONDS)
+
+
+def _network(address: str) -> str:
+    try:
+        known = ipaddress.ip_address(address)
+    except ValueError:
+        return address[:_LONGEST_ADDRESS]
+    return str(ipaddress.ip_network((known, 64), strict=False)) if known.version == 6 else address
 
 
 def _too_many(seconds: float) -> RegistryError:

@@ -15,6 +15,9 @@ from registry.web import Web
 # (make bench-memory). Sizes in bytes.
 PART_BUFFER, PART_BUFFERS = 8 * 1024 * 1024, 3  # a part of a chunk of unknown length
 COPY_BUFFER, COPY_BUFFERS = 256 * 1024, 16  # bytes that are passed on: each turn costs about a millisecond of awaits
+# The same for what goes to clients, which may not read it: apart, so that pulls never hold what pushes need.
+ANSWER_BUFFERS = 16
+ANSWER_SECONDS = 10.0  # that a client may take to read a buffer of it
 # The first bytes of a chunk of unknown length: who sends no more than that, or slowly, needs no larger buffer. Apart
 # from the copies, since who holds one waits for a large one, and who holds a large one may wait for a copy.
 FIRST_BUFFER, FIRST_BUFFERS = 256 * 1024, 16
@@ -50,6 +53,7 @@ class Platform:
     streams: Streams
     buffers: BufferPool
     copies: BufferPool
+    answers: BufferPool
     firsts: BufferPool
     medium_documents: Ledger
     large_documents: BufferPool
@@ -71,6 +75,7 @@ def make_platform(storage: Storage, streams: Streams, machine: Machine) -> Platf
         streams,
         BufferPool(streams, now, sleep, PART_BUFFER, PART_BUFFERS),
         BufferPool(streams, now, sleep, COPY_BUFFER, COPY_BUFFERS),
+        BufferPool(streams, now, sleep, COPY_BUFFER, ANSWER_BUFFERS),
         BufferPool(streams, now, sleep, FIRST_BUFFER, FIRST_BUFFERS),
         Ledger(now, sleep, MEDIUM_DOCUMENTS),
         BufferPool(streams, now, sleep, LARGE_DOCUMENT, LARGE_DOCUMENTS, DOCUMENT_PATIENCE),

@@ -113,10 +113,10 @@ class PullFallback:
         return None
 
     async def note_push(self, name: RepositoryName) -> None:
-        """A manifest is being pushed: from now on no upstream answers for the repository."""
+        """A manifest was pushed: from now on no upstream answers for the repository."""
         if self._upstreams and self._pushed.get(name) != _FOR_EVER:
-            await gc_register.note_push(self._platform, name)
-            self._remember(self._pushed, name, _FOR_EVER)
+            is_noted = await gc_register.note_push(self._platform, name)
+            self._remember(self._pushed, name, _FOR_EVER if is_noted else 0.0)
 
     async def _may_answer(self, upstream: Upstream, name: RepositoryName) -> bool:
         """Whether an upstream is asked for a repository: somebody else may have one of the same name there."""

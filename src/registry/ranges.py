@@ -61,9 +61,12 @@ def parse_ranges(header: str | None, size: int) -> list[ByteRange]:
         if match is None or match.groups() == ("", ""):
             return []
         first, last = match.groups()
-        start, end = (int(first), min(int(last) + 1, size) if last else size) if first else (size - int(last), size)
+        if first:
+            start, end = int(first), min(int(last) + 1, size) if last else size
+        else:
+            start, end = max(size - int(last), 0), size
         if start < end:
-            spans.append((max(start, 0), end))
+            spans.append((start, end))
     if not spans:
         raise RegistryError(Problem.RANGE_INVALID, headers={"Content-Range": f"bytes */{size}"})
     return [ByteRange(start, end - start) for start, end in _joined(spans)]

@@ -38,22 +38,21 @@ class SigningKey:
 
     async def read(self) -> bytes:
         """The secret as it is now: whoever deletes the object voids everything that was signed."""
-        storage = self._platform.storage
-        self._read_at = self._platform.now()
+        storage, now = self._platform.storage, self._platform.now()
         stored = await storage.get(keys.SIGNING_KEY)
         if stored is None:
             await migration.note_if_empty(self._platform)
             fresh = self._platform.random_hex(_SECRET_BYTES).encode()
             nonce = Attributes(metadata={"nonce": self._platform.random_hex(8)})
             if await storage.put(keys.SIGNING_KEY, fresh, nonce, only_if=ABSENT) is not None:
-                return self._keep(fresh)
+                return self._keep(fresh, now)
             stored = await storage.get(keys.SIGNING_KEY)
             if stored is None:
                 raise RegistryError(Problem.UNAVAILABLE)
-        return self._keep(await stored.body.read(2 * _SECRET_BYTES))
+        return self._keep(await stored.body.read(2 * _SECRET_BYTES), now)
 
-    def _keep(self, secret: bytes) -> bytes:
+    def _keep(self, secret: bytes, read_at: float) -> bytes:
         if secret != self._secret:
             self._generation += 1
-        self._secret = secret
+        self._secret, self._read_at = secret, read_at  # when it was asked for, and only if that went well
         return secret

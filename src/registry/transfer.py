@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from registry.errors import Problem, RegistryError
 from registry.http import Body
-from registry.memory import Lease, Ledger, Turns
+from registry.memory import BufferPool, Lease, Ledger, Turns
 from registry.names import Digest
 from registry.platform import COPY_BUFFER, MEDIUM_DOCUMENT, SMALL_DOCUMENT, Platform
 from registry.storage import ClientGone, Content, Digester, Pipe, PipeBroken, Source
@@ -62,12 +62,17 @@ async def through_pipe(
     return storing.result()
 
 
-async def copy(platform: Platform, span: Span, pipe: Pipe, digester: Digester | None = None) -> None:
-    """Pass a span on to a pipe, and to a digester beside it. Raises ClientGone when the source ends early."""
+async def copy(
+    platform: Platform, span: Span, pipe: Pipe, digester: Digester | None = None, *, pool: BufferPool | None = None
+) -> None:
+    """Pass a span on to a pipe, and to a digester beside it; `pool` is that of copies, unless a client reads the pipe.
+
+    Raises ClientGone when the source ends early.
+    """
     left = span.size
     if left == 0:
         return
-    async with Turns(platform.copies) as turns:
+    async with Turns(pool or platform.copies) as turns:
         while left:
             content, count = await turns.next(span.source, min(left, COPY_BUFFER))
             if count == 0:

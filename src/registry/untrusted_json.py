@@ -18,6 +18,7 @@ MAX_VALUES = 100_000
 # Bytes of a document with characters beyond U+FFFF: one of them makes Python take four bytes for every other one.
 _MAX_WIDE = 1024 * 1024
 _NARROW = bytes(range(0xF0))  # UTF-8 has larger bytes for those characters alone
+_WIDE_ESCAPE = re.compile(rb"\\u[dD][89aAbB]")  # the first half of one
 # A string, or what is left of the document when its end is missing. Possessive: no input makes it go back.
 _TEXT = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)'
 _STRING = re.compile(_TEXT, re.DOTALL)
@@ -37,7 +38,7 @@ def read_json(data: str | bytes, size: int, depth: int = MAX_TOKEN_DEPTH) -> Any
     raw = data.encode(errors="surrogatepass") if isinstance(data, str) else data
     if len(raw) > size:
         raise ValueError(f"has more than {size} bytes")
-    if len(raw) > _MAX_WIDE and raw.translate(None, _NARROW):
+    if len(raw) > _MAX_WIDE and (raw.translate(None, _NARROW) or _WIDE_ESCAPE.search(raw)):
         raise ValueError(f"has characters beyond U+FFFF and more than {_MAX_WIDE} bytes")
     values, level, deepest = 0, 0, 0
     view = memoryview(raw)

@@ -1,6 +1,7 @@
 """Asking another registry: credentials, tokens, redirects. Only for pulls, and only what was asked for is sent on."""
 
 import base64
+import re
 from collections.abc import Awaitable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -27,7 +28,11 @@ _DENIALS = frozenset({401, 403})
 _MAX_TOKEN_ANSWER = 64 * 1024  # bytes
 _DEFAULT_TOKEN_SECONDS = 60  # token specification: "expires_in ... If omitted, this defaults to 60 seconds"
 _MARGIN = 10  # seconds before its end at which a token is not used any more
-_MAX_TOKENS = 500
+_MAX_TOKEN_SECONDS = 24 * 3600
+_MAX_TOKENS = 200
+# What a header may have: other characters end in the runtime's log. 16 KiB are more than any registry's.
+_TOKEN = re.compile(r"[\x21-\x7e]{1,16384}", re.ASCII)
+_MAX_RETRY_AFTER = 9  # digits
 # Some registries refuse who does not say what it is. What is compressed on the way has no length that could be checked.
 _HEADERS = {"User-Agent": "r2-registry", "Accept-Encoding": "identity"}
 
@@ -122,7 +127,7 @@ class UpstreamClient:
             raise UpstreamError(upstream, f"denies access to {name}, or has no such thing", is_denial=True)
         retry_after = response.header("retry-after") or ""
         raise UpstreamError(
-            upstream, f"answered {response.status}", retry_after=retry_after if retry_after.isdecimal() else None
+            upstream, f"answered {response.status}", retry_after=retry_after if _is_number(retry_after) else None
         )
 
     async def read(self, upstream: Upstream, answer: Answer, limit: int, leases: ExitStack | None = None) -> bytes:
@@ -167,8 +172,10 @@ class UpstreamClient:
 
         Returns the answer, and whose it is when it is not the upstream's own.
         """
+        is_own = True
         for _ in range(_MAX_REDIRECTS + 1):
-            is_own = _origin(url) == upstream.origin
+            # Once elsewhere, never again: who redirects back would choose what our credentials open.
+            is_own = is_own and _origin(url) == upstream.origin
             sent = {**headers, "Authorization": authorization} if authorization and is_own else headers
             response = await self._fetch(upstream, method, url, sent)
             location = response.header("location")
@@ -231,7 +238,7 @@ class UpstreamClient:
             headers = {"Content-Type": "application/x-www-form-urlencoded"}
             status, answer = await self._ask_for_token(upstream, "POST", urlunsplit(realm), headers, urlencode(form))
         token = answer.get("token") or answer.get("access_token")
-        if status != 200 or not isinstance(token, str):
+        if status != 200 or not isinstance(token, str) or _TOKEN.fullmatch(token) is None:
             is_refused = refusal == 401 and bool(upstream.username)
             problem = "refuses our credentials" if is_refused else f"answered {refusal}"
             raise UpstreamError(
@@ -240,7 +247,9 @@ class UpstreamClient:
                 is_denial=refusal in _DENIALS and not is_refused,
             )
         seconds = answer.get("expires_in")
-        lifetime = seconds if isinstance(seconds, int) and seconds > 0 else _DEFAULT_TOKEN_SECONDS
+        lifetime = (
+            min(seconds, _MAX_TOKEN_SECONDS) if isinstance(seconds, int) and seconds > 0 else _DEFAULT_TOKEN_SECONDS
+        )
         return _Token(f"Bearer {token}", self._platform.now() + lifetime - _MARGIN)
 
     async def _ask_for_token(
@@ -267,6 +276,10 @@ class UpstreamClient:
         except ValueError:
             raise UpstreamError(upstream, "gives no token: GetAuthorizationToken answered without one") from None
         return _Token(authorization, expires - _MARGIN)
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and len(text) <= _MAX_RETRY_AFTER
 
 
 def _answer(response: WebResponse) -> Answer:

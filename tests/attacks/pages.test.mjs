@@ -70,6 +70,7 @@ const FORGED = {
   "an Origin that ends like the one that may": { origin: "https://not-ui.example" },
   "the host that may, by another scheme": { origin: "http://ui.example" },
   "Sec-Fetch-Site alone": { "sec-fetch-site": "cross-site" },
+  "our own host by another scheme, which the browser calls foreign": { origin: `https://${registry.url.host}`, "sec-fetch-site": "cross-site" },
 };
 registry.attacks(
   "pages that use somebody's password",

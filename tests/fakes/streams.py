@@ -172,6 +172,7 @@ class FakePipe:
 
     def __init__(self, size: int) -> None:
         self._content = PipeContent(size)
+        self._aborted = False
 
     @property
     def content(self) -> PipeContent:
@@ -185,14 +186,19 @@ class FakePipe:
         await self._put(None)
 
     async def abort(self) -> None:
-        await self._content.queue.put(ClientGone("the writer gave up"))
+        self._aborted = True
+        queue = self._content.queue
+        while not queue.empty():
+            queue.get_nowait()
+            queue.task_done()
+        queue.put_nowait(ClientGone("the writer gave up"))
 
     async def _put(self, item: bytes | None) -> None:
         if not self._content.is_gone:
             await self._content.queue.put(item)
             await self._content.queue.join()
-        if self._content.is_gone:
-            raise PipeBroken("the reader stopped")
+        if self._content.is_gone or (item is not None and self._aborted):
+            raise PipeBroken("the reader stopped, or the writer gave up")
 
 
 class FakeDigester:
