@@ -38,7 +38,7 @@ const upstream = await serve((request, response) => {
   seen.push({ at: "upstream", method: request.method, url: request.url, headers: request.headers });
   if (request.url.startsWith("/token")) {
     const query = new URL(request.url, "http://upstream").searchParams;
-    response.end(JSON.stringify({ token: `for ${query.get("scope")} of ${query.get("account")}`, expires_in: 300 }));
+    response.end(JSON.stringify({ token: `for-${query.get("scope")}-of-${query.get("account")}`, expires_in: 300 }));
     return;
   }
   const reference = decodeURIComponent(request.url.split("/").at(-1));
@@ -241,8 +241,8 @@ describe("manifests and credentials", () => {
     const challenges = {
       'Basic realm="here"': basic("me", "there"),
       Basic: basic("me", "there"),
-      [`Bearer realm="${upstream}/token?account=x%26y",service="a, b",scope="repository:team/app:pull,push"`]: "Bearer for repository:team/app:pull of x&y",
-      [`Negotiate, bearer realm=${upstream}/token?account=z`]: "Bearer for repository:team/app:pull of z",
+      [`Bearer realm="${upstream}/token?account=x%26y",service="a, b",scope="repository:team/app:pull,push"`]: "Bearer for-repository:team/app:pull-of-x&y",
+      [`Negotiate, bearer realm=${upstream}/token?account=z`]: "Bearer for-repository:team/app:pull-of-z",
     };
     for (const [challenge, expected] of Object.entries(challenges)) {
       const data = blob(randomBytes(10));
