@@ -17,6 +17,7 @@ LEASE_SECONDS = 120  # for which a run owns the register since it last wrote it
 # The one assumption about time: a call that was sent before its run's lease ended lands within this many seconds.
 MARGIN_SECONDS = 60
 WAIT_SECONDS = 20.0  # that a push waits for the end of a sweep, then 503
+FORGET_SECONDS = 24 * 3600  # since a lease ended, after which an empty repository loses its register
 _POLL_SECONDS = 1.0
 _RETRY_AFTER = {"Retry-After": "10"}  # seconds
 _NONCE_BYTES = 8
@@ -68,6 +69,19 @@ def may_take_over(platform: Platform, seen: Register) -> bool:
     """Whether a run may begin: there is none, or it is over its time."""
     margin = MARGIN_SECONDS if seen.phase is Phase.SWEEP else 0
     return seen.phase is Phase.IDLE or platform.now() > seen.lease + margin
+
+
+async def remove(platform: Platform, name: RepositoryName) -> None:
+    """Delete the register of a repository that has nothing else, if nobody wrote it for a day.
+
+    Who saw an older register would take its absence for that of then: no request lives so long. R2 deletes under no
+    condition, so the register is taken over first.
+    """
+    seen = await read(platform, name)
+    if platform.now() - seen.lease < FORGET_SECONDS or not may_take_over(platform, seen):
+        return
+    if await swap(platform, name, seen, Phase.SWEEP, seen.run) is not None:
+        await platform.once.delete([keys.gc_register(name)])
 
 
 async def interrupt(platform: Platform, name: RepositoryName) -> None:

@@ -4,7 +4,8 @@ A digest is cut to its first 96 bits. Two that begin alike only keep something a
 """
 
 import base64
-from collections.abc import Iterable
+import struct
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from registry.manifest_format import Manifest
@@ -28,6 +29,12 @@ class References:
 def short(digest: str) -> str:
     """A cut digest."""
     return base64.urlsafe_b64encode(bytes.fromhex(digest.partition(":")[2][:_HEX_DIGITS])).decode()
+
+
+def cuts(shorts: Iterable[str]) -> Iterator[int]:
+    """The first 8 bytes of each of some cut digests, as a number (`registry.garbage`)."""
+    for (cut,) in struct.iter_unpack(">Q4x", base64.urlsafe_b64decode("".join(shorts))):
+        yield cut
 
 
 def references_of(manifest: Manifest) -> References:

@@ -37,6 +37,7 @@ class Platform:
     """Handed to everything below the router."""
 
     storage: Storage
+    once: Storage  # the same, that sends each call once: for a caller who has to look at something before each attempt
     streams: Streams
     buffers: BufferPool
     copies: BufferPool
@@ -52,8 +53,10 @@ class Platform:
 def make_platform(storage: Storage, streams: Streams, machine: Machine) -> Platform:
     """A platform whose storage tries again and whose memory is bounded."""
     now, sleep = machine.now, machine.sleep
+    once = CountingStorage(storage)
     return Platform(
-        RetryingStorage(CountingStorage(storage), sleep),
+        RetryingStorage(once, sleep),
+        once,
         streams,
         BufferPool(streams, now, sleep, PART_BUFFER, PART_BUFFERS),
         BufferPool(streams, now, sleep, COPY_BUFFER, COPY_BUFFERS),
