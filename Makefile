@@ -47,7 +47,7 @@ conformance: $(PY_READY) $(JS_READY) $(VENDORED) $(GO_READY) ## the official sui
 clients: $(PY_READY) $(JS_READY) $(VENDORED) $(GO_CLIENTS) $(PUSH) ## real clients (docs/clients.md) against the local registry (tests/clients/install.sh installs them)
 	$(VENV)/bin/pytest -o addopts= tests/clients
 
-ops: $(PY_READY) ## the R2 calls that every flow costs, beside their budgets (JSON=1 for a machine)
+ops: $(PY_READY) $(JS_READY) ## the R2 calls that every flow costs, beside their budgets (JSON=1 for a machine, ONLY=post,...)
 	@PYTHONPATH=src:. $(VENV)/bin/python -m tests.ops
 
 fuzz: $(PY_READY) $(JS_READY) $(VENDORED) ## a million inputs for the parsers, and a tenth of them in workerd (COUNT=, SEED=)

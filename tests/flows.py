@@ -7,10 +7,13 @@ from dataclasses import dataclass
 
 from registry.manifest_format import parse_manifest
 from registry.manifest_references import pack, references_of
+from registry.names import parse_digest
 from registry.settings import read_settings
 from registry.storage import NO_ATTRIBUTES, Attributes
-from registry.upkeep import tick
+from registry.upkeep import Upkeep, tick
+from tests import heap
 from tests.fakes.client import VARIABLES, FakeRegistry, digest_of, with_query
+from tests.fakes.many_images import ManyImages
 from tests.fakes.upstream import UPSTREAM, FakeUpstream
 from tests.images import MANIFEST, image, put_manifest
 
@@ -205,6 +208,13 @@ async def a_copied_image(registry: FakeRegistry) -> None:
     registry.clock.now += 3600
 
 
+def _attributes_of(data: bytes) -> Attributes:
+    """As a push stores a manifest."""
+    packed = pack(references_of(parse_manifest(data, MANIFEST)))
+    assert packed is not None
+    return Attributes(MANIFEST, {"hasSubject": "false", "references": packed})
+
+
 def images(count: int, layers: int) -> Callable[[FakeRegistry], Awaitable[None]]:
     """A repository of tagged images with layers of their own, and a config that they share, long ago."""
 
@@ -212,9 +222,7 @@ def images(count: int, layers: int) -> Callable[[FakeRegistry], Awaitable[None]]
         for number in range(count):
             content = [f"{number} {layer}".encode() for layer in range(layers)]
             data = json.dumps(image(b"{}", content)).encode()
-            packed = pack(references_of(parse_manifest(data, MANIFEST)))
-            assert packed is not None
-            attributes = Attributes(MANIFEST, {"hasSubject": "false", "references": packed})
+            attributes = _attributes_of(data)
             for reference in (digest_of(data), f"tag-{number}"):
                 registry.bucket.seed(f"{NAME}/manifests/{reference}", data, attributes, None)
             for blob in (b"{}", *content):
@@ -224,15 +232,10 @@ def images(count: int, layers: int) -> Callable[[FakeRegistry], Awaitable[None]]
     return prepare
 
 
-async def collect(registry: FakeRegistry) -> None:
-    """POST until it is done; there is nothing to delete."""
-    url = f"/v2/{NAME}/gc"
-    while True:
-        answer = json.loads((await registry.call("POST", url)).body)
-        if answer["success"]:
-            assert answer["blobs"] == 0
-            return
-        url = f"/v2/{NAME}/gc?cursor={answer['cursor']}"
+async def collect(registry: FakeRegistry, blobs: int = 0) -> None:
+    """POST; so many blobs go."""
+    answer = await registry.call("POST", f"/v2/{NAME}/gc?mode=untagged", budget=registry.settings.r2_calls)
+    assert json.loads(answer.body)["blobs"] == blobs
 
 
 async def tick_of_the_clock(registry: FakeRegistry) -> None:
@@ -248,12 +251,125 @@ async def a_pass_is_over(registry: FakeRegistry) -> None:
         registry.clock.now += 600
 
 
+# ---------------------------------------------------------------------- at any scale
+def _image() -> tuple[bytes, Attributes]:
+    """A manifest of two blobs."""
+    data = json.dumps(image(b"{}", [b"layer"])).encode()
+    return data, _attributes_of(data)
+
+
+def with_settings(registry: FakeRegistry, **variables: str) -> None:
+    """A new isolate, with these."""
+    registry.settings = read_settings({**VARIABLES, **variables}.get)
+    registry.restart()
+
+
+def ten_thousand_repositories(*parents: str) -> Callable[[FakeRegistry], Awaitable[None]]:
+    """Each with an image, long ago, below one of these names."""
+
+    async def prepare(registry: FakeRegistry) -> None:
+        data, attributes = _image()
+        digest = parse_digest(digest_of(data))
+        for number in range(10_000):
+            name = f"{parents[number % len(parents)]}r{number:05}"
+            for reference in (str(digest), "latest"):
+                registry.bucket.seed(f"{name}/manifests/{reference}", data, attributes, digest)
+            for blob in (b"{}", b"layer"):
+                registry.bucket.seed(f"{name}/blobs/{digest_of(blob)}", blob, NO_ATTRIBUTES, None)
+        registry.clock.now += 7 * 24 * 3600
+        with_settings(registry, GC_MODE="untagged")
+
+    return prepare
+
+
+async def one_pass(registry: FakeRegistry) -> Upkeep:
+    """Ticks until the clean-up was everywhere, within a day."""
+    registry.clock.now += 24 * 3600
+    for _ in range(24 * 6):
+        registry.clock.now += 600
+        upkeep = await tick(registry.registry.platform, registry.registry.settings)
+        if upkeep.stage == "done":
+            return upkeep
+    raise AssertionError("a pass takes more than a day")
+
+
+async def many_images(registry: FakeRegistry) -> None:
+    """A repository of 1.7 million objects."""
+    bucket = ManyImages(registry.clock, heap.IMAGES, heap.LAYERS, heap.ORPHANS)
+    bucket.objects, bucket.page_with_metadata = registry.bucket.objects, registry.bucket.page_with_metadata
+    registry.bucket = bucket
+    with_settings(registry, R2_CALLS="10000")
+
+
+async def a_hundred_thousand_tags(registry: FakeRegistry) -> None:
+    """Each of an image of its own, ten of them put today."""
+    data, attributes = _image()
+    for number in range(100_000):
+        digest = parse_digest(digest_of(b"%d" % number))
+        if number == 100_000 - 10:
+            registry.clock.now += 100 * 24 * 3600
+        for reference in (str(digest), f"t{number * 7919 % 100_000:05}"):
+            registry.bucket.seed(f"{NAME}/manifests/{reference}", data, attributes, digest)
+    rules = json.dumps([{"repositories": "**", "keep_days": 30}])
+    with_settings(registry, RETENTION_JSON=rules, RETENTION_APPLIES="true")
+
+
+async def retain(registry: FakeRegistry) -> None:
+    """A pass: ten are left."""
+    assert (await one_pass(registry)).tags == 100_000 - 10
+    assert len(registry.bucket.keys(f"{NAME}/manifests/t")) == 10
+
+
+async def sixty_thousand_repositories(registry: FakeRegistry) -> None:
+    """Each with a tag and its blob."""
+    for number in range(60_000):
+        for key in ("manifests/latest", f"manifests/{digest_of(b'')}", f"blobs/{digest_of(b'{}')}"):
+            registry.bucket.seed(f"r{number * 7919 % 60_000:05}/{key}", b"{}", NO_ATTRIBUTES, None)
+
+
+async def all_of_a_large_catalogue(registry: FakeRegistry) -> None:
+    """Pages of a thousand, every name once."""
+    url, names = "/v2/_catalog?n=1000", list[str]()
+    while url:
+        answer = await registry.call("GET", url)
+        page = json.loads(answer.body)["repositories"]
+        assert len(page) == 1_000
+        names += page
+        url = answer.headers.get("Link", "").partition(">")[0][1:]
+    assert names == [f"r{number:05}" for number in range(60_000)]
+
+
+async def five_thousand_images(registry: FakeRegistry) -> None:
+    """Of forty layers each; two hundred of them are large, hence links, and R2 knows the digest of the others."""
+    for number in range(5_000):
+        layers = [b"%d %d" % (number, layer) for layer in range(40)]
+        data = json.dumps(image(b"{}", layers)).encode()
+        attributes, checksum = _attributes_of(data), parse_digest(digest_of(data))
+        for reference in (str(checksum), f"tag-{number}"):
+            registry.bucket.seed(f"{NAME}/manifests/{reference}", data, attributes, checksum)
+        for at, layer in enumerate((b"{}", *layers)):
+            key, digest = f"{NAME}/blobs/{digest_of(layer)}", digest_of(layer)
+            if at == 1 and number < 200:
+                data_id = digest[-32:]
+                link = {"target": data_id, "ref": "0" * 32, "size": str(len(layer)), "digest": digest}
+                registry.bucket.seed(key, data_id.encode(), Attributes(metadata=link), None)
+                registry.bucket.seed(f"_data/{data_id}", layer, NO_ATTRIBUTES, None)
+            else:
+                registry.bucket.seed(key, layer, NO_ATTRIBUTES, parse_digest(digest))
+
+
+async def verify(registry: FakeRegistry) -> None:
+    """GET: there is nothing wrong."""
+    answer = await registry.call("GET", f"/v2/{NAME}/gc?mode=verify", budget=registry.settings.r2_calls)
+    assert json.loads(answer.body) == {"manifests": 10_000, "blobs": 200_001, "problems": [], "unread": 0}
+
+
 @dataclass(frozen=True, slots=True)
 class Flow:
     """What is there before, what is measured, and its budget: Class A, Class B, and bytes written per byte pushed.
 
     `calls`: of both classes together, where that is what counts. `pause`: seconds between requests that each write
-    where the one before did.
+    where the one before did. `heap`: bytes beyond the interpreter's own, measured in Pyodide (tests/heap.mjs).
     """
 
     prepare: Callable[[FakeRegistry], Awaitable[None]]
@@ -264,6 +380,17 @@ class Flow:
     written: float = 0.0  # times `size`
     calls: int | None = None
     pause: float = 0.0
+    heap: int | None = None
+
+
+def at_scale(
+    prepare: Callable[[FakeRegistry], Awaitable[None]],
+    run: Callable[[FakeRegistry], Awaitable[object]],
+    calls: int,
+    heap: int | None = None,
+) -> Flow:
+    """A flow whose calls count all together."""
+    return Flow(prepare, run, calls, calls, calls=calls, pause=1.0, heap=heap)
 
 
 FLOWS: dict[str, Flow] = {
@@ -305,6 +432,15 @@ FLOWS: dict[str, Flow] = {
     "delete-manifest": Flow(a_pushed_image, delete_image, 4, 2),
     "gc-50": Flow(images(50, 4), collect, 12, 12, calls=12),
     "gc-1000": Flow(images(1000, 10), collect, 150, 150, calls=150, pause=1.0),
+    # R2's pages are of a thousand, and of a hundred when they come with metadata (tests/test_budgets.py tries both).
+    "pass-10000-idle": at_scale(ten_thousand_repositories(""), one_pass, 1_000),
+    "pass-10000-idle-nested": at_scale(
+        ten_thousand_repositories("", "team/", *(f"t{at:02}/x/" for at in range(98))), one_pass, 5_000
+    ),
+    "gc-100000-images": at_scale(many_images, lambda r: collect(r, heap.ORPHANS), 3_402, heap=40 * MIB),
+    "retention-100000-tags": at_scale(a_hundred_thousand_tags, retain, 2_000),
+    "catalog-1000-of-60000": at_scale(sixty_thousand_repositories, all_of_a_large_catalogue, 450),
+    "verify-5000": at_scale(five_thousand_images, verify, 630),
     "gc-idle-cron": Flow(a_pass_is_over, tick_of_the_clock, 6, 6, calls=6),
     "delete-linked-blob": Flow(pushed(64 * MIB), lambda r: delete(r, f"blobs/{digest_of(bytes_of(64 * MIB))}"), 0, 2),
 }
@@ -312,12 +448,13 @@ FLOWS: dict[str, Flow] = {
 OVERHEAD = 8 * KIB
 
 
-async def measure(name: str) -> FakeRegistry:
+async def measure(name: str, page_with_metadata: int = 100) -> FakeRegistry:
     """Run a flow on a bucket of its own; the registry's `bucket.usage` has what it took.
 
     Time stands still while it runs, so that a key written twice is refused.
     """
     flow, registry = FLOWS[name], FakeRegistry()
+    registry.bucket.page_with_metadata = page_with_metadata
     await nothing(registry)
     await flow.prepare(registry)
     registry.clock.now += 1

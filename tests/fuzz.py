@@ -146,7 +146,7 @@ TARGETS = {
             f"GET /v2/a/referrers/{_DIGEST}?artifactType=a/b",
             "GET /v2/a/tags/list?n=10&last=x",
             "GET /v2/_catalog?n=1",
-            "POST /v2/a/gc?mode=untagged&grace=1&dry_run=true&cursor=x",
+            "POST /v2/a/gc?mode=untagged&grace=1&dry_run=true",
             "GET /v2/token?scope=repository:a:pull&service=x",
             "GET /healthz",
         ),

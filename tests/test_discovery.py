@@ -1,6 +1,7 @@
 """What there is: end-8, end-12 and the catalogue."""
 
 import json
+from dataclasses import replace
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -8,7 +9,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from registry import discovery
 from registry.permissions import Access, parse_permissions
 from registry.sealed import is_sealed, seal, unseal
 from registry.settings import read_settings
@@ -113,22 +113,23 @@ async def test_any_tags_in_pages_of_any_size(names: set[str], size: int) -> None
 
 # ---------------------------------------------------------------------- the catalogue
 async def catalogue(
-    registry: FakeRegistry, query: str = "", user: tuple[str, str] = ("hello", "world")
+    registry: FakeRegistry, query: str = "", user: tuple[str, str] = ("hello", "world"), budget: int = 50
 ) -> tuple[list[str], str | None]:
     """A page of names, and where its Link leads."""
-    answer = await registry.call("GET", f"/v2/_catalog{query}", user=user)
+    answer = await registry.call("GET", f"/v2/_catalog{query}", user=user, budget=budget)
     assert answer.status == 200, answer
     link = answer.headers.get("Link")
     rest = None if link is None else link[1 : link.index(">")].partition("/_catalog")[2]
     return json.loads(answer.body)["repositories"], rest
 
 
-async def whole_catalogue(registry: FakeRegistry, query: str = "") -> list[str]:
-    """All pages."""
-    found, link = await catalogue(registry, query)
+async def whole_catalogue(registry: FakeRegistry, query: str = "", budget: int = 50) -> list[str]:
+    """All pages, each within so many R2 calls; no link leads to itself."""
+    found, link = await catalogue(registry, query, budget=budget)
     while link is not None:
-        page, link = await catalogue(registry, link)
-        found += page
+        page, following = await catalogue(registry, link, budget=budget)
+        assert following != link
+        found, link = found + page, following
     return found
 
 
@@ -190,27 +191,30 @@ glob = st.sampled_from(["**", "*", "a/**", "a/*", "b", "**/b", "a/b-c/**", "b.c/
     st.sets(path, min_size=1),
     st.dictionaries(glob, st.sampled_from([["pull"], ["push"], []]), min_size=1),
     st.integers(1, 4),
-    st.integers(6, 45),  # calls: enough to come to where the deepest name was left
+    st.integers(8, 30),  # calls: a repository takes up to seven
+    st.integers(1, 10),  # keys of a page of R2's
 )
 async def test_the_catalogue_shows_what_may_be_pulled(
-    names: set[str], table: dict[str, list[str]], size: int, calls: int
+    names: set[str], table: dict[str, list[str]], size: int, calls: int, keys: int
 ) -> None:
     """Every such name once, whatever the pages, and nothing of any other name in a link."""
     registry = restricted(table)
+    registry.bucket.page = keys
+    registry.settings = replace(registry.settings, r2_calls=calls)
+    registry.restart()
     seed_repositories(registry, sorted(names))
     allowed = parse_permissions(table)
     visible = [name for name in sorted(names, key=lambda name: name + "/") if Access.PULL in allowed.on(name)]
     if Access.PULL not in allowed.anywhere():
         assert (await registry.call("GET", "/v2/_catalog", user=SOME)).status == 403
         return
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(discovery, "CATALOG_CALLS", calls)
-        found, link = await catalogue(registry, f"?n={size}", SOME)
-        while link is not None:
-            last = parse_qs(link.removeprefix("?"))["last"][0]
-            assert last.startswith("~") or Access.PULL in allowed.on(last)
-            page, link = await catalogue(registry, link, SOME)
-            found += page
+    found, link = await catalogue(registry, f"?n={size}", SOME)
+    while link is not None:
+        last = parse_qs(link.removeprefix("?"))["last"][0]
+        assert last.startswith("~") or Access.PULL in allowed.on(last)
+        page, following = await catalogue(registry, link, SOME)
+        assert following != link
+        found, link = found + page, following
     assert found == visible
 
 
@@ -219,13 +223,62 @@ async def test_the_catalogue_of_a_team_costs_what_the_team_has() -> None:
     registry = restricted({"team/*": ["pull"], "other/**": ["push"]})
     seed_repositories(registry, ["team/a", "team/b", *(f"other/{number}" for number in range(100))])
     assert await catalogue(registry, user=SOME) == (["team/a", "team/b"], None)
-    assert registry.bucket.usage.class_a == 4
+    assert registry.bucket.usage.class_a <= 4
 
 
-async def test_deep_names_do_not_stop_the_catalogue(registry: FakeRegistry) -> None:
-    """A page always gets further: what lies deeper than its calls reach is left out, and paging ends."""
-    seed_repositories(registry, ["a", "/".join("b" * 60), "/".join("b" * 20), "c"])
-    assert await whole_catalogue(registry) == ["a", "/".join("b" * 20), "c"]
+@pytest.mark.parametrize("keys", [1, 2, 1000])
+async def test_deep_names_do_not_stop_the_catalogue(registry: FakeRegistry, keys: int) -> None:
+    """The deepest name that fits is listed like any other."""
+    registry.bucket.page = keys
+    names = ["a", "/".join("b" * 20), "/".join("b" * 128), "c"]
+    seed_repositories(registry, names)
+    registry.settings = replace(registry.settings, r2_calls=100)
+    registry.restart()
+    assert await whole_catalogue(registry, budget=110) == names
+
+
+async def test_a_repository_beside_a_thousand_others(registry: FakeRegistry) -> None:
+    """Whatever sorts before its manifests, and however large the others are."""
+    names = ["a", *(f"a/b{number:04}" for number in range(1_500)), "b"]
+    seed_repositories(registry, names)
+    assert await whole_catalogue(registry, "?n=1000") == names
+    for number in range(1_100):
+        registry.bucket.seed(f"a/b0000/blobs/{digest_of(str(number).encode())}", b"", NO_ATTRIBUTES, None)
+        registry.bucket.seed(f"b/manifests/{number}", b"", NO_ATTRIBUTES, None)
+    assert await whole_catalogue(registry, "?n=1000") == names
+
+
+async def test_many_large_repositories(registry: FakeRegistry) -> None:
+    """Each costs little more than a call."""
+    registry.bucket.page = 10
+    names = [f"r{number:03}" for number in range(100)]
+    seed_repositories(registry, names)
+    for name in names:
+        for blob in range(20):
+            registry.bucket.seed(f"{name}/blobs/{digest_of(str(blob).encode())}", b"", NO_ATTRIBUTES, None)
+    registry.bucket.reset()
+    assert await whole_catalogue(registry, budget=200) == names
+    assert registry.bucket.usage.class_a <= 130
+
+
+async def test_what_is_not_ours_does_not_stop_the_catalogue(registry: FakeRegistry) -> None:
+    """Folders of thousands of objects, names that are none, and what no key of ours looks like."""
+    seed_repositories(registry, ["a", "a/b", "z"])
+    for number in range(3_000):
+        registry.bucket.seed(f"foreign/{number}", b"", NO_ATTRIBUTES, None)
+        registry.bucket.seed(f"Foreign/{number}/x", b"", NO_ATTRIBUTES, None)
+    for key in (
+        "a/",
+        "/a",
+        "//",
+        "a//b/manifests/x",
+        "a/manifests/",
+        "é/manifests/x",
+        "\U0010ffff/x",
+        "a/_x/manifests/y",
+    ):
+        registry.bucket.seed(key, b"", NO_ATTRIBUTES, None)
+    assert await whole_catalogue(registry) == ["a", "a/b", "z"]
 
 
 async def test_made_up_cursors(registry: FakeRegistry) -> None:

@@ -93,14 +93,9 @@ ROWS: list[tuple[str, str, Endpoint]] = [
     ("POST", "/v2/_migrate", Migrate()),
     ("GET", "/v2/_retention", PreviewRetention(None)),
     ("GET", "/v2/_retention?last=team/app", PreviewRetention("team/app")),
-    ("POST", "/v2/team/app/gc?mode=unreferenced", CollectGarbage(NAME, Mode.UNREFERENCED, None, False, None)),
-    (
-        "POST",
-        f"/v2/team/app/gc?mode=untagged&grace=0&dry_run=true&cursor={'0' * 32}",
-        CollectGarbage(NAME, Mode.UNTAGGED, 0, True, "0" * 32),
-    ),
-    ("GET", "/v2/team/app/gc?mode=verify", VerifyRepository(NAME, None)),
-    ("GET", "/v2/team/app/gc?mode=verify&cursor=1.0", VerifyRepository(NAME, Tag("1.0"))),
+    ("POST", "/v2/team/app/gc?mode=unreferenced", CollectGarbage(NAME, Mode.UNREFERENCED, None, False)),
+    ("POST", "/v2/team/app/gc?mode=untagged&grace=0&dry_run=true", CollectGarbage(NAME, Mode.UNTAGGED, 0, True)),
+    ("GET", "/v2/team/app/gc?mode=verify", VerifyRepository(NAME)),
     ("GET", "/v2/token", GetToken((), offline=False)),
     (
         "GET",

@@ -656,11 +656,7 @@ def one_session() -> Scene:
 
 MUTANTS: dict[str, tuple[Callable[[], Any], Callable[[], Sequence[Scene]]]] = {
     "no swap to sweep": (
-        lambda: leaving_out(
-            collection.Collector,
-            "collect",
-            ("await gc_register.swap(self._platform, run.name, seen, Phase.SWEEP, run.id)", "seen"),
-        ),
+        lambda: leaving_out(collection.Collector, "_sweep", ("if not await self._write(Phase.SWEEP):", "if False:")),
         lambda: [scene(put_new, collect_unreferenced)],
     ),
     "no second look at the register": (
@@ -676,7 +672,7 @@ MUTANTS: dict[str, tuple[Callable[[], Any], Callable[[], Sequence[Scene]]]] = {
         lambda: [scene(put_new, collect_unreferenced)],
     ),
     "no age of untagged manifests": (
-        lambda: leaving_out(garbage, "_alive", ("max(rules.untagged_age, MIN_UNTAGGED_AGE)", "0")),
+        lambda: leaving_out(garbage.Contents, "alive", ("max(rules.untagged_age, MIN_UNTAGGED_AGE)", "0")),
         lambda: [before_quiet_days(put_by_digest, collect_untagged)],
     ),
     "data ids taken from the session": (
@@ -687,7 +683,7 @@ MUTANTS: dict[str, tuple[Callable[[], Any], Callable[[], Sequence[Scene]]]] = {
         lambda: leaving_out(
             blobs,
             "_put_link",
-            ('    await storage.put(ref, b"")\n', ""),
+            ('    await storage.put(ref, b"", Attributes(metadata={_DIGEST: str(digest)}))\n', ""),
             ("only_if=only_if)", 'only_if=only_if)\n        await storage.put(ref, b"")'),
         ),
         lambda: [scene(mount_and_put, sweep, troubles=(Trouble("crash", at), Trouble())) for at in range(8)],
@@ -703,6 +699,16 @@ MUTANTS: dict[str, tuple[Callable[[], Any], Callable[[], Sequence[Scene]]]] = {
     "no age of data": (
         lambda: mock.patch.object(sweeper, "DATA_AGE", -DAY),
         lambda: [scene(push_other, sweep)],
+    ),
+    "no age of refs": (
+        lambda: leaving_out(sweeper, "_orphans", (" or now - found.uploaded < DATA_AGE", "")),
+        lambda: [scene(push_other, sweep)],
+    ),
+    "refs are taken for those of any link": (
+        lambda: leaving_out(
+            sweeper, "_is_linked", ("(found[0].id, found[1]) == (data_id, nonce)", "found[0].id != data_id")
+        ),
+        lambda: [scene(delete_blob, sweep)],
     ),
     "refs without a nonce of their own": (
         lambda: leaving_out(blobs, "_put_link", ("nonce = new_id(platform)", "nonce = '7' * 32")),
@@ -735,14 +741,13 @@ MUTANTS: dict[str, tuple[Callable[[], Any], Callable[[], Sequence[Scene]]]] = {
         lambda: [scene(put_new, collect_unreferenced)],
     ),
     "the last segment is taken for the digest": (
-        lambda: _both(
-            leaving_out(collection.Collector, "_list", ('kind == "referrers" or "/" not in rest', "True")),
-            leaving_out(collection.Collector, "_see_blob", ("parse_digest(digest)", "pass")),
+        lambda: leaving_out(
+            collection.Collector, "_blobs", ("digest = found.key[prefix:]", "digest = found.key.rpartition('/')[2]")
         ),
         lambda: [scene(put_new, collect_unreferenced)],
     ),
     "links before manifests": (
-        lambda: leaving_out(collection, "_batches", ("for step in steps for", "for step in reversed(steps) for")),
+        lambda: leaving_out(collection, "_deletes", ("for step in steps for", "for step in reversed(steps) for")),
         lambda: [scene(put_new, collect_untagged, troubles=(Trouble(), Trouble("crash", at))) for at in range(8, 14)],
     ),
 }

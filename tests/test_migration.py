@@ -89,6 +89,25 @@ async def test_what_cannot_be_migrated_is_told(registry: FakeRegistry) -> None:
     assert {key: registry.bucket.data(key) for key in before} == before
 
 
+async def test_repositories_that_are_named_like_what_serverless_registry_left(registry: FakeRegistry) -> None:
+    """Their registers, tags and uploads are none of its leftovers, which go."""
+    uuid = f"{'0' * 8}-{'-'.join(['0' * 4] * 3)}-{'0' * 12}"
+    left = [
+        "a/gc/marker",
+        "a/gc/last_update",
+        "a/insertion/last_update",
+        f"a/insertion/{uuid}",
+        f"a/uploads/{uuid}",
+        uuid,
+    ]
+    kept = ["a/gc/_gc", "a/insertion/_gc", "a/gc/manifests/marker", f"a/uploads/{uuid}/{0:016}", f"a/manifests/{uuid}"]
+    for key in (*left, *kept):
+        registry.bucket.seed(key, b"", Attributes(), None)
+    assert (await migrate(registry))["leftovers"] == len(left)
+    assert [key in registry.bucket.objects for key in left] == [False] * len(left)
+    assert [key in registry.bucket.objects for key in kept] == [True] * len(kept)
+
+
 async def test_an_empty_bucket_is_ours_at_once(registry: FakeRegistry) -> None:
     """Nothing to migrate; a bucket with something in it is not declared so."""
     await registry.call("POST", "/v2/a/blobs/uploads/")

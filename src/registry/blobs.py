@@ -39,6 +39,7 @@ _MAX_SR_STEPS = 3
 
 _RANDOM_ID = re.compile(r"[0-9a-f]{32}", re.ASCII)
 _ID_BYTES = 16
+LINK_SIZE = 2 * _ID_BYTES  # bytes of a link of ours: the id of its data
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +124,11 @@ def link_of(stored: StoredObject) -> tuple[Data, str] | None:
     """The data that a link of ours leads to, and the nonce of its ref; None when the object is none."""
     data = _link_target(stored)
     return None if data is None else (data, stored.metadata.get(_REF, ""))
+
+
+def digest_of_ref(ref: StoredObject) -> str | None:
+    """The digest of the blob whose link a ref is for; None for one of an earlier version, which did not note it."""
+    return ref.metadata.get(_DIGEST)
 
 
 def is_sr_link(stored: StoredObject) -> bool:
@@ -212,7 +218,7 @@ async def _put_link(
     nonce = new_id(platform)
     ref = keys.ref(data.id, nonce, name)
     metadata = {_TARGET: data.id, _REF: nonce, _SIZE: str(data.size), _DIGEST: str(digest)}
-    await storage.put(ref, b"")
+    await storage.put(ref, b"", Attributes(metadata={_DIGEST: str(digest)}))
     is_there = await _still_there(platform, data, standing)
     stored = None
     if is_there:

@@ -1,259 +1,297 @@
-"""Collecting a repository's garbage, a bounded number of R2 calls a request (docs/garbage-collection.md).
+"""Collecting a repository's garbage, in one pass and one invocation (docs/garbage-collection.md).
 
-1. Look, without a register: is there anything that may go?
-2. If so, write `mark`, and look again. A push that comes from now on writes `aborted`.
-3. `mark` to `sweep`: only if no push came; else decide again with what was pushed. Pushes wait from now on.
-4. Delete: manifests first, then what nothing refers to, links before their refs.
-5. `sweep` to `idle`.
+1. Look, without a register: what do manifests refer to, and is there anything that may go?
+2. When there is a batch of it, write `mark`, and look at the manifests again: what came since counts. A push that comes
+   from now on writes `aborted`.
+3. `mark` to `sweep`: only if no push came; else look again. Pushes wait from now on.
+4. Delete the batch. `sweep` to `mark`, for the next batch; after the last one to `idle`.
 """
 
-import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+import asyncio
+from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
 
 from registry import blobs, gc_register, keys, manifests
-from registry.calls import Calls
+from registry.calls import Calls, pages
 from registry.errors import Problem, RegistryError
-from registry.garbage import Blob, Contents, Garbage, Manifest, Mode, Referrer, Rules, find_garbage
+from registry.garbage import (
+    BLOBS,
+    MANIFESTS,
+    MIN_TOMBSTONE_AGE,
+    REFERRERS,
+    TAGS,
+    TOMBSTONES,
+    Garbage,
+    Mode,
+    Rules,
+    cut_of,
+)
 from registry.gc_register import Phase, Register
-from registry.log import log
-from registry.manifest_format import parse_stored
-from registry.manifest_references import References, references_of
-from registry.names import RepositoryName, parse_digest
+from registry.inventory import Inventory
+from registry.names import RepositoryName, is_digest
 from registry.platform import Platform
-from registry.storage import MAX_DELETE_KEYS, Attributes, StorageError, StoredObject
+from registry.retention import RetentionRule
+from registry.retries import NEVER, sent_by
+from registry.storage import MAX_DELETE_KEYS, StorageBusy, StorageError, StoredObject
+from registry.walk import Repository
 
-MAX_SWEPT = 4_000  # objects of each kind that one run deletes: a sweep is one request's
+BATCH = 10_000  # objects that are deleted between two looks at the register: a second or two, for which pushes wait
 _ATTEMPTS = 4  # at deciding while pushes come
+_DELETE_DELAYS = (1.1, 2.2)  # seconds before the second and the third attempt: R2 asks for one when it is busy
 _ID_BYTES = 16
+_REGISTER_CALLS = 3  # of a sweep: its beginning, its lease renewed once, its end
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Run:
-    """A collection, from one request to the next."""
+    """A collection: of which repository, by which rules. `found` is what a walk knows of it already."""
 
     id: str
     name: RepositoryName
     rules: Rules
-    is_dry: bool = False
-    mark: str = ""  # etag of the register under which it looks; "" while nothing is marked
-    listed: set[str] = field(default_factory=set)  # what was listed to its end
-    cursors: dict[str, str] = field(default_factory=dict)
-    contents: Contents = field(default_factory=Contents)
-
-    def look_again(self, what: Sequence[str] = ("manifests", "referrers", "blobs")) -> None:
-        """Forget what was listed; what manifests refer to stays known."""
-        for kind in what:
-            self.listed.discard(kind)
-            self.cursors.pop(kind, None)
-            getattr(self.contents, kind).clear()
+    retention: RetentionRule | None = None
+    found: Repository | None = None
 
 
-def begin(platform: Platform, name: RepositoryName, rules: Rules, *, is_dry: bool = False) -> Run:
-    """A new run; a dry one is only to look."""
-    return Run(platform.random_hex(_ID_BYTES), name, rules, is_dry)
+def begin(
+    platform: Platform,
+    name: RepositoryName,
+    rules: Rules,
+    *,
+    retention: RetentionRule | None = None,
+    found: Repository | None = None,
+) -> Run:
+    """A new run."""
+    return Run(platform.random_hex(_ID_BYTES), name, rules, retention, found)
+
+
+class _Candidate(NamedTuple):
+    """Something that may go: a tag, digest or subject and digest; `ref` is the key of the ref behind a link."""
+
+    kind: str
+    name: str
+    size: int = 0  # bytes
+    ref: str = ""
 
 
 class Collector:
-    """One request's work at a run."""
+    """Does a run."""
 
     def __init__(self, platform: Platform, run: Run, calls: Calls) -> None:
         self._platform = platform
         self._storage = platform.storage
         self._run = run
         self._calls = calls
+        self._inventory = Inventory(platform, run.name, calls, run.rules, run.retention)
+        self._objects = None if run.found is None else run.found.objects
+        self._held: Register | None = None  # the register as this run wrote it
+        self._garbage = Garbage()
+
+    @property
+    def manifests_seen(self) -> int:
+        """How many there are, those under tags too."""
+        return self._inventory.seen
 
     async def find(self) -> Garbage:
         """What may go, without a trace. Raises OutOfCalls."""
-        await self._look()
-        return self._garbage()
+        await self._inventory.look(self._objects)
+        async for some in self._candidates():
+            self._note(some)
+        return self._garbage
 
     async def collect(self) -> Garbage:
         """Find and delete; what was deleted. Raises OutOfCalls, and GC_BUSY when another run or pushes are faster."""
-        run = self._run
-        if not run.mark:
-            if not await self.find():
-                return Garbage()
-            run.mark = await self._write_mark(await self._read_register())
-            run.look_again()
-        for _ in range(_ATTEMPTS):
-            garbage = (await self.find()).limited(MAX_SWEPT)
-            batches = _batches(run.name, garbage)
-            self._calls.take(len(batches) + 4)  # the register: read, sweep, renewed at most once, idle
-            seen = await gc_register.read(self._platform, run.name)
-            if seen.run == run.id and seen.phase is Phase.MARK and seen.etag == run.mark:
-                if not garbage:
-                    await gc_register.swap(self._platform, run.name, seen, Phase.IDLE, run.id)
-                    return garbage
-                held = await gc_register.swap(self._platform, run.name, seen, Phase.SWEEP, run.id)
-                if held is not None:
-                    await self._sweep(held, batches)
-                    return garbage
-            self._calls.left += len(batches)
-            # A push came: what it stored counts, and what was found before may only shrink.
-            run.mark = await self._write_mark(await self._read_register())
-            run.look_again(("manifests",))
-        raise RegistryError(Problem.GC_BUSY, "pushes come faster than garbage can be told from them; try again later")
+        await self._inventory.look(self._objects)
+        if self._objects is not None:
+            # Enough to see that nothing may go. What goes is listed anew: it may be in use by now.
+            if not [one async for some in self._candidates() for one in some]:
+                return self._garbage
+            self._objects = None
+        batch: list[_Candidate] = []
+        try:
+            async for some in self._candidates():
+                batch += some
+                if len(batch) >= BATCH:
+                    await self._sweep(batch, Phase.MARK)
+                    batch.clear()
+            if batch:
+                await self._sweep(batch, Phase.IDLE)
+        finally:
+            if self._held is not None and self._held.phase is Phase.MARK:
+                await self._write(Phase.IDLE)
+        return self._garbage
 
-    # ------------------------------------------------------------------ the register
-    async def _read_register(self) -> Register:
-        self._calls.take(2)
-        return await gc_register.read(self._platform, self._run.name)
+    def _note(self, candidates: Sequence[_Candidate]) -> None:
+        for one in candidates:
+            self._garbage.note(one.kind, one.name, one.size)
 
-    async def _write_mark(self, seen: Register) -> str:
-        run = self._run
-        is_ours = seen.run == run.id and seen.phase is not Phase.SWEEP
-        if not is_ours and not gc_register.may_take_over(self._platform, seen):
-            raise RegistryError(Problem.GC_BUSY)
-        marked = await gc_register.swap(self._platform, run.name, seen, Phase.MARK, run.id)
-        if marked is None or marked.etag is None:
-            raise RegistryError(Problem.GC_BUSY)
-        return marked.etag
+    # ------------------------------------------------------------------ what may go
+    async def _candidates(self) -> AsyncIterator[Sequence[_Candidate]]:
+        """In the order in which it goes: a manifest before its blobs, so that none is left without."""
+        tags = self._inventory.expired
+        for at in range(0, len(tags), BATCH):
+            yield [_Candidate(TAGS, tag) for tag in tags[at : at + BATCH]]
+        if self._inventory.has_tombstones or 0 in self._inventory.alive:
+            async for objects in self._pages("manifests"):
+                yield [*self._manifests(objects)]
+        async for objects in self._pages("_referrers"):
+            yield [*self._referrers(objects)]
+        if self._run.rules.mode is not Mode.DELETED:
+            async for objects in self._pages("blobs"):
+                yield await self._blobs(objects)
 
-    async def _sweep(self, held: Register, batches: Sequence[Sequence[str]]) -> None:
-        """Delete, each batch only with more of the lease left than a call may take."""
-        for batch in batches:
-            if held.lease - self._platform.now() <= gc_register.MARGIN_SECONDS:
-                renewed = await gc_register.swap(self._platform, self._run.name, held, Phase.SWEEP, self._run.id)
-                if renewed is None:
-                    raise RegistryError(Problem.GC_BUSY)
-                held = renewed
-            await self._storage.delete(batch)
-        await gc_register.swap(self._platform, self._run.name, held, Phase.IDLE, self._run.id)
+    async def _pages(self, folder: str) -> AsyncIterator[Sequence[StoredObject]]:
+        found, prefix = self._run.found, keys.folder(self._run.name, folder)
+        if found is None or folder in found.has:
+            async for objects in pages(self._platform, self._calls, prefix, self._objects):
+                yield objects
 
-    # ------------------------------------------------------------------ looking
-    def _garbage(self) -> Garbage:
-        return find_garbage(self._run.contents, self._run.rules, self._platform.now())
+    def _manifests(self, objects: Sequence[StoredObject]) -> Iterator[_Candidate]:
+        age = max(self._run.rules.grace, MIN_TOMBSTONE_AGE)
+        for found in objects:
+            reference = found.key[len(keys.manifests(self._run.name)) :]
+            if "/" in reference:
+                continue  # of a repository that is named like this folder
+            if manifests.is_tombstone(found):
+                if self._platform.now() - found.uploaded >= age:
+                    self._inventory.going[reference] = found.uploaded
+                    yield _Candidate(TOMBSTONES, reference)
+            elif is_digest(reference) and self._inventory.goes(reference):
+                yield _Candidate(MANIFESTS, reference)
 
-    async def _look(self) -> None:
-        # Entries of referrers before manifests: a push writes them in the other order.
-        await self._list("referrers", f"{self._run.name}/_referrers/", self._see_referrer, with_metadata=False)
-        await self._list("manifests", keys.manifests(self._run.name), self._see_manifest, with_metadata=True)
-        await self._read_unknown()
-        await self._list("blobs", keys.blobs(self._run.name), self._see_blob, with_metadata=True)
+    def _referrers(self, objects: Sequence[StoredObject]) -> Iterator[_Candidate]:
+        for found in objects:
+            name = found.key[len(keys.folder(self._run.name, "_referrers")) :]
+            if self._is_old(found) and is_digest(name.partition("/")[2]):
+                candidate = _Candidate(REFERRERS, name)
+                if self._is_garbage(candidate):
+                    yield candidate
 
-    async def _list(self, kind: str, prefix: str, see: Any, *, with_metadata: bool) -> None:
-        run = self._run
-        while kind not in run.listed:
-            self._calls.take()
-            page = await self._storage.list(prefix, cursor=run.cursors.get(kind), with_metadata=with_metadata)
-            for found in page.objects:
-                rest = found.key.removeprefix(prefix)
-                if kind == "referrers" or "/" not in rest:  # else of a repository that is named like this folder
-                    see(found, rest)
-            if page.cursor is None:
-                run.listed.add(kind)
+    async def _blobs(self, objects: Sequence[StoredObject]) -> list[_Candidate]:
+        prefix, is_alive = len(keys.blobs(self._run.name)), self._inventory.alive
+        index, candidates = self._inventory.contents.blobs, []
+        links: list[StoredObject] = []
+        for found in objects:
+            digest = found.key[prefix:]
+            if not is_digest(digest) or index.has(cut_of(digest), is_alive) or not self._is_old(found):
+                continue
+            if found.size == blobs.LINK_SIZE:
+                links.append(found)
             else:
-                run.cursors[kind] = page.cursor
+                candidates.append(_Candidate(BLOBS, digest, found.size))
+        return candidates + await self._links(links)
 
-    def _see_manifest(self, found: StoredObject, reference: str) -> None:
-        contents = self._run.contents
-        digest = reference if ":" in reference else str(found.checksum or "") or None
-        is_tombstone = manifests.is_tombstone(found)
-        contents.manifests[reference] = Manifest(reference, found.etag, found.uploaded, digest, is_tombstone)
-        if not is_tombstone:
-            references = manifests.references_in(found)
-            if references is not None:
-                contents.references[found.etag] = references
+    async def _links(self, links: Sequence[StoredObject]) -> list[_Candidate]:
+        """What is as short as a link of ours, with its ref. Where calls are missing, the sweeper finds the ref."""
+        prefix, candidates = len(keys.blobs(self._run.name)), []
+        for at in range(0, len(links), blobs.IN_FLIGHT):
+            some: Sequence[StoredObject | None] = links[at : at + blobs.IN_FLIGHT]
+            if self._objects is None and 2 * self._calls.left > self._calls.taken:  # a third is for the rest
+                self._calls.take(len(some))
+                some = await asyncio.gather(*(self._storage.head(found.key) for found in links[at : at + len(some)]))
+            for found in some:
+                if found is not None:
+                    size, ref = self._behind(found)
+                    candidates.append(_Candidate(BLOBS, found.key[prefix:], size, ref))
+        return candidates
 
-    async def _read_unknown(self) -> None:
-        """Read the manifests whose metadata does not say what they refer to: SR's, and very large ones."""
-        contents = self._run.contents
-        for one in list(contents.manifests.values()):
-            if one.is_tombstone or one.etag in contents.references:
-                continue
-            self._calls.take()
-            key = keys.manifests(self._run.name) + one.reference
-            stored = await self._storage.get(key)
-            if stored is None or stored.object.etag != one.etag:
-                if stored is not None:
-                    await stored.body.cancel()
-                # It was deleted since, or another one pushed; and that would make us decide again.
-                del contents.manifests[one.reference]
-                continue
-            data = await stored.body.read(stored.object.size)
-            try:
-                manifest = parse_stored(data, stored.object.content_type)
-            except RegistryError as error:
-                message = f"manifest {one.reference} cannot be read: {error.message}. Nobody knows what is garbage"
-                raise RegistryError(Problem.GC_UNSAFE, f"{message} until it is deleted") from None
-            contents.references[one.etag] = references_of(manifest)
-
-    def _see_referrer(self, found: StoredObject, rest: str) -> None:
-        subject, _, digest = rest.partition("/")
-        self._run.contents.referrers.append(Referrer(subject, digest, found.uploaded))
-
-    def _see_blob(self, found: StoredObject, digest: str) -> None:
-        run = self._run
-        if self._platform.now() - found.uploaded < run.rules.grace or blobs.is_sr_link(found):
-            return
+    def _behind(self, found: StoredObject) -> tuple[int, str]:
+        """Of a link the size of its data, and its ref."""
         try:
             link = blobs.link_of(found)
-            parse_digest(digest)
-        except (StorageError, RegistryError):
-            log("not-collected", key=found.key, reason="it cannot be understood")
+        except StorageError:
+            link = None  # it is damaged
+        if link is None:
+            return found.size, ""
+        return link[0].size, keys.ref(link[0].id, link[1], self._run.name) if link[1] else ""
+
+    def _is_old(self, found: StoredObject) -> bool:
+        return self._platform.now() - found.uploaded >= self._run.rules.grace
+
+    def _is_garbage(self, candidate: _Candidate) -> bool:
+        """Whether it may go, by what is known by now."""
+        inventory = self._inventory
+        if candidate.kind in (TAGS, TOMBSTONES):
+            return candidate.name in inventory.going
+        if candidate.kind == BLOBS:
+            return not inventory.contents.blobs.has(cut_of(candidate.name), inventory.alive)
+        if candidate.kind == MANIFESTS:
+            return inventory.goes(candidate.name)
+        return not inventory.stays(candidate.name.partition("/")[2])
+
+    # ------------------------------------------------------------------ deleting it
+    async def _sweep(self, candidates: Sequence[_Candidate], then: Phase) -> None:
+        """Delete a batch, and leave the register in the phase `then`."""
+        for _ in range(_ATTEMPTS):
+            if self._held is None:
+                await self._mark()
+                await self._inventory.look_again()
+            batch = [one for one in candidates if self._is_garbage(one)]
+            if not batch:
+                return
+            deletes = _deletes(self._run.name, batch)
+            self._calls.take(len(deletes) + _REGISTER_CALLS)
+            if not await self._write(Phase.SWEEP):
+                continue
+            is_certain = True
+            for some in deletes:
+                is_certain = await self._delete(some) and is_certain
+            self._note(batch)
+            for one in batch:
+                self._inventory.going.pop(one.name, None)
+            if is_certain:
+                await self._write(then)
+            else:
+                # An attempt that failed may still land, and nobody may rely on anything until it cannot any more.
+                self._held = None
             return
-        blob = Blob(digest, found.size, found.uploaded)
-        if link is not None:
-            blob = replace(blob, size=link[0].size, data_id=link[0].id, ref=link[1])
-        run.contents.blobs.append(blob)
+        raise RegistryError(Problem.GC_BUSY, "pushes come faster than garbage can be told from them; try again later")
+
+    async def _mark(self) -> None:
+        self._calls.take(2)
+        seen = await gc_register.read(self._platform, self._run.name)
+        is_ours = seen.run == self._run.id and seen.phase is not Phase.SWEEP
+        if is_ours or gc_register.may_take_over(self._platform, seen):
+            self._held = await gc_register.swap(self._platform, self._run.name, seen, Phase.MARK, self._run.id)
+        if self._held is None:
+            raise RegistryError(Problem.GC_BUSY)
+
+    async def _write(self, phase: Phase) -> bool:
+        """Go on to another phase, unless somebody else wrote the register."""
+        assert self._held is not None
+        held, self._held = self._held, None
+        self._held = await gc_register.swap(self._platform, self._run.name, held, phase, self._run.id)
+        return self._held is not None
+
+    async def _delete(self, batch: Sequence[str]) -> bool:
+        """Delete, each attempt only with more of the lease left than a call may take; whether each had an answer."""
+        is_certain = True
+        for delay in (*_DELETE_DELAYS, None):
+            assert self._held is not None
+            is_short = self._held.lease - self._platform.now() <= gc_register.MARGIN_SECONDS
+            if is_short and not await self._write(Phase.SWEEP):
+                raise RegistryError(Problem.GC_BUSY)
+            try:
+                with sent_by(NEVER):
+                    await self._storage.delete(batch)
+            except StorageError as error:
+                is_certain = is_certain and isinstance(error, StorageBusy)
+                if delay is None:
+                    raise
+                await self._platform.sleep(delay)
+            else:
+                break
+        return is_certain
 
 
-def _batches(name: RepositoryName, garbage: Garbage) -> list[list[str]]:
-    """The keys to delete, in order: who breaks off in between leaves garbage, and no manifest without its blobs."""
-    prefix = keys.manifests(name)
+def _deletes(name: RepositoryName, batch: Sequence[_Candidate]) -> list[list[str]]:
+    """The keys to delete, in order: tags, manifests, what nothing refers to, links before their refs."""
+    folders = {kind: keys.manifests(name) for kind in (TAGS, MANIFESTS, TOMBSTONES)}
+    folders |= {REFERRERS: keys.folder(name, "_referrers"), BLOBS: keys.blobs(name)}
     steps = (
-        [prefix + one.reference for one in garbage.manifests],
-        [
-            *(f"{name}/_referrers/{one.subject}/{one.digest}" for one in garbage.referrers),
-            *(prefix + one.reference for one in garbage.tombstones),
-            *(f"{keys.blobs(name)}{one.digest}" for one in garbage.blobs),
-        ],
-        [keys.ref(one.data_id, one.ref, name) for one in garbage.blobs if one.ref],
+        *([folders[kind] + one.name for one in batch if one.kind == kind] for kind in (TAGS, MANIFESTS)),
+        [folders[one.kind] + one.name for one in batch if one.kind not in (TAGS, MANIFESTS)],
+        [one.ref for one in batch if one.ref],
     )
     return [step[at : at + MAX_DELETE_KEYS] for step in steps for at in range(0, len(step), MAX_DELETE_KEYS)]
-
-
-# ---------------------------------------------------------------------- between requests
-async def save(platform: Platform, run: Run) -> None:
-    """Keep a run for another request."""
-    value = asdict(run)
-    value["rules"]["mode"] = run.rules.mode.value
-    text = json.dumps(value, default=sorted)
-    nonce = Attributes("application/json", {"nonce": platform.random_hex(8)})
-    await platform.storage.put(keys.gc_run(run.id), text.encode(), nonce)
-
-
-async def load(platform: Platform, name: RepositoryName, run_id: str) -> Run | None:
-    """A run that was kept; None when there is none of that id for this repository."""
-    stored = await platform.storage.get(keys.gc_run(run_id))
-    if stored is None:
-        return None
-    value: dict[str, Any] = json.loads(await stored.body.read(stored.object.size))
-    if value["name"] != name:
-        return None
-    rules, contents = value["rules"], value["contents"]
-    return Run(
-        value["id"],
-        name,
-        Rules(Mode(rules["mode"]), rules["grace"], rules["untagged_age"], frozenset(rules["without_tags"])),
-        value["is_dry"],
-        value["mark"],
-        set(value["listed"]),
-        value["cursors"],
-        Contents(
-            {reference: Manifest(**one) for reference, one in contents["manifests"].items()},
-            {
-                etag: References(frozenset(one["blobs"]), frozenset(one["children"]), one["subject"])
-                for etag, one in contents["references"].items()
-            },
-            [Referrer(**one) for one in contents["referrers"]],
-            [Blob(**one) for one in contents["blobs"]],
-        ),
-    )
-
-
-async def forget(platform: Platform, run_id: str) -> None:
-    """A run is over."""
-    await platform.storage.delete([keys.gc_run(run_id)])

@@ -208,26 +208,24 @@ class Migrate(Endpoint):
 
 @dataclass(frozen=True, slots=True)
 class CollectGarbage(InRepository):
-    """POST /v2/<name>/gc, as SR has it. `grace` is in seconds; `cursor` goes on with an earlier one."""
+    """POST /v2/<name>/gc, as SR has it. `grace` is in seconds."""
 
     row, method, access = "gc", "POST", _DELETE
     mode: Mode
     grace: int | None
     dry_run: bool
-    cursor: str | None
 
 
 @dataclass(frozen=True, slots=True)
 class VerifyRepository(InRepository):
-    """GET /v2/<name>/gc?mode=verify: whether everything is there. `cursor`: the last manifest that was looked at."""
+    """GET /v2/<name>/gc?mode=verify: whether everything is there."""
 
     row, method, access = "verify", "GET", _DELETE
-    cursor: Reference | None
 
 
 @dataclass(frozen=True, slots=True)
 class PreviewRetention(Endpoint):
-    """GET /v2/_retention: what the rules would delete now. `last`: the repository to go on behind."""
+    """GET /v2/_retention: what the rules would delete now. `last`: where an answer before ended."""
 
     row, method, access = "retention", "GET", _DELETE
     last: str | None

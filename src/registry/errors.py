@@ -41,6 +41,7 @@ class Problem(Enum):
     NOT_MIGRATED = ("UNSUPPORTED", 409, "the bucket still has links of serverless-registry: POST /v2/_migrate first")
     GC_BUSY = ("UNSUPPORTED", 409, "garbage of this repository is being collected by another run; try again later")
     GC_UNSAFE = ("UNSUPPORTED", 409, "a manifest cannot be read, so nobody knows what is garbage")
+    NEEDS_MORE_CALLS = ("UNSUPPORTED", 409, "this takes more R2 calls than R2_CALLS allows")
     BAD_REQUEST = ("UNSUPPORTED", 400, "the request cannot be understood")  # no row of the spec fits better
     NOT_FOUND = ("UNSUPPORTED", 404, "there is nothing at this path")  # not a path of the spec
     TOO_SLOW = ("UNSUPPORTED", 408, "the body did not arrive in time; try again")

@@ -11,12 +11,14 @@ from registry import keys
 from registry.errors import Problem, RegistryError
 from registry.names import RepositoryName
 from registry.platform import Platform
+from registry.retries import NEVER, sent_by
 from registry.storage import ABSENT, Attributes, StorageError
 
 LEASE_SECONDS = 120  # for which a run owns the register since it last wrote it
 # The one assumption about time: a call that was sent before its run's lease ended lands within this many seconds.
 MARGIN_SECONDS = 60
 WAIT_SECONDS = 20.0  # that a push waits for the end of a sweep, then 503
+FORGET_SECONDS = 24 * 3600  # since a lease ended, after which an empty repository loses its register
 _POLL_SECONDS = 1.0
 _RETRY_AFTER = {"Retry-After": "10"}  # seconds
 _NONCE_BYTES = 8
@@ -91,6 +93,24 @@ async def note_push(platform: Platform, name: RepositoryName) -> bool:
         if await swap(platform, name, replace(seen, is_pushed=True), phase, seen.run) is not None:
             return True
     return False
+
+
+async def remove(platform: Platform, name: RepositoryName, *, keep_pushed: bool) -> None:
+    """Delete the register of a repository that has nothing else, if nobody wrote it for a day.
+
+    With `keep_pushed`, one that says that somebody pushed here stays (`note_push`).
+
+    Who saw an older register would take its absence for that of then: no request lives so long. R2 deletes under no
+    condition, so the register is taken over first.
+    """
+    seen = await read(platform, name)
+    if platform.now() - seen.lease < FORGET_SECONDS or not may_take_over(platform, seen):
+        return
+    if keep_pushed and seen.is_pushed:
+        return
+    if await swap(platform, name, seen, Phase.SWEEP, seen.run) is not None:
+        with sent_by(NEVER):  # a second attempt could delete a newer register
+            await platform.storage.delete([keys.gc_register(name)])
 
 
 async def interrupt(platform: Platform, name: RepositoryName) -> None:

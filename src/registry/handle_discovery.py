@@ -1,12 +1,12 @@
 """Answers to end-8, end-12 and the catalogue: what there is."""
 
 from registry import discovery, referrers
+from registry.calls import Calls
 from registry.endpoints import Endpoint, ListReferrers, ListRepositories, ListTags
 from registry.errors import Problem, RegistryError
 from registry.http import Request, Response, json_response
 from registry.manifest_format import OCI_INDEX
 from registry.paths import build
-from registry.permissions import Access
 from registry.registry import Registry
 from registry.sealed import is_sealed, seal, unseal
 from registry.transfer import send
@@ -17,7 +17,9 @@ _CURSORS = "cursors of the catalogue"  # what their key is derived for
 async def list_tags(registry: Registry, endpoint: ListTags, request: Request) -> Response:
     """end-8: tags in lexical order, a page at a time; n=0 is an empty list without a Link."""
     count = discovery.MAX_PAGE if endpoint.count is None else min(endpoint.count, discovery.MAX_PAGE)
-    page = await discovery.list_tags(registry.platform, endpoint.name, count, endpoint.last)
+    page = await discovery.list_tags(
+        registry.platform, endpoint.name, count, endpoint.last, Calls(registry.settings.r2_calls)
+    )
     if page is None:
         raise RegistryError(Problem.NAME_UNKNOWN, details=[{"name": endpoint.name}])
     headers = {}
@@ -45,17 +47,20 @@ async def list_repositories(registry: Registry, endpoint: ListRepositories, requ
     assert request.caller is not None  # admitted
     visible = registry.auth.listing(request.caller)
     count = discovery.MAX_PAGE if endpoint.count is None else min(endpoint.count, discovery.MAX_PAGE)
-    last = endpoint.last
-    if last is not None and is_sealed(last):
-        last = unseal(await registry.signing_key.derive(_CURSORS), last)
-        if last is None:
+    position = f"{endpoint.last}/" if endpoint.last else ""
+    if endpoint.last is not None and is_sealed(endpoint.last):
+        unsealed = unseal(await registry.signing_key.derive(_CURSORS), endpoint.last)
+        if unsealed is None:
             raise RegistryError(Problem.BAD_REQUEST, "last is not from a Link of this registry: begin without it")
-    page = await discovery.list_repositories(registry.platform, count, last, visible)
+        position = unsealed
+    page = await discovery.list_repositories(
+        registry.platform, count, position, visible, Calls(registry.settings.r2_calls)
+    )
     headers = {}
-    if page.last is not None:
-        is_visible = Access.PULL in visible.on(page.last)
-        cursor = page.last if is_visible else seal(await registry.signing_key.derive(_CURSORS), page.last)
-        headers["Link"] = _next(ListRepositories(count, cursor))
+    if page.position is not None:
+        # Where the calls were spent may be a name that the caller must not learn.
+        last = page.names[-1] if page.is_full else seal(await registry.signing_key.derive(_CURSORS), page.position)
+        headers["Link"] = _next(ListRepositories(count, last))
     return json_response(200, {"repositories": list(page.names)}, headers)
 
 

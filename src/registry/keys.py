@@ -14,14 +14,14 @@ Written by SR and by us, read the same::
 Ours alone::
 
     _data/<random id>                     a large blob's bytes: written once, never replaced, of no repository
-    _refs/<random id>/<nonce>/<name>      "a link of <name> leads to _data/<random id>": written before that link
+    _refs/<random id>/<nonce>/<name>      "a link of <name> leads to _data/<random id>": written before that link;
+                                          its metadata has the digest, by which the link is found
     _refs/<random id>/!condemned          "_data/<random id> is being deleted"
     <name>/uploads/<session>/<start>      an entry of an upload session's log (`registry.upload_log`)
     _registry/session-secret              the secret behind every key that signs (`registry.signing_key`)
     _registry/format                      the bucket is in our format: nothing of SR's is left to migrate
     _registry/migration                   how far the migration is
     <name>/_gc                            the register of garbage collection (`registry.gc_register`)
-    _registry/gc/<run>                    a run of garbage collection that needs another request (`registry.collection`)
     _registry/cron                        how far the clean-up that runs by itself is (`registry.upkeep`)
 
 No repository name begins with "_", and names may contain "blobs", "manifests" and "uploads" as segments: a key is
@@ -35,16 +35,21 @@ SIGNING_KEY = "_registry/session-secret"
 FORMAT = "_registry/format"
 MIGRATION = "_registry/migration"
 CRON = "_registry/cron"
-GC_RUNS = "_registry/gc/"
 DATA = "_data/"
 REFS = "_refs/"
 # Everything that belongs to no repository begins so, and no repository name does.
 OURS = "_"
-# The folders of a repository, SR's among them.
-REPOSITORY_FOLDERS = frozenset({"blobs", "gc", "insertion", "manifests", "uploads"})
+# The folders of a repository, and its register.
+REPOSITORY_FOLDERS = frozenset({"_referrers", "blobs", "manifests", "uploads"})
+REGISTER = "_gc"
 
 # Digits of a start offset in a key, so that keys sort as numbers do: 10^16 bytes are more than an R2 object can have.
 _OFFSET_DIGITS = 16
+
+
+def folder(name: RepositoryName, kind: str) -> str:
+    """The prefix of one of REPOSITORY_FOLDERS."""
+    return f"{name}/{kind}/"
 
 
 def blobs(name: RepositoryName) -> str:
@@ -55,6 +60,11 @@ def blobs(name: RepositoryName) -> str:
 def just_before(key: str) -> str:
     """Where a listing starts that is to include `key`, which ends in a hex digit: no other key lies between."""
     return key[:-1] + chr(ord(key[-1]) - 1) + "~"
+
+
+def behind(folder: str) -> str:
+    """Where a listing starts that is to skip everything in `folder`, which ends with "/"."""
+    return folder[:-1] + chr(ord("/") + 1)
 
 
 def blob(name: RepositoryName, digest: Digest) -> str:
@@ -104,12 +114,7 @@ def condemned(data_id: str) -> str:
 
 def gc_register(name: RepositoryName) -> str:
     """The register of a repository."""
-    return f"{name}/_gc"
-
-
-def gc_run(run: str) -> str:
-    """The state of a run."""
-    return f"{GC_RUNS}{run}"
+    return f"{name}/{REGISTER}"
 
 
 def log(name: RepositoryName, session: str) -> str:

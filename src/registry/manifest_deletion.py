@@ -59,11 +59,6 @@ async def delete_manifest(platform: Platform, name: RepositoryName, digest: Dige
     raise StorageBusy("the manifest is pushed again and again while it is deleted")
 
 
-async def retire_tag(platform: Platform, tag: StoredObject) -> bool:
-    """Delete a tag that was listed, unless it was pushed since; False when it was."""
-    return await entomb(platform, tag, NotAfter(tag.uploaded))
-
-
 async def entomb(platform: Platform, stored: StoredObject, only_if: str | NotAfter, subject: str = "") -> bool:
     """Replace an object by a tombstone; False when another one lies there now."""
     metadata = {_REPLACED: stored.etag, _SUBJECT: subject, _NONCE: platform.random_hex(8)}

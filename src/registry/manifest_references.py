@@ -4,6 +4,8 @@ A digest is cut to its first 96 bits. Two that begin alike only keep something a
 """
 
 import base64
+import struct
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from registry.manifest_format import Manifest
@@ -36,6 +38,12 @@ def short(digest: str) -> str:
 def hex_of(cut: str) -> str:
     """The hex digits with which a cut digest begins."""
     return base64.urlsafe_b64decode(cut).hex()
+
+
+def cuts(shorts: Iterable[str]) -> Iterator[int]:
+    """The first 8 bytes of each of some cut digests, as a number (`registry.garbage`)."""
+    for (cut,) in struct.iter_unpack(">Q4x", base64.urlsafe_b64decode("".join(shorts))):
+        yield cut
 
 
 def references_of(manifest: Manifest) -> References:

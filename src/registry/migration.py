@@ -6,7 +6,8 @@ may be deleted while there are any. The migration
 - turns every link of SR's into one of ours: a small blob is copied, a large one's bytes become a data object, once,
   that all repositories link to;
 - writes the referrers entries of manifests that an SR without a referrers list took (spec, "Enabling the Referrers
-  API"), and counts the tags in which clients kept such lists themselves.
+  API"), and counts the tags in which clients kept such lists themselves;
+- deletes what SR left beside blobs and manifests: whoever was pushing to it begins again here.
 """
 
 import json
@@ -29,6 +30,11 @@ _MAX_PROBLEMS = 100  # that are kept for the operator
 _REFERRERS_TAG = re.compile(r".*/manifests/sha(256-[a-f0-9]{64}|512-[a-f0-9]{64,128})", re.ASCII)
 
 
+_UUID = "[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}(-helper)?"
+# What SR leaves beside blobs and manifests: marks of its garbage collection, states of uploads, and their data.
+_LEFTOVER = re.compile(rf".+/(gc|insertion)/(marker|last_update|{_UUID})|.+/uploads/{_UUID}|{_UUID}", re.ASCII)
+
+
 @dataclass(slots=True)
 class Migration:
     """How far the migration is. Counts are of everything done so far."""
@@ -40,6 +46,7 @@ class Migration:
     copied_bytes: int = 0
     referrers: int = 0  # entries written
     referrers_tags: int = 0  # lists that clients keep in tags
+    leftovers: int = 0  # of SR's, that were deleted
     problems: list[str] = field(default_factory=list)  # keys that could not be migrated, and why
 
 
@@ -98,6 +105,10 @@ async def _note_done(platform: Platform) -> None:
 async def _migrate(platform: Platform, migration: Migration, found: StoredObject) -> int:
     """Look at one object; returns how many calls it took at most."""
     migration.objects += 1
+    if _LEFTOVER.fullmatch(found.key):
+        await platform.storage.delete([found.key])
+        migration.leftovers += 1
+        return 1
     if _REFERRERS_TAG.fullmatch(found.key):
         migration.referrers_tags += 1
     blob = keys.parse_blob(found.key)

@@ -22,6 +22,7 @@ MAX_NAME_LENGTH = 255
 
 # Algorithm -> hex digits. The algorithms the image spec registers and Web Crypto's DigestStream computes.
 ALGORITHMS = {"sha256": 64, "sha512": 128}
+_SUPPORTED = re.compile("|".join(f"{name}:[a-f0-9]{{{digits}}}" for name, digits in ALGORITHMS.items()), re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +66,11 @@ def parse_digest(text: str) -> Digest:
     if len(encoded) != digits or _HEX.fullmatch(encoded) is None:
         raise RegistryError(Problem.DIGEST_INVALID, f"a {algorithm} digest has {digits} lower-case hex digits")
     return Digest(algorithm, encoded)
+
+
+def is_digest(text: str) -> bool:
+    """Whether `text` is a digest of a supported algorithm."""
+    return _SUPPORTED.fullmatch(text) is not None
 
 
 def is_tag(text: str) -> bool:

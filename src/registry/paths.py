@@ -37,13 +37,12 @@ from registry.endpoints import (
     VerifyRepository,
 )
 from registry.errors import Problem, RegistryError
-from registry.garbage import Mode
+from registry.garbage import Mode, parse_mode
 from registry.names import Digest, Reference, RepositoryName, Tag, is_tag, parse_digest, parse_name, parse_reference
 
 # ?tag= of one manifest: two R2 calls each. The specification asks for 10 at least.
 MAX_TAGS = 50
 _OFFSET_DIGITS = 15  # of bytes; R2's largest object has 13
-_RUN = re.compile(r"[0-9a-f]{32}", re.ASCII)  # the id of a collection
 
 
 class Query:
@@ -165,23 +164,19 @@ def _put_manifest(name: str, last: str, query: Query) -> Endpoint:
 def _collect(name: str, _: str, query: Query) -> Endpoint:
     mode = query.one("mode")
     try:
-        chosen = Mode.UNREFERENCED if mode is None else Mode(mode)
-    except ValueError:
-        raise RegistryError(Problem.BAD_REQUEST, "mode is unreferenced or untagged") from None
+        chosen = Mode.UNREFERENCED if mode is None else parse_mode(mode)
+    except ValueError as error:
+        raise RegistryError(Problem.BAD_REQUEST, f"mode: {error}") from None
     is_dry = query.one("dry_run")
     if is_dry not in (None, "", "true", "false"):
         raise RegistryError(Problem.BAD_REQUEST, "dry_run is true or false")
-    cursor = query.one("cursor")
-    if cursor is not None and _RUN.fullmatch(cursor) is None:
-        raise RegistryError(Problem.BAD_REQUEST, "cursor is what an earlier answer had as its cursor")
-    return CollectGarbage(parse_name(name), chosen, query.count("grace"), is_dry in ("", "true"), cursor)
+    return CollectGarbage(parse_name(name), chosen, query.count("grace"), is_dry in ("", "true"))
 
 
 def _verify(name: str, _: str, query: Query) -> Endpoint:
     if query.one("mode") != "verify":
         raise RegistryError(Problem.BAD_REQUEST, "GET takes mode=verify; garbage is collected with POST")
-    cursor = query.one("cursor")
-    return VerifyRepository(parse_name(name), None if cursor is None else parse_reference(cursor))
+    return VerifyRepository(parse_name(name))
 
 
 def _referrers(name: str, digest: str, query: Query) -> Endpoint:
@@ -252,12 +247,11 @@ def build(endpoint: Endpoint) -> str:
             return "/v2/_migrate"
         case PreviewRetention(last):
             return "/v2/_retention" + _query(("last", last))
-        case CollectGarbage(name, mode, grace, dry_run, cursor):
+        case CollectGarbage(name, mode, grace, dry_run):
             dry = "true" if dry_run else None
-            pairs = (("mode", mode.value), ("grace", grace), ("dry_run", dry), ("cursor", cursor))
-            return f"/v2/{name}/gc" + _query(*pairs)
-        case VerifyRepository(name, cursor):
-            return f"/v2/{name}/gc" + _query(("mode", "verify"), ("cursor", cursor))
+            return f"/v2/{name}/gc" + _query(("mode", mode.value), ("grace", grace), ("dry_run", dry))
+        case VerifyRepository(name):
+            return f"/v2/{name}/gc" + _query(("mode", "verify"))
         case GetToken(scopes, offline):
             asked = [("scope", scope) for scope in scopes]
             return "/v2/token" + _query(*asked, ("offline_token", "true" if offline else None))

@@ -1,20 +1,18 @@
 """Retention: which tags are kept, by rules per repository; what no tag reaches any more is then garbage."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from registry.calls import Calls
-from registry.discovery import tag_pages
 from registry.garbage import MIN_UNTAGGED_AGE
-from registry.manifest_deletion import retire_tag
 from registry.names import RepositoryName
 from registry.permissions import Glob, parse_glob, parse_repository_glob
-from registry.platform import Platform
 from registry.setting_lists import check_members, parse_list, read_number
-from registry.storage import StoredObject
 
 _DAY = 24 * 3600  # seconds
 _MAX_NUMBER = 100_000
+# Tags that belong to an image: spec, "Referrers Tag Schema", and cosign's signatures, attestations and SBOMs.
+_ATTACHED = re.compile(r"(sha256-[a-f0-9]{64}|sha512-[a-f0-9]{64,128})(\.[a-z0-9.]+)?", re.ASCII)
 _MEMBERS = ("repositories", "keep_newest", "keep_days", "keep_tags", "delete_untagged_after_days")
 
 
@@ -33,18 +31,27 @@ class RetentionRule:
         """Seconds after which a manifest without a tag is garbage."""
         return None if self.untagged_days is None else max(self.untagged_days * _DAY, MIN_UNTAGGED_AGE)
 
-    def expired(self, tags: Sequence[StoredObject], names: Sequence[str], now: float) -> list[StoredObject]:
-        """Those of all `tags` of a repository that go; `names` are theirs."""
+    def kept(self, tags: Sequence[str], put: Sequence[float], counts: Sequence[bool], now: float) -> bytearray:
+        """Of all tags of a repository, 1 for each that stays; `put` says when they were, in seconds since the epoch.
+
+        Only those that `counts` marks are among the newest.
+        """
         if self.keep_newest is None and self.keep_days is None:
-            return []
-        newest_first = sorted(range(len(tags)), key=lambda at: (-tags[at].uploaded, names[at]))
-        expired = []
-        for rank, at in enumerate(newest_first):
-            is_new = self.keep_newest is not None and rank < self.keep_newest
-            is_young = self.keep_days is not None and now - tags[at].uploaded < self.keep_days * _DAY
-            if not (is_new or is_young or any(glob.matches(names[at]) for glob in self.keep_tags)):
-                expired.append(tags[at])
-        return expired
+            return bytearray(b"\1") * len(tags)
+        kept = bytearray(len(tags))
+        newest_first = sorted((at for at, one in enumerate(counts) if one), key=lambda at: (-put[at], tags[at]))
+        for at in newest_first[: self.keep_newest or 0]:
+            kept[at] = 1
+        for at, tag in enumerate(tags):
+            is_young = self.keep_days is not None and now - put[at] < self.keep_days * _DAY
+            kept[at] |= is_young or any(glob.matches(tag) for glob in self.keep_tags)
+        return kept
+
+
+def attached_to(tag: str) -> str | None:
+    """The digest of the image that a tag belongs to, of sha512 perhaps its beginning; None when it belongs to none."""
+    match = _ATTACHED.fullmatch(tag)
+    return None if match is None else match[1].replace("-", ":")
 
 
 def parse_rules(text: str) -> tuple[RetentionRule, ...]:
@@ -77,32 +84,6 @@ def rule_for(rules: Sequence[RetentionRule], name: RepositoryName) -> RetentionR
     """The rule whose glob says most exactly that `name` is meant."""
     matching = [rule for rule in rules if rule.repositories.matches(name)]
     return max(matching, key=lambda rule: rule.repositories.specificity, default=None)
-
-
-async def expired_tags(
-    platform: Platform, calls: Calls, name: RepositoryName, rule: RetentionRule
-) -> dict[str, StoredObject]:
-    """The tags that the rule deletes now. Raises OutOfCalls when there are too many to list in one request."""
-    tags: list[StoredObject] = []
-    calls.take()
-    async for page in tag_pages(platform, name, None):
-        calls.take()
-        tags += [tag for tag in page.tags if tag.size > 0]
-    prefix = f"{name}/manifests/"
-    names = [tag.key.removeprefix(prefix) for tag in tags]
-    by_key = dict(zip((tag.key for tag in tags), names, strict=True))
-    return {by_key[tag.key]: tag for tag in rule.expired(tags, names, platform.now())}
-
-
-async def delete_expired(platform: Platform, calls: Calls, tags: Sequence[StoredObject]) -> int:
-    """Delete tags, unless they were pushed since they were listed; as many as the calls allow. Returns how many."""
-    deleted = 0
-    for tag in tags:
-        if calls.left < 1:
-            break
-        calls.take()
-        deleted += await retire_tag(platform, tag)
-    return deleted
 
 
 def as_json(rule: RetentionRule) -> dict[str, object]:

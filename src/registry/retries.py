@@ -40,12 +40,17 @@ _BUSY_DELAYS = (1.1, 2.2)  # R2 takes one write a second to a key
 # An answer, not a failure: asking again would not change it.
 _FINAL = (ChecksumMismatch, UploadGone, PartChanged)
 
+NEVER = -math.inf
+
 _deadline: ContextVar[float] = ContextVar("deadline", default=math.inf)
 
 
 @contextlib.contextmanager
 def sent_by(deadline: float) -> Iterator[None]:
-    """Nothing is tried again later than that, in seconds since the epoch: for who may do something only for a while."""
+    """Nothing is tried again later than that, in seconds since the epoch: for who may do something only for a while.
+
+    With NEVER each call is sent once.
+    """
     token = _deadline.set(deadline)
     try:
         yield

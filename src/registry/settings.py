@@ -6,9 +6,10 @@ from typing import TypeVar
 from urllib.parse import urlsplit
 
 from registry.accounts import Account, parse_accounts, plain_account
+from registry.calls import DEFAULT_CALLS, MAX_CALLS, MIN_CALLS
 from registry.cors import parse_origins
 from registry.crypto import PublicKey
-from registry.garbage import Mode
+from registry.garbage import Mode, parse_mode
 from registry.log import log
 from registry.oidc import Issuer, parse_issuers
 from registry.permissions import EVERYTHING, Access, Glob, Permissions, allow, parse_repository_glob
@@ -46,6 +47,7 @@ class Settings:
     upstreams: tuple[Upstream, ...] = ()
     gc_mode: Mode | None = None  # of the clean-up that runs by itself; None: it collects nothing
     gc_grace: int = DEFAULT_GC_GRACE  # seconds
+    r2_calls: int = DEFAULT_CALLS  # of one invocation: a tick of the clean-up, a listing, a check
     retention: tuple[RetentionRule, ...] = ()
     retention_applies: bool = False  # else the rules are only shown
     prometheus: bool = False  # whether /metrics is there
@@ -82,8 +84,9 @@ def read_settings(variable: _Variable) -> Settings:
             "CHUNK_MAX_LENGTH", variable("CHUNK_MAX_LENGTH"), _chunk_length, DEFAULT_CHUNK_MAX_LENGTH
         ),
         upstreams=_parsed("REGISTRIES_JSON", variable("REGISTRIES_JSON"), lambda text: _upstreams(text, variable), ()),
-        gc_mode=_parsed("GC_MODE", variable("GC_MODE"), _gc_mode, None),
+        gc_mode=_parsed("GC_MODE", variable("GC_MODE"), parse_mode, None),
         gc_grace=_parsed("GC_GRACE", variable("GC_GRACE"), _seconds, DEFAULT_GC_GRACE),
+        r2_calls=_parsed("R2_CALLS", variable("R2_CALLS"), _calls, DEFAULT_CALLS),
         retention=_parsed("RETENTION_JSON", variable("RETENTION_JSON"), parse_rules, ()),
         retention_applies=_parsed("RETENTION_APPLIES", variable("RETENTION_APPLIES"), _switch, default=False),
         prometheus=_parsed("PROMETHEUS", variable("PROMETHEUS"), _switch, default=False),
@@ -133,13 +136,6 @@ def _switch(text: str) -> bool:
     return text == "true"
 
 
-def _gc_mode(text: str) -> Mode:
-    try:
-        return Mode(text)
-    except ValueError:
-        raise ValueError("it is unreferenced or untagged") from None
-
-
 def _seconds(text: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) <= 9):
         raise ValueError("it is a number of seconds")
@@ -163,6 +159,13 @@ def _days(text: str) -> int:
     if not 0 < days <= _MAX_REFRESH_DAYS:
         raise ValueError(f"it is a number of days from 1 to {_MAX_REFRESH_DAYS}")
     return days * 24 * 3600
+
+
+def _calls(text: str) -> int:
+    count = int(text) if text.isascii() and text.isdigit() and len(text) <= 9 else 0
+    if not MIN_CALLS <= count <= MAX_CALLS:
+        raise ValueError(f"it is a number from {MIN_CALLS} to {MAX_CALLS}")
+    return count
 
 
 def _chunk_length(text: str) -> int:

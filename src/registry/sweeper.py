@@ -1,31 +1,38 @@
-"""Freeing what belongs to no repository: data that no link leads to, and what uploads and SR left behind.
+"""Freeing what nobody needs any more: data that no link leads to, refs without a link, logs of old sessions.
 
 `_data/` and `_refs/` are both sorted by id, and are walked side by side. Data that is old and has no ref gets a marker;
 then its refs are looked at again, and only then it is deleted. A mount writes its ref first and then looks for the
 marker: either the second look sees the ref, or the mount the marker. The marker stays for a while after the data, so
 that a mount which read its source before all this sees it, too.
+
+A ref comes before its link and goes after it, so that one is left when a push or a deletion breaks off in between. Each
+is looked at once a week: two days after it was written its link names it, or never will.
 """
 
+import asyncio
 import re
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 
 from registry import blobs, keys
-from registry.calls import Calls
+from registry.calls import Calls, pages
+from registry.errors import RegistryError
 from registry.log import log
-from registry.names import RepositoryName
+from registry.names import RepositoryName, parse_digest, parse_name
 from registry.platform import Platform
 from registry.sessions import SESSION_SECONDS
 from registry.storage import MAX_DELETE_KEYS, Listing, MultipartUpload, StorageError, StoredObject
 from registry.upload_log import UploadLog
 
-DATA_AGE = 2 * SESSION_SECONDS  # seconds for which data without a link may belong to an upload session
+DATA_AGE = 2 * SESSION_SECONDS  # seconds for which data without a link, or a ref, may belong to a request or session
 MARKER_AGE = 3600  # seconds after which nobody is at work any more at what a marker stands for
-LEFTOVER_AGE = 7 * 24 * 3600  # seconds after which what SR left is not in use: R2 drops its uploads by then
-_CALLS_OF_ONE = 3  # of data that is freed: marker, second look, deletion
+LOOK_DAYS = 7  # in which each ref is looked at once, a call each: in a small bucket, each time
+_DAY = 24 * 3600  # seconds
+_CALLS_OF_ONE = 4  # of data that is freed: marker, second look, deletion, and the marker's
+_CALLS_OF_PAGE = 10  # at least: two listings, and deletions of refs and markers
 
-_UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}(-helper)?", re.ASCII)
-_SR_MARK = re.compile(rf"marker|last_update|{_UUID.pattern}", re.ASCII)
+_UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", re.ASCII)
+_DATA_ID = re.compile(r"[0-9a-f]{32}", re.ASCII)
 
 
 @dataclass(slots=True)
@@ -39,11 +46,14 @@ class Swept:
 async def sweep_data(platform: Platform, calls: Calls, after: str, swept: Swept) -> str | None:
     """Free data behind the id `after`; where to go on, None at the end. Raises OutOfCalls only before anything."""
     storage = platform.storage
-    calls.take(3)
+    calls.take(_CALLS_OF_PAGE)
     now = platform.now()
     start_data, start_refs = (keys.data(after), f"{keys.refs(after)}~") if after else (None, None)
     data = await storage.list(keys.DATA, start_after=start_data)
-    refs = _Refs(await storage.list(keys.REFS, start_after=start_refs))
+    page = await storage.list(keys.REFS, start_after=start_refs, with_metadata=True)
+    orphans = await _orphans(platform, calls, page, is_all=not after and page.cursor is None)
+    await _delete(platform, orphans, swept)
+    refs = _Refs(page, {found.key for found in orphans})
     data_end = data.objects[-1].key.removeprefix(keys.DATA) if data.cursor is not None and data.objects else None
     end = min((one for one in (data_end, refs.end) if one is not None), default=None)
     spent: list[str] = []
@@ -57,16 +67,19 @@ async def sweep_data(platform: Platform, calls: Calls, after: str, swept: Swept)
         if data_id in refs.linked:
             if marker is not None and not is_at_work:
                 spent.append(keys.condemned(data_id))
-        elif now - found.uploaded >= DATA_AGE and not is_at_work:
+        elif now - found.uploaded >= DATA_AGE and not is_at_work and _DATA_ID.fullmatch(data_id) is not None:
             if calls.left < _CALLS_OF_ONE:
                 end = position
                 break
             calls.take(_CALLS_OF_ONE)
-            if await blobs.free_data(platform, data_id):
-                swept.objects += 1
-                swept.bytes += found.size
+            try:
+                is_freed = await blobs.free_data(platform, data_id)
+            except StorageError as error:
+                log("not-freed", key=found.key, error=str(error))
             else:
-                spent.append(keys.condemned(data_id))
+                swept.objects += is_freed
+                swept.bytes += found.size if is_freed else 0
+                spent += [] if is_freed else [keys.condemned(data_id)]
         position = data_id
     # Markers whose data is gone.
     spent += [
@@ -82,7 +95,7 @@ async def sweep_data(platform: Platform, calls: Calls, after: str, swept: Swept)
 class _Refs:
     """A page of refs: when markers were put, which ids have a ref, and the last id that it says everything of."""
 
-    def __init__(self, page: Listing) -> None:
+    def __init__(self, page: Listing, without: set[str]) -> None:
         self.marked: dict[str, float] = {}
         self.linked: set[str] = set()
         self.end: str | None = None  # None: of all
@@ -92,7 +105,7 @@ class _Refs:
             last, before = data_id, last if data_id != last else before
             if found.key == keys.condemned(data_id):
                 self.marked[data_id] = found.uploaded
-            else:
+            elif found.key not in without:
                 self.linked.add(data_id)
         if page.cursor is not None:
             # One ref is enough to know; a marker alone is not.
@@ -101,73 +114,87 @@ class _Refs:
                 self.marked.pop(last, None)
 
 
-async def sweep_root(platform: Platform, calls: Calls, cursor: str, swept: Swept) -> str | None:
-    """Delete SR's upload data, which lies at the root under its session's id, and collections nobody went on with.
-
-    Returns where to go on, None at the end.
-    """
-    calls.take(3)
+async def _orphans(platform: Platform, calls: Calls, page: Listing, *, is_all: bool) -> list[StoredObject]:
+    """The refs of a page whose link does not name them; `is_all`: it is the only page."""
     now = platform.now()
-    page = await platform.storage.list("", delimiter="/", cursor=cursor or None)
-    old = [one for one in page.objects if _UUID.fullmatch(one.key) and now - one.uploaded >= LEFTOVER_AGE]
-    if not cursor:
-        runs = await platform.storage.list(keys.GC_RUNS)
-        old += [one for one in runs.objects if now - one.uploaded >= DATA_AGE]
-    await _delete(platform, old, swept)
-    return page.cursor
-
-
-async def sweep_repository(platform: Platform, calls: Calls, name: RepositoryName, swept: Swept) -> None:
-    """Delete the logs of sessions that are over, with their multipart uploads, and what SR left in the repository."""
-    storage = platform.storage
-    calls.take(3)
-    now = platform.now()
-    prefix = f"{name}/uploads/"
-    page = await storage.list(prefix)
-    sessions: dict[str, list[StoredObject]] = {}
-    old: list[StoredObject] = []
+    due: list[StoredObject] = []
     for found in page.objects:
-        session, _, rest = found.key.removeprefix(prefix).partition("/")
-        if _UUID.fullmatch(session) is None:
-            continue  # of a repository that is named like this folder
-        if not rest:
-            old += [found] if now - found.uploaded >= LEFTOVER_AGE else []
-        elif keys.log_entry_start(keys.log(name, session), found.key) is not None:
-            sessions.setdefault(session, []).append(found)
-    for session, entries in sessions.items():
-        if now - max(entry.uploaded for entry in entries) < DATA_AGE or calls.left < _CALLS_OF_ONE:
+        data_id = found.key.removeprefix(keys.REFS).partition("/")[0]
+        if _DATA_ID.fullmatch(data_id) is None or not blobs.digest_of_ref(found) or now - found.uploaded < DATA_AGE:
             continue
-        calls.take(2)
-        await _abort(platform, name, session, entries[-1].key)
-        old += entries
-    for folder in ("gc", "insertion"):
-        if calls.left < 1:
-            break
-        calls.take(1)
-        prefix = f"{name}/{folder}/"
-        marks = await storage.list(prefix, delimiter="/")
-        # By their names: a repository may be named like the folder, and have its register there.
-        old += [
-            one
-            for one in marks.objects
-            if _SR_MARK.fullmatch(one.key.removeprefix(prefix)) and now - one.uploaded >= LEFTOVER_AGE
-        ]
-    await _delete(platform, old, swept)
+        if is_all or (int(now // _DAY) + int(data_id[:4], 16)) % LOOK_DAYS == 0:
+            due.append(found)
+    orphans: list[StoredObject] = []
+    for at in range(0, len(due), blobs.IN_FLIGHT):
+        some = due[at : at + blobs.IN_FLIGHT]
+        if calls.left < len(some) + _CALLS_OF_ONE:
+            break  # in a week
+        calls.take(len(some))
+        are_linked = await asyncio.gather(*(_is_linked(platform, found) for found in some))
+        orphans += [found for found, is_linked in zip(some, are_linked, strict=True) if not is_linked]
+    return orphans
 
 
-async def _abort(platform: Platform, name: RepositoryName, session: str, key: str) -> None:
-    start = keys.log_entry_start(keys.log(name, session), key)
-    assert start is not None
+async def _is_linked(platform: Platform, ref: StoredObject) -> bool:
+    """Whether the link that a ref is for names it, or that cannot be told."""
     try:
-        entry = await UploadLog(platform, name, session).read(start)
+        data_id, nonce, name = ref.key.removeprefix(keys.REFS).split("/", 2)
+        key = keys.blob(parse_name(name), parse_digest(blobs.digest_of_ref(ref) or ""))
+        link = await platform.storage.head(key)
+        found = None if link is None else blobs.link_of(link)
+    except (RegistryError, StorageError, ValueError) as error:
+        log("ref-not-checked", key=ref.key, error=str(error))
+        return True
+    return found is not None and (found[0].id, found[1]) == (data_id, nonce)
+
+
+async def sweep_uploads(
+    platform: Platform, calls: Calls, name: RepositoryName, objects: Sequence[StoredObject] | None, swept: Swept
+) -> None:
+    """Delete the logs of sessions that are over, with their multipart uploads. Raises OutOfCalls.
+
+    `objects`: all of the repository, where they are known.
+    """
+    async for entries in _sessions(platform, calls, name, objects):
+        if platform.now() - max(entry.uploaded for entry in entries) >= DATA_AGE:
+            calls.take(2 + len(entries) // MAX_DELETE_KEYS + 1)
+            await _abort(platform, name, entries[-1].key)
+            await _delete(platform, entries, swept)
+
+
+async def _sessions(
+    platform: Platform, calls: Calls, name: RepositoryName, objects: Sequence[StoredObject] | None
+) -> AsyncIterator[list[StoredObject]]:
+    """The entries of each session's log."""
+    prefix = keys.folder(name, "uploads")
+    entries: list[StoredObject] = []
+    current = ""
+    async for some in pages(platform, calls, prefix, objects):
+        for found in some:
+            session = found.key[len(prefix) :].partition("/")[0]
+            if _UUID.fullmatch(session) is None or keys.log_entry_start(keys.log(name, session), found.key) is None:
+                continue  # of a repository that is named like this folder
+            if session != current and entries:
+                yield entries
+                entries = []
+            current = session
+            entries.append(found)
+    if entries:
+        yield entries
+
+
+async def _abort(platform: Platform, name: RepositoryName, key: str) -> None:
+    session, _, start = key[len(keys.folder(name, "uploads")) :].partition("/")
+    try:
+        entry = await UploadLog(platform, name, session).read(int(start))
+        if entry is not None:
+            await entry.body.cancel()
+            if entry.state.upload_id:
+                await platform.storage.abort_upload(
+                    MultipartUpload(keys.data(entry.state.data_id), entry.state.upload_id)
+                )
     except StorageError as error:
         log("not-aborted", key=key, error=str(error))  # R2 drops it after seven days
-        return
-    if entry is not None:
-        await entry.body.cancel()
-        if entry.state.upload_id:
-            upload = MultipartUpload(keys.data(entry.state.data_id), entry.state.upload_id)
-            await platform.storage.abort_upload(upload)
 
 
 async def _delete(platform: Platform, old: Sequence[StoredObject], swept: Swept) -> None:

@@ -1,28 +1,32 @@
-"""The clean-up that runs by itself: every tick of the clock a bounded step, over all repositories and then the rest.
+"""The clean-up that runs by itself: every tick of the clock a step, over all repositories and then the data.
 
-A pass is: each repository (retention, garbage, leftovers), data without a link, the root. Where it stands is kept in
-the bucket; when one is done the next begins a day after it did.
+A pass is: each repository (logs of old sessions, retention, garbage), then data without a link. When one is done the
+next begins a day after it did. Where it stands is kept in the bucket, and written as it goes; after a tick that broke
+off, before each repository. So whatever ends ticks, they get on: what a tick did not come to the end of gets one of its
+own, and is then left out.
 """
 
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
 
-from registry import collection, keys, migration, retention, sweeper
-from registry.calls import CALLS, Calls, OutOfCalls
+from registry import collection, gc_register, keys, migration, retention, sweeper
+from registry.calls import Calls, OutOfCalls
 from registry.collection import Collector
-from registry.discovery import next_repository
 from registry.errors import RegistryError
-from registry.garbage import Mode, Rules
+from registry.garbage import BLOBS, MANIFESTS, TAGS, Mode, Rules
 from registry.log import log
-from registry.names import RepositoryName, parse_name
+from registry.names import RepositoryName
 from registry.platform import Platform
 from registry.settings import Settings
 from registry.storage import Attributes, StorageError
+from registry.walk import Repository, Walk
 
 PASS_SECONDS = 24 * 3600  # from the beginning of one pass to that of the next
-_REPOSITORIES, _DATA, _ROOT, _DONE = "repositories", "data", "root", "done"
-_ALL_CALLS = CALLS - 3  # three are for where the pass stands
-_MIN_CALLS = 12  # that a step takes: with less left, the next tick goes on
+TICK_SECONDS = 300  # after which a tick begins with nothing more: Cloudflare ends it after 900
+_REPOSITORIES, _DATA, _DONE = "repositories", "data", "done"
+_SAVE_CALLS = 100  # R2 calls after which the position is written again
+_SAVE_SECONDS = 1.0  # between two writes: R2 takes one a second to a key
 
 
 @dataclass(slots=True)
@@ -31,8 +35,11 @@ class Upkeep:
 
     began: float = 0.0  # seconds since the epoch
     stage: str = _DONE
-    cursor: str = ""
-    run: str = ""  # of the repository behind `cursor`, when its collection needs another tick
+    cursor: str = ""  # in the walk over the repositories, or the id of the last data
+    at: str = ""  # a repository that a tick did not come to the end of: the next one begins with it
+    is_alone: bool = False  # that tick had begun with it
+    failed_at: str = ""  # where the last tick could not go on
+    is_running: bool = False  # a tick is under way, or broke off
     repositories: int = 0
     tags: int = 0
     manifests: int = 0
@@ -43,115 +50,184 @@ class Upkeep:
 
 async def tick(platform: Platform, settings: Settings) -> Upkeep:
     """Do the next step. Never raises what the storage does: the next tick tries again."""
-    upkeep = await _read(platform)
-    now = platform.now()
-    if upkeep.stage == _DONE:
-        if now - upkeep.began < PASS_SECONDS or not await migration.is_done(platform):
-            return upkeep
-        upkeep = Upkeep(began=now, stage=_REPOSITORIES)
-    calls = Calls(_ALL_CALLS)
-    step = _Step(platform, settings, upkeep, calls)
+    upkeep = Upkeep()
     try:
-        while upkeep.stage != _DONE and calls.left >= _MIN_CALLS:
-            await step.run()
-    except OutOfCalls:
-        pass
-    except (StorageError, RegistryError) as error:
-        log("upkeep-failed", stage=upkeep.stage, cursor=upkeep.cursor, error=str(error))
-    attributes = Attributes("application/json", {"nonce": platform.random_hex(8)})
-    await platform.storage.put(keys.CRON, json.dumps(asdict(upkeep)).encode(), attributes)
+        upkeep = await _read(platform)
+        if upkeep.stage == _DONE:
+            now = platform.now()
+            if now - upkeep.began < PASS_SECONDS or not await migration.is_done(platform):
+                return upkeep
+            upkeep = Upkeep(began=now, stage=_REPOSITORIES)
+        await _Tick(platform, settings, upkeep).run()
+    except StorageError as error:
+        log("upkeep-failed", stage=upkeep.stage, error=str(error))
     log("upkeep", **asdict(upkeep))
     return upkeep
 
 
 async def _read(platform: Platform) -> Upkeep:
     stored = await platform.storage.get(keys.CRON)
-    return Upkeep() if stored is None else Upkeep(**json.loads(await stored.body.read(stored.object.size)))
+    if stored is None:
+        return Upkeep()
+    try:
+        value = json.loads(await stored.body.read(stored.object.size))
+        return Upkeep(**{one.name: value.get(one.name, one.default) for one in fields(Upkeep)})
+    except (ValueError, AttributeError):
+        return Upkeep()  # it is damaged: from the beginning
 
 
-class _Step:
-    def __init__(self, platform: Platform, settings: Settings, upkeep: Upkeep, calls: Calls) -> None:
+class _Tick:
+    def __init__(self, platform: Platform, settings: Settings, upkeep: Upkeep) -> None:
         self._platform = platform
         self._settings = settings
         self._upkeep = upkeep
-        self._calls = calls
+        self._calls = Calls(settings.r2_calls)
+        self._began = platform.now()
+        self._saved_at, self._saved_calls = -_SAVE_SECONDS, 0
+        self._is_over = False  # the storage fails: the next tick tries again
+        self._is_careful = upkeep.is_running  # what ended the last tick may lie just ahead
         self._swept = sweeper.Swept()
 
     async def run(self) -> None:
         upkeep = self._upkeep
+        upkeep.is_running = True
+        await self._save()
+        if upkeep.at:
+            await self._again()
         if upkeep.stage == _REPOSITORIES:
-            await self._next_repository()
-        elif upkeep.stage == _DATA:
-            following = await sweeper.sweep_data(self._platform, self._calls, upkeep.cursor, self._swept)
-            self._go_on(following, _ROOT)
-        else:
-            following = await sweeper.sweep_root(self._platform, self._calls, upkeep.cursor, self._swept)
-            self._go_on(following, _DONE)
-        upkeep.swept += self._swept.objects
-        upkeep.swept_bytes += self._swept.bytes
+            await self._walk()
+        if upkeep.stage == _DATA:
+            await self._sweep_data()
+        upkeep.is_running = False
+        await self._save()
+
+    @property
+    def _may_go_on(self) -> bool:
+        """Whether there is time, and half of the calls: what does not fit into them gets a tick of its own."""
+        return (
+            not self._is_over
+            and self._calls.left >= self._calls.taken
+            and self._platform.now() - self._began < TICK_SECONDS
+        )
+
+    async def _save(self) -> None:
+        upkeep, platform = self._upkeep, self._platform
+        await platform.sleep(max(0.0, self._saved_at + _SAVE_SECONDS - platform.now()))
+        upkeep.swept, upkeep.swept_bytes = upkeep.swept + self._swept.objects, upkeep.swept_bytes + self._swept.bytes
         self._swept = sweeper.Swept()
+        attributes = Attributes("application/json", {"nonce": platform.random_hex(8)})
+        await platform.storage.put(keys.CRON, json.dumps(asdict(upkeep)).encode(), attributes)
+        self._saved_at, self._saved_calls = platform.now(), self._calls.taken
 
-    def _go_on(self, cursor: str | None, then: str) -> None:
-        if cursor is None:
-            self._upkeep.stage = then
-        self._upkeep.cursor = cursor or ""
-
-    async def _next_repository(self) -> None:
-        upkeep, before, had = self._upkeep, self._upkeep.cursor, self._calls.left
-        try:
-            await self._at_repository()
-        except OutOfCalls:
-            if not upkeep.run and had < _ALL_CALLS:
-                upkeep.cursor = before  # it gets a tick of its own
-            raise
-
-    async def _at_repository(self) -> None:
+    # ------------------------------------------------------------------ repositories
+    async def _walk(self) -> None:
         upkeep = self._upkeep
-        if upkeep.run:
-            name: RepositoryName | None = parse_name(upkeep.cursor)
-        else:
-            name = await next_repository(self._platform, self._calls.take, upkeep.cursor)
-        if name is None:
-            self._go_on(None, _DATA)
-            return
-        # First of all: one that fails must not be met again at every tick.
-        upkeep.cursor = name
-        if not upkeep.run:
+        walk = Walk(self._platform, self._calls, upkeep.cursor, with_metadata=True)
+        while self._may_go_on:
+            try:
+                repository = await walk.next()
+            except OutOfCalls:
+                return
+            except Exception as error:  # noqa: BLE001 - the next tick goes on beside it
+                self._fail(walk.position, error)
+                if upkeep.failed_at == walk.position:
+                    walk.skip()
+                upkeep.failed_at = walk.position
+                return
+            finally:
+                upkeep.cursor = walk.position
+            if repository is None:
+                upkeep.stage, upkeep.cursor = _DATA, ""
+                return
+            upkeep.at, upkeep.is_alone = repository.name, False
             upkeep.repositories += 1
-            await sweeper.sweep_repository(self._platform, self._calls, name, self._swept)
-        await self._collect(name)
+            if self._is_careful or self._calls.taken - self._saved_calls >= _SAVE_CALLS:
+                await self._save()
+            await self._clean(repository)
 
-    async def _collect(self, name: RepositoryName) -> None:
-        settings, upkeep, platform = self._settings, self._upkeep, self._platform
-        rule = retention.rule_for(settings.retention, name) if settings.retention_applies else None
-        if rule is not None and not upkeep.run:
-            expired = await retention.expired_tags(platform, self._calls, name, rule)
-            upkeep.tags += await retention.delete_expired(platform, self._calls, list(expired.values()))
-        rules = rules_for(settings, rule)
-        if rules is None:
+    async def _again(self) -> None:
+        """Go on with what the tick before did not come to the end of; once."""
+        upkeep = self._upkeep
+        if upkeep.is_alone:
+            log("upkeep-broke-off", repository=upkeep.at)
+            upkeep.at = ""
             return
-        run = await collection.load(platform, name, upkeep.run) if upkeep.run else None
-        run = run or collection.begin(platform, name, rules)
+        upkeep.is_alone = True
+        await self._save()
+        has = keys.REPOSITORY_FOLDERS | {keys.REGISTER}
+        await self._clean(Repository(RepositoryName(upkeep.at), has, None))
+
+    async def _clean(self, repository: Repository) -> None:
+        upkeep = self._upkeep
         try:
-            garbage = await Collector(platform, run, self._calls).collect()
+            if "uploads" in repository.has:
+                await sweeper.sweep_uploads(
+                    self._platform, self._calls, repository.name, repository.objects, self._swept
+                )
+            if repository.has == {keys.REGISTER}:
+                self._calls.take(4)
+                await gc_register.remove(self._platform, repository.name, keep_pushed=bool(self._settings.upstreams))
+            elif repository.has != {"uploads"}:
+                await self._collect(repository)
         except OutOfCalls:
-            await collection.save(platform, run)
-            upkeep.run = run.id
-            raise
+            if not upkeep.is_alone:
+                self._is_over = True
+                return
+            log("does-not-fit", repository=repository.name, help=self._calls.advice)
         except RegistryError as error:
-            log("not-collected", repository=name, reason=error.message)
-        else:
-            upkeep.manifests += len(garbage.manifests)
-            upkeep.blobs += len(garbage.blobs)
-        if upkeep.run:
-            await collection.forget(platform, upkeep.run)
-            upkeep.run = ""
+            log("not-collected", repository=repository.name, reason=error.message)
+        except Exception as error:  # noqa: BLE001 - whatever one repository has, the others have their turn
+            self._fail(repository.name, error)
+            if not upkeep.is_alone:
+                return
+        upkeep.at = ""
+
+    def _fail(self, where: str, error: Exception) -> None:
+        self._is_over = True
+        log("upkeep-failed", where=where, error=repr(error))
+
+    async def _collect(self, repository: Repository) -> None:
+        settings, upkeep, name = self._settings, self._upkeep, repository.name
+        rule = retention.rule_for(settings.retention, name) if settings.retention_applies else None
+        rules = rules_for(settings, rule)
+        if rule is not None:
+            # By itself: that takes few calls, however many the collection does.
+            tags = (await self._run(Rules(Mode.DELETED, rules.grace), rule, repository))[TAGS]
+            upkeep.tags += tags
+            repository = replace(repository, objects=None) if tags else repository
+        counts = await self._run(rules, None, repository)
+        upkeep.manifests += counts[MANIFESTS]
+        upkeep.blobs += counts[BLOBS]
+
+    async def _run(
+        self, rules: Rules, rule: retention.RetentionRule | None, repository: Repository
+    ) -> Mapping[str, int]:
+        run = collection.begin(self._platform, repository.name, rules, retention=rule, found=repository)
+        return (await Collector(self._platform, run, self._calls).collect()).counts
+
+    # ------------------------------------------------------------------ data
+    async def _sweep_data(self) -> None:
+        upkeep = self._upkeep
+        while upkeep.stage == _DATA and self._may_go_on:
+            try:
+                following = await sweeper.sweep_data(self._platform, self._calls, upkeep.cursor, self._swept)
+            except OutOfCalls:
+                return
+            except Exception as error:  # noqa: BLE001 - a second time, the next tick goes on behind it
+                self._fail(upkeep.cursor, error)
+                if upkeep.failed_at == keys.DATA + upkeep.cursor:
+                    upkeep.cursor = chr(ord(upkeep.cursor[:1] or "/") + 1)
+                upkeep.failed_at = keys.DATA + upkeep.cursor
+                return
+            if following is None:
+                upkeep.stage = _DONE
+            upkeep.cursor = following or ""
 
 
-def rules_for(settings: Settings, rule: retention.RetentionRule | None) -> Rules | None:
-    """What is collected of a repository by itself; None when nothing is."""
+def rules_for(settings: Settings, rule: retention.RetentionRule | None) -> Rules:
+    """What is collected of a repository by itself."""
     if rule is not None and rule.untagged_age is not None:
         return Rules(Mode.UNTAGGED, settings.gc_grace, rule.untagged_age)
     if settings.gc_mode is not None:
         return Rules(settings.gc_mode, settings.gc_grace)
-    return None if rule is None else Rules(Mode.UNREFERENCED, settings.gc_grace)
+    return Rules(Mode.DELETED if rule is None else Mode.UNREFERENCED, settings.gc_grace)

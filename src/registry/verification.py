@@ -1,117 +1,193 @@
-"""Whether a repository is whole: every manifest's blobs are there with the right size, every link has its data."""
+"""Whether a repository is whole: every manifest's blobs are there with the right size, every link has its data.
 
-from dataclasses import dataclass, field
+R2 verified the digest of what was put in one piece, and says so in a listing. Links are looked up with their metadata,
+and then their data, by listing. Only manifests are read about which that leaves a doubt.
+"""
+
+import re
+from array import array
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
 
 from registry import blobs, keys, manifests
-from registry.calls import Calls, OutOfCalls
+from registry.calls import Calls, pages
 from registry.errors import RegistryError
+from registry.garbage import DigestIndex, Mode, Rules, cut_of
+from registry.inventory import Inventory
 from registry.manifest_format import Manifest, parse_stored
-from registry.names import Digest, Reference, RepositoryName, parse_reference
+from registry.names import ALGORITHMS, Digest, RepositoryName, is_digest, parse_digest, parse_reference
 from registry.platform import Platform
 from registry.storage import StorageError, StoredObject
 
-_MAX_PROBLEMS = 200  # of one answer
+MAX_PROBLEMS = 200  # of one answer
+MAX_UNSURE = 200  # manifests that are read only since R2 does not know the digest of a blob of theirs
+_HEX = re.compile(r"[0-9a-f]{16}", re.ASCII)
+_GONE = -1  # the size of a blob whose bytes are not there
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Verified:
-    """What was looked at, and what is wrong with it. `last` is where to go on, None at the end."""
+    """What was looked at, and what is wrong with it."""
 
-    manifests: int = 0
-    blobs: int = 0
-    problems: list[dict[str, str]] = field(default_factory=list)
-    last: Reference | None = None
-
-
-async def verify(platform: Platform, name: RepositoryName, after: Reference | None, calls: Calls) -> Verified:
-    """Look at the manifests behind `after`, as many as the calls allow."""
-    return await _Verification(platform, name, calls).run(after)
+    manifests: int
+    blobs: int
+    problems: Sequence[dict[str, str]]
+    unread: int  # manifests of which it is not known whether the sizes of their blobs are right
 
 
-class _Verification:
+async def verify(platform: Platform, name: RepositoryName, calls: Calls) -> Verified:
+    """Look at everything, but for what follows MAX_PROBLEMS problems. Raises OutOfCalls."""
+    known = _Blobs(platform, name, calls)
+    await known.look()
+    inventory = _Checked(platform, name, calls, known)
+    await inventory.look()
+    problems = await inventory.problems()
+    return Verified(inventory.seen, len(known.sizes), problems, max(0, len(inventory.unsure) - MAX_UNSURE))
+
+
+class _Blobs:
+    """The blobs of a repository, and their sizes."""
+
     def __init__(self, platform: Platform, name: RepositoryName, calls: Calls) -> None:
-        self._platform = platform
-        self._name = name
-        self._calls = calls
-        self._sizes: dict[Digest, int | None] = {}
-        self._found = Verified()
+        self._platform, self._name, self._calls = platform, name, calls
+        self._index = DigestIndex()  # to their numbers
+        self.sizes = array("q")  # bytes, by number
+        self._is_sure = bytearray()  # by number: R2, or a link, says that these are the bytes
 
-    async def run(self, after: Reference | None) -> Verified:
-        prefix = keys.manifests(self._name)
-        position = after
-        while True:
+    def size_of(self, cut: int) -> int:
+        """The size of a blob; _GONE when it is not there."""
+        return next((self.sizes[number] for number in self._index.find(cut)), _GONE)
+
+    def is_sure(self, cut: int) -> bool:
+        """Whether a blob is there with the right bytes."""
+        return self._index.has(cut, self._is_sure)
+
+    async def look(self) -> None:
+        """Find all."""
+        links = DigestIndex()  # from the ids of data to the numbers of blobs
+        for algorithm in ALGORITHMS:
+            prefix, odd = f"{keys.blobs(self._name)}{algorithm}:", DigestIndex()
+            async for objects in pages(self._platform, self._calls, prefix):
+                for found in objects:
+                    self._see(found, odd)
+            async for found in self._look_up(prefix, odd, with_metadata=True):
+                for number in odd.find(cut_of(found.key[len(prefix) :])):
+                    await self._follow(found, number, links)
+        async for found in self._look_up(keys.DATA, links):
+            for number in links.find(cut_of(found.key[len(keys.DATA) :])):
+                self._is_sure[number] |= found.size == self.sizes[number]
+        for _, number in links:
+            if not self._is_sure[number]:
+                self.sizes[number] = _GONE
+
+    def _see(self, found: StoredObject, odd: DigestIndex) -> None:
+        digest = found.key[len(keys.blobs(self._name)) :]
+        if not is_digest(digest):
+            return
+        self._index.add(cut_of(digest), len(self.sizes))
+        self._is_sure.append(str(found.checksum) == digest)
+        if not self._is_sure[-1] and (found.checksum is not None or found.size == blobs.LINK_SIZE):
+            odd.add(cut_of(digest), len(self.sizes))
+        self.sizes.append(found.size)
+
+    async def _follow(self, found: StoredObject, number: int, links: DigestIndex) -> None:
+        """Look where something leads that may be a link."""
+        try:
+            link = blobs.link_of(found)
+            if link is not None:
+                self.sizes[number] = link[0].size
+                links.add(cut_of(link[0].id), number)
+            elif blobs.is_sr_link(found):
+                self._calls.take(3)
+                digest = parse_digest(found.key[len(keys.blobs(self._name)) :])
+                blob = await blobs.resolve(self._platform, found, digest)
+                self.sizes[number] = _GONE if blob is None else blob.size
+        except StorageError:
+            self.sizes[number] = _GONE  # it is damaged
+
+    async def _look_up(
+        self, prefix: str, wanted: DigestIndex, *, with_metadata: bool = False
+    ) -> AsyncIterator[StoredObject]:
+        """What lies at `prefix` and hex digits that begin so, and between: pages, which jump to what is wanted next."""
+        cut = wanted.following(0)
+        while cut is not None:
             self._calls.take()
-            start = None if position is None else f"{prefix}{position}"
-            page = await self._platform.storage.list(prefix, start_after=start)
-            for item in page.objects:
-                rest = item.key.removeprefix(prefix)
-                if "/" in rest:
-                    continue  # of a repository that is named like this folder
-                reference = parse_reference(rest)
-                try:
-                    if not manifests.is_tombstone(item):
-                        await self._look_at(item, reference)
-                except OutOfCalls:
-                    self._found.last = position
-                    if position == after:
-                        # One manifest with more blobs than a request has calls: what could be looked at was.
-                        self._problem(str(reference), "has more blobs than one request can look at")
-                        self._found.last = reference
-                    return self._found
-                position = reference
-                if len(self._found.problems) >= _MAX_PROBLEMS:
-                    self._found.last = position
-                    return self._found
-            if page.cursor is None:
-                return self._found
+            page = await self._platform.storage.list(
+                prefix, start_after=f"{prefix}{cut:016x}", with_metadata=with_metadata
+            )
+            last = cut
+            for found in page.objects:
+                if _HEX.match(found.key, len(prefix)):
+                    last = cut_of(found.key[len(prefix) :])
+                    yield found
+            cut = None if page.cursor is None else wanted.following(last + 1)
 
-    def _problem(self, manifest: str, problem: str) -> None:
-        self._found.problems.append({"manifest": manifest, "problem": problem})
 
-    async def _look_at(self, item: StoredObject, reference: Reference) -> None:
+class _Checked(Inventory):
+    """The manifests, and which of them must be read."""
+
+    def __init__(self, platform: Platform, name: RepositoryName, calls: Calls, known: _Blobs) -> None:
+        super().__init__(platform, name, calls, Rules(Mode.UNREFERENCED, 0))
+        self._known = known
+        self._pullable = DigestIndex()  # manifests that are there by their digest
+        self._by_number: list[str] = []  # tags and digests
+        self._doubtful: set[str] = set()
+        self.unsure: set[str] = set()
+
+    async def _see(self, found: StoredObject, reference: str) -> None:
+        if is_digest(reference) and not manifests.is_tombstone(found):
+            self._pullable.add(cut_of(reference), 0)
+            if str(found.checksum) != reference:
+                (self.unsure if found.checksum is None else self._doubtful).add(reference)
+        await super()._see(found, reference)
+        if len(self.contents) > len(self._by_number):
+            self._by_number.append(reference)
+
+    def _cannot_read(self, reference: str, error: RegistryError) -> None:  # noqa: ARG002 - it is read again
+        self._doubtful.add(reference)
+
+    def _was_read(self, reference: str, manifest: Manifest) -> None:
+        if self._problems_of(manifest):
+            self._doubtful.add(reference)
+
+    async def problems(self) -> list[dict[str, str]]:
+        """Read those about which there is a doubt, and name what is wrong."""
+        for cut, number in self.contents.blobs:
+            if not self._known.is_sure(cut):
+                is_there = self._known.size_of(cut) != _GONE
+                (self.unsure if is_there else self._doubtful).add(self._by_number[number])
+        for number, children in self.contents.children.items():
+            if not all(self._pullable.has(child) for child in children):
+                self._doubtful.add(self._by_number[number])
+        found: list[dict[str, str]] = []
+        self.unsure -= self._doubtful
+        for reference in (*sorted(self._doubtful), *sorted(self.unsure)[:MAX_UNSURE]):
+            if len(found) < MAX_PROBLEMS:
+                found += [{"manifest": reference, "problem": problem} for problem in await self._read(reference)]
+        return found
+
+    async def _read(self, text: str) -> list[str]:
         self._calls.take()
-        stored = await self._platform.storage.get(item.key)
+        reference = parse_reference(text)
+        stored = await manifests.read(self._platform, self._name, reference)
         if stored is None:
-            return  # deleted meanwhile
+            return []  # deleted meanwhile
         data = await stored.body.read(stored.object.size)
         try:
             manifest = parse_stored(data, stored.object.content_type)
             if isinstance(reference, Digest):
                 manifests.receive_stored(data, stored.object.content_type, reference)
         except RegistryError as error:
-            self._problem(str(reference), error.message)
-            return
-        problems = await self._problems_of(manifest)
-        self._found.manifests += 1
-        for problem in problems:
-            self._problem(str(reference), problem)
+            return [error.message]
+        children = [child.digest for child in manifest.children if not self._pullable.has(cut_of(str(child.digest)))]
+        return self._problems_of(manifest) + [f"manifest {child} is not there" for child in children]
 
-    async def _problems_of(self, manifest: Manifest) -> list[str]:
+    def _problems_of(self, manifest: Manifest) -> list[str]:
         problems = []
         for descriptor in manifest.blobs:
-            size = await self._size_of(descriptor.digest)
-            if size is None:
+            size = self._known.size_of(cut_of(str(descriptor.digest)))
+            if size == _GONE:
                 problems.append(f"blob {descriptor.digest} is not there")
             elif descriptor.size not in (None, size):
                 problems.append(f"blob {descriptor.digest} has {size} bytes, and the manifest says {descriptor.size}")
-        for descriptor in manifest.children:
-            self._calls.take()
-            if await manifests.find(self._platform, self._name, descriptor.digest) is None:
-                problems.append(f"manifest {descriptor.digest} is not there")
         return problems
-
-    async def _size_of(self, digest: Digest) -> int | None:
-        """The size of a blob whose bytes are there; its link is followed to its end."""
-        if digest not in self._sizes:
-            self._calls.take(3)
-            try:
-                blob = await blobs.find(self._platform, self._name, digest)
-                if blob is not None and blob.data is not None:
-                    data = await self._platform.storage.head(blob.key)
-                    if data is None or data.size != blob.size:
-                        blob = None
-            except StorageError:
-                blob = None
-            self._sizes[digest] = None if blob is None else blob.size
-            self._found.blobs += 1
-        return self._sizes[digest]

@@ -290,6 +290,13 @@ async def list_with_delimiter(bench: Bench) -> None:
     page = await bench.storage.list("t/", delimiter="/")
     assert [item.key for item in page.objects] == ["t/a"]
     assert list(page.prefixes) == ["t/b/", "t/c/"]
+    behind_b = await bench.storage.list("t/", delimiter="/", start_after="t/b0")
+    assert list(behind_b.prefixes) == ["t/c/"]
+    first = await bench.storage.list("t/", delimiter="/", limit=2)
+    assert list(first.prefixes) == ["t/b/"]
+    assert first.cursor is not None
+    second = await bench.storage.list("t/", delimiter="/", limit=2, cursor=first.cursor)
+    assert (list(second.prefixes), second.cursor) == (["t/c/"], None)
 
 
 # ---------------------------------------------------------------------- multipart

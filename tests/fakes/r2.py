@@ -2,8 +2,11 @@
 
 import asyncio
 import hashlib
-from collections.abc import Callable, Sequence
+import sys
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from registry.names import Digest
 from registry.storage import (
@@ -38,6 +41,38 @@ UNFINISHED_UPLOAD_SECONDS = 7 * 24 * 3600
 PAGE_WITH_METADATA = 100  # Miniflare's; production's pages are short, too, by bytes
 MAX_OPEN_BODIES = 6  # connections of one request
 CHUNK = 64 * 1024  # bytes a body arrives in
+
+
+class _Objects(dict[str, "_Object"]):
+    """Objects by key, and their keys in order, made again when one came or went."""
+
+    def __init__(self, objects: Mapping[str, "_Object"]) -> None:
+        super().__init__(objects)
+        self._in_order: list[str] | None = None
+
+    @property
+    def in_order(self) -> list[str]:
+        """All keys. R2 compares them in UTF-8, which orders as code points do."""
+        if self._in_order is None or len(self._in_order) != len(self):
+            self._in_order = sorted(self)
+        return self._in_order
+
+    def __setitem__(self, key: str, value: "_Object") -> None:
+        if key not in self:
+            self._in_order = None
+        super().__setitem__(key, value)
+
+    def __delitem__(self, key: str) -> None:
+        self._in_order = None
+        super().__delitem__(key)
+
+    def pop(self, key: str, default: Any = None) -> Any:
+        self._in_order = None
+        return super().pop(key, default)
+
+    def update(self, *arguments: Any, **more: Any) -> None:
+        self._in_order = None
+        super().update(*arguments, **more)
 
 
 @dataclass(slots=True)
@@ -81,20 +116,30 @@ class FakeR2:
 
     def __init__(self, now: Callable[[], float]) -> None:
         self._now = now
-        self.objects: dict[str, _Object] = {}
+        self._objects = _Objects({})
         self.uploads: dict[str, _Upload] = {}
         self.usage = Usage()
         self.open_bodies = 0
         self.open_limit = MAX_OPEN_BODIES  # of all requests that run at once
         self.fail: Callable[[str, str], None] = lambda call, key: None
+        self.page, self.page_with_metadata = MAX_LIST_KEYS, PAGE_WITH_METADATA
         self.delay: Callable[[], int] = lambda: 1  # turns of the loop that a call takes
         self._writes: dict[str, float] = {}
         self._serial = 0
 
     # ---------------------------------------------------------------- helpers of tests
+    @property
+    def objects(self) -> dict[str, _Object]:
+        """What is there, by key."""
+        return self._objects
+
+    @objects.setter
+    def objects(self, objects: Mapping[str, _Object]) -> None:
+        self._objects = _Objects(objects)
+
     def keys(self, prefix: str = "") -> list[str]:
         """The keys that are there."""
-        return sorted(key for key in self.objects if key.startswith(prefix))
+        return [key for key in self._objects.in_order if key.startswith(prefix)]
 
     def data(self, key: str) -> bytes:
         """An object's bytes."""
@@ -181,30 +226,26 @@ class FakeR2:
         self.usage.class_a += 1
         if not 1 <= limit <= MAX_LIST_KEYS:
             raise StorageError("list: MaxKeys must be between 1 and 1000 (10022)")
-        room = min(limit, PAGE_WITH_METADATA) if with_metadata else limit
-        after = max(cursor or "", start_after or "").encode()
+        room = min(limit, self.page, self.page_with_metadata if with_metadata else limit)
+        after = max(cursor or "", start_after or "")
         objects: list[StoredObject] = []
         prefixes: list[str] = []
-        last = ""
-        for key in sorted(self.objects, key=str.encode):
-            if not key.startswith(prefix) or key.encode() <= after:
-                continue
-            rest = key[len(prefix) :]
-            common = None
-            if delimiter is not None and delimiter in rest:
-                common = prefix + rest[: rest.index(delimiter) + len(delimiter)]
-                if prefixes[-1:] == [common]:
-                    last = key
-                    continue
-                if common.encode() <= after and (cursor or start_after or "").startswith(common):
-                    continue
+        in_order, last = self._objects.in_order, ""
+        at = bisect_left(in_order, prefix) if after < prefix else bisect_right(in_order, after)
+        while at < len(in_order) and in_order[at].startswith(prefix):
             if len(objects) + len(prefixes) == room:
                 return Listing(objects, prefixes, last)
-            last = key
-            if common is not None:
+            key = in_order[at]
+            end = -1 if delimiter is None else key.find(delimiter, len(prefix))
+            if end >= 0:
+                common = key[: end + len(delimiter or "")]
+                at = bisect_left(in_order, common + chr(sys.maxunicode), at)
                 prefixes.append(common)
+                last = in_order[at - 1]  # of the group, as Miniflare's cursor
             else:
+                at += 1
                 objects.append(self._describe(key, self.objects[key], with_metadata))
+                last = key
         return Listing(objects, prefixes, None)
 
     async def create_upload(self, key: str, attributes: Attributes = NO_ATTRIBUTES) -> MultipartUpload:

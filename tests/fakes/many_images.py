@@ -1,0 +1,88 @@
+"""A repository of very many images, computed as it is listed: its keys are never all in memory."""
+
+import base64
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Sequence
+
+from registry.names import Digest
+from registry.storage import MAX_LIST_KEYS, Listing, StoredObject
+from tests.fakes.r2 import FakeR2
+
+NAME = "team/app"
+_SPREAD = 0x9E3779B97F4A7C15  # odd, hence coprime to 2^64
+_PRIME = 15_485_863  # by which references go from blob to blob
+_MASK = 2**64 - 1
+
+
+def _hex(number: int, count: int) -> str:
+    """The digest of one of `count` things, in order."""
+    return f"{number * (2**64 // count):016x}" + f"{(number + 1) * _SPREAD & _MASK:016x}" * 3
+
+
+class ManyImages(FakeR2):
+    """Images with a tag and `layers` blobs of their own each, and `orphans` blobs that none refers to; a day old."""
+
+    def __init__(self, now: Callable[[], float], images: int, layers: int, orphans: int) -> None:
+        super().__init__(now)
+        self._images, self._layers = images, layers
+        self._blobs = images * layers + orphans
+        self.size = self._blobs + 2 * images
+        self._deleted: set[str] = set()
+
+    def _key(self, at: int) -> str:
+        """All keys in order: blobs, manifests, tags."""
+        if at < self._blobs:
+            return f"{NAME}/blobs/sha256:{_hex(at, self._blobs)}"
+        at -= self._blobs
+        if at < self._images:
+            return f"{NAME}/manifests/sha256:{_hex(at, self._images)}"
+        return f"{NAME}/manifests/tag-{at - self._images:07}"
+
+    def _object(self, at: int, *, with_metadata: bool) -> StoredObject:
+        key, uploaded = self._key(at), self._now() - 86_400
+        if at < self._blobs:
+            return StoredObject(key, 1_000, "b" * 32, uploaded, None, {}, Digest("sha256", key[-64:]))
+        image = (at - self._blobs) % self._images
+        checksum = Digest("sha256", _hex(image, self._images))
+        metadata = {"hasSubject": "false", "references": self._references(image)} if with_metadata else {}
+        return StoredObject(key, 5_000, checksum.hex[:32], uploaded, None, metadata, checksum)
+
+    def _references(self, image: int) -> str:
+        first = image * self._layers
+        numbers = (layer * _PRIME % self._blobs for layer in range(first, first + self._layers))
+        raw = b"".join(bytes.fromhex(_hex(number, self._blobs)[:24]) for number in numbers)
+        return base64.urlsafe_b64encode(raw).decode() + "."
+
+    async def list(
+        self,
+        prefix: str,
+        *,
+        start_after: str | None = None,
+        delimiter: str | None = None,
+        cursor: str | None = None,
+        limit: int = MAX_LIST_KEYS,
+        with_metadata: bool = False,
+    ) -> Listing:
+        """A page. Nobody asks for one with a delimiter here."""
+        assert delimiter is None
+        await self._call("list", prefix)
+        self.usage.class_a += 1
+        room = min(limit, self.page, self.page_with_metadata if with_metadata else limit)
+        every = range(self.size)
+        at = bisect_left(every, prefix, key=self._key)
+        after = cursor or start_after
+        if after is not None:
+            at = max(at, bisect_right(every, after, key=self._key))
+        objects: list[StoredObject] = []
+        while at < self.size and self._key(at).startswith(prefix):
+            if len(objects) == room:
+                return Listing(objects, [], objects[-1].key)
+            if self._key(at) not in self._deleted:
+                objects.append(self._object(at, with_metadata=with_metadata))
+            at += 1
+        return Listing(objects, [], None)
+
+    async def delete(self, keys: Sequence[str]) -> None:
+        """Forget them."""
+        await super().delete(keys)
+        self._deleted.update(keys)

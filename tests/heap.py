@@ -1,0 +1,42 @@
+"""The memory of a collection of 1.7 million objects, in the interpreter that Cloudflare runs (tests/heap.mjs).
+
+Imports nothing that is not in the Worker or here.
+"""
+
+import json
+import random
+from typing import Any, cast
+
+from registry import collection
+from registry.calls import MAX_CALLS, Calls
+from registry.collection import Collector
+from registry.garbage import BLOBS, Mode, Rules
+from registry.names import RepositoryName
+from registry.platform import Machine, Platform, make_platform
+from tests.fakes.many_images import NAME, ManyImages
+
+IMAGES, LAYERS, ORPHANS = 100_000, 15, 1_000
+
+
+async def collect(platform: Platform) -> int:
+    """A collection of such a repository; the calls it takes."""
+    calls = Calls(MAX_CALLS)
+    run = collection.begin(platform, RepositoryName(NAME), Rules(Mode.UNTAGGED, 3600))
+    garbage = await Collector(platform, run, calls).collect()
+    assert garbage.counts[BLOBS] == ORPHANS, garbage
+    return calls.taken
+
+
+async def main(images: int = IMAGES, page_with_metadata: int = 100) -> str:
+    """For the script: the calls, as JSON."""
+    now = 1_800_000_000.0
+
+    async def sleep(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+
+    bucket = ManyImages(lambda: now, images, LAYERS, ORPHANS)
+    bucket.page_with_metadata = page_with_metadata
+    nothing = cast(Any, None)
+    machine = Machine(nothing, nothing, lambda: now, sleep, lambda count: random.randbytes(count).hex())
+    return json.dumps({"calls": await collect(make_platform(bucket, nothing, machine)), "objects": bucket.size})

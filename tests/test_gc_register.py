@@ -1,0 +1,78 @@
+"""A register that is taken away: when, and in every order beside pushes and collections."""
+
+import asyncio
+import contextlib
+import io
+import itertools
+
+import pytest
+
+from registry import gc_register, keys
+from registry.gc_register import FORGET_SECONDS, LEASE_SECONDS, MARGIN_SECONDS, Phase
+from registry.platform import Platform
+from registry.storage import Attributes
+from tests import test_gc_interleavings as interleavings
+from tests.fakes.client import FakeRegistry
+from tests.interleavings import Actor, Scene, World
+from tests.test_gc_interleavings import BY_ACT, DAY, R
+
+
+async def remove(platform: Platform) -> None:
+    """As the clean-up does where nothing else is there; what is there is not its business."""
+    await gc_register.remove(platform, R, keep_pushed=False)
+
+
+def begin() -> World:
+    """A repository whose register was written long ago."""
+    world = interleavings.begin()
+    metadata = {"phase": "idle", "run": "", "lease": str(world.clock.now - 2 * DAY), "nonce": "x"}
+    world.bucket.seed(keys.gc_register(R), b"x", Attributes(metadata=metadata), None)
+    return world
+
+
+PUSHES = [interleavings.put_two_tags, interleavings.tag_untagged, interleavings.put_index, interleavings.mount_and_put]
+OTHERS = [*PUSHES, *interleavings.COLLECTORS, remove]
+
+
+def scene(*acts: Actor) -> Scene:
+    """Actors that meet."""
+    kinds = [BY_ACT.get(act, interleavings.Kind(act)) for act in acts]
+    return Scene(f"{acts}", begin, acts, interleavings.check(kinds))
+
+
+def test_a_register_that_is_taken_away_in_every_order() -> None:
+    """Beside each, exhaustively, and beside a push and a collection by seeds."""
+    count = 0
+    with interleavings.scaled_down(), contextlib.redirect_stdout(io.StringIO()):
+        interleavings.begin()
+        for other in OTHERS:
+            count += asyncio.run(scene(remove, other).every_schedule())
+        for push, other in itertools.product(PUSHES, [*interleavings.COLLECTORS, remove]):
+            count += asyncio.run(scene(remove, push, other).random_schedules(range(100)))
+    interleavings.counted["schedules"] += count
+    assert count > 1_000
+
+
+@pytest.mark.parametrize("phase", Phase)
+async def test_a_register_stays_for_a_day(registry: FakeRegistry, phase: Phase) -> None:
+    """Then it goes, whatever the run left that wrote it last."""
+    platform = registry.registry.platform
+    await gc_register.swap(platform, R, gc_register.Register(), phase, "run")
+    for seconds in (LEASE_SECONDS + MARGIN_SECONDS, FORGET_SECONDS - MARGIN_SECONDS - 1):
+        registry.clock.now += seconds
+        await gc_register.remove(platform, R, keep_pushed=False)
+        assert (await gc_register.read(platform, R)).run == "run"
+    registry.clock.now += 1
+    await gc_register.remove(platform, R, keep_pushed=False)
+    assert registry.bucket.keys() == []
+
+
+async def test_a_repository_that_was_pushed_to_is_not_forgotten(registry: FakeRegistry) -> None:
+    """While there are upstreams: one of them would answer for it again, with what somebody else pushed there."""
+    platform = registry.registry.platform
+    assert await gc_register.note_push(platform, R)
+    registry.clock.now += LEASE_SECONDS + FORGET_SECONDS + 1
+    await gc_register.remove(platform, R, keep_pushed=True)
+    assert (await gc_register.read(platform, R)).is_pushed
+    await gc_register.remove(platform, R, keep_pushed=False)
+    assert registry.bucket.keys() == []
