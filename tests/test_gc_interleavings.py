@@ -668,7 +668,7 @@ MUTANTS: dict[str, tuple[Callable[[], Any], Callable[[], Sequence[Scene]]]] = {
         lambda: [scene(put_new, collect_unreferenced)],
     ),
     "no second check": (
-        lambda: mock.patch.object(manifest_push._Push, "_is_whole", _yes),
+        lambda: mock.patch.object(manifest_push.Push, "_is_whole", _yes),
         lambda: [scene(put_new, collect_unreferenced)],
     ),
     "equal etags": (
@@ -710,13 +710,13 @@ MUTANTS: dict[str, tuple[Callable[[], Any], Callable[[], Sequence[Scene]]]] = {
     ),
     "the digest is not looked at after the tag": (
         lambda: leaving_out(
-            manifest_push._Push, "settle", (" or await self._find(everything[0]) is not None)", " or True)")
+            manifest_push.Push, "settle", (" or await self._find(everything[0]) is not None)", " or True)")
         ),
         lambda: [scene(put_tagged_again, delete_tagged)],
     ),
     "the register is not looked at after the tag": (
         lambda: leaving_out(
-            manifest_push._Push,
+            manifest_push.Push,
             "settle",
             ("if is_changed and", "if len(everything) > 1:\n            return\n        if is_changed and"),
         ),
@@ -724,7 +724,7 @@ MUTANTS: dict[str, tuple[Callable[[], Any], Callable[[], Sequence[Scene]]]] = {
     ),
     "the register is looked at beside everything else": (
         lambda: leaving_out(
-            manifest_push._Push,
+            manifest_push.Push,
             "begin",
             ("    self._register = await gc_register.read(self._platform, self._name)\n", "    pass\n"),
             (

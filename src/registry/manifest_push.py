@@ -45,7 +45,7 @@ async def put(
     Raises MANIFEST_BLOB_UNKNOWN, with nothing stored, when it refers to something that is not there; unless it may be
     `sparse`.
     """
-    push = _Push(platform, name, received, sparse=sparse)
+    push = Push(platform, name, received, sparse=sparse)
     is_fresh = await push.begin()
     digest = received.digest
     await push.settle([] if is_fresh else [digest], [digest])
@@ -53,7 +53,9 @@ async def put(
         await push.settle(tags, [digest, *tags])
 
 
-class _Push:
+class Push:
+    """One push, and what it relies on."""
+
     def __init__(self, platform: Platform, name: RepositoryName, received: Received, *, sparse: bool) -> None:
         self._platform = platform
         self._name = name
