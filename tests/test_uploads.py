@@ -154,13 +154,15 @@ async def test_sha512(registry: FakeRegistry) -> None:
 
 
 async def test_large_blobs_are_data_with_a_ref_and_a_link(registry: FakeRegistry) -> None:
-    """The bytes belong to no repository; the ref names the link's nonce."""
+    """The bytes belong to no repository; the ref names the link's nonce and digest, so that it leads to the link."""
     data = bytes_of(SMALL_PART)
     await registry.push_blob(NAME, data)
     link = registry.bucket.objects[f"{NAME}/blobs/{digest_of(data)}"].attributes.metadata
     assert registry.bucket.keys("_data/") == [f"_data/{link['target']}"]
     assert registry.bucket.keys("_refs/") == [f"_refs/{link['target']}/{link['ref']}/{NAME}"]
     assert (link["size"], link["digest"]) == (str(len(data)), digest_of(data))
+    ref = registry.bucket.objects[f"_refs/{link['target']}/{link['ref']}/{NAME}"]
+    assert ref.attributes.metadata == {"digest": digest_of(data)}
 
 
 async def test_a_blob_pushed_again_is_kept_once(registry: FakeRegistry) -> None:
