@@ -130,16 +130,18 @@ class Push:
         held = await gc_register.swap(platform, name, self._register, Phase.SWEEP, platform.random_hex(_RUN_BYTES))
         if held is None:
             return False
-        refusal = await self._refusal()
-        ours_until = held.lease - MARGIN_SECONDS
-        if refusal is not None and platform.now() < ours_until:
+        refusal, ours_until = await self._refusal(), held.lease - MARGIN_SECONDS
+        is_in_time = platform.now() < ours_until
+        if refusal is not None and is_in_time:
             with sent_by(ours_until):
                 await self._take_back(written)
         released = await gc_register.swap(platform, name, held, Phase.IDLE, held.run)
-        if refusal is not None:
+        if refusal is not None and is_in_time:
             raise refusal
-        self._register = released or self._register
-        return released is not None
+        if refusal is None and released is not None:
+            self._register = released
+            return True
+        return False
 
     async def _take_back(self, written: Sequence[Reference]) -> None:
         """Put tombstones where the manifest lies, unless it was put again since."""
