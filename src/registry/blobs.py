@@ -219,7 +219,8 @@ async def _put_link(
     nonce = new_id(platform)
     ref = keys.ref(data.id, nonce, name)
     metadata = {_TARGET: data.id, _REF: nonce, _SIZE: str(data.size), _DIGEST: str(digest)}
-    # Who finds a ref that was left behind looks whether its link is there, and names its nonce.
+    # Who finds a ref that was left behind looks whether its link is there, and names its nonce. And it says that the
+    # data was verified, should the link not come about.
     await storage.put(ref, b"", Attributes(metadata={_DIGEST: str(digest)}))
     is_there = await _still_there(platform, data, standing)
     stored = None
@@ -245,6 +246,12 @@ async def _still_there(platform: Platform, data: Data, standing: Standing) -> bo
     if await platform.storage.head(keys.condemned(data.id)) is not None:
         return False
     return standing is Standing.LINKED or await platform.storage.head(data.key) is not None
+
+
+async def is_verified(platform: Platform, data: Data, digest: Digest) -> bool:
+    """Whether somebody read the data to its end and found this digest: only then a ref says so."""
+    refs = await platform.storage.list(keys.refs(data.id), with_metadata=True)
+    return any(found.metadata.get(_DIGEST) == str(digest) for found in refs.objects)
 
 
 async def mount(platform: Platform, name: RepositoryName, digest: Digest, source: RepositoryName) -> bool:
