@@ -58,7 +58,7 @@ def pack(references: References) -> str | None:
 
 def unpack(text: str, subject: str) -> References:
     """What `pack` made."""
-    blobs, children, *rest = map(_split, text.split(_SEPARATOR))
+    blobs, children, *rest = map(_split, f"{text}{_SEPARATOR}".split(_SEPARATOR))
     elsewhere = frozenset[str]().union(*rest)
     return References(blobs | elsewhere, children, subject, elsewhere)
 
