@@ -12,9 +12,9 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import cast
 
-from registry.errors import RegistryError
+from registry.errors import Problem, RegistryError
 from registry.platform import Machine, Platform, make_platform
-from registry.storage import Listing, Storage, StorageError
+from registry.storage import MAX_LIST_KEYS, Listing, Storage, StorageError
 from tests.fakes.client import START, Clock
 from tests.fakes.machine import FakeCrypto, FakeWeb
 from tests.fakes.r2 import MAX_OPEN_BODIES, FakeR2
@@ -22,6 +22,7 @@ from tests.fakes.streams import FakeStreams
 
 TIME_PASSES = -1.0  # what an actor sleeps for that makes LONG seconds pass at any moment
 LONG = 400.0  # seconds: longer than any lease and its margin
+SLOW = 95.0  # seconds that a call takes to fail
 
 _actor: ContextVar[int] = ContextVar("actor")
 _CALL_SECONDS = 0.001  # that an R2 call takes: no two objects are put at the same time
@@ -67,7 +68,11 @@ class Crash(BaseException):
 
 @dataclass(slots=True)
 class Trouble:
-    """What goes wrong at an actor's call number `at`: "crash" before it, "lost" is its reply."""
+    """What goes wrong at an actor's call number `at`.
+
+    "crash": the actor's isolate, before it; "lost": its reply; "slow": it and the next one take SLOW seconds to fail,
+    without effect; "fail": it and the next two fail, so that trying again does not help.
+    """
 
     kind: str = ""
     at: int = -1
@@ -80,6 +85,7 @@ class GatedR2(FakeR2):
         super().__init__(clock)
         self.scheduler: Scheduler | None = None
         self.open_limit = MAX_OPEN_BODIES * 10
+        self.page = MAX_LIST_KEYS  # keys of a listing
         self._inside = False
 
     async def _call(self, call: str, key: str) -> None:
@@ -99,6 +105,7 @@ class GatedR2(FakeR2):
         if self.scheduler is not None:
             await self.scheduler.wait(Step("list", (prefix,)))
         self._inside = True
+        options["limit"] = min(int(str(options.get("limit", MAX_LIST_KEYS))), self.page)
         try:
             return await super().list(prefix, **options)  # type: ignore[arg-type]
         finally:
@@ -166,11 +173,20 @@ class Scheduler:
         trouble = self._troubles[actor]
         if trouble.kind == "crash" and number >= trouble.at:
             raise Crash
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting[actor].append((step, turn))
-        await turn
+        if trouble.kind == "slow" and 0 <= number - trouble.at < 2:
+            await self._turn(Step("clock"))
+            self._world.clock.now += SLOW
+            raise StorageError("internal error, at last")
+        await self._turn(step)
+        if trouble.kind == "fail" and 0 <= number - trouble.at < 3:
+            raise StorageError("internal error")
         if trouble.kind == "lost" and number == trouble.at:
             self._lost.add(actor)
+
+    async def _turn(self, step: Step) -> None:
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting[_actor.get()].append((step, turn))
+        await turn
 
     def answer(self) -> None:
         """In an actor: the call's reply arrives, or does not."""
@@ -212,6 +228,8 @@ class Scheduler:
                 await _quiet()
                 if all(task.done() for task in tasks):
                     return True
+                if self._wake():
+                    continue
                 enabled = {number: waiting[0][0] for number, waiting in enumerate(self._waiting) if waiting}
                 if any(step.call == "delete" for step in enabled.values()):
                     # The assumption about time (registry.gc_register.MARGIN_SECONDS): what was sent lands soon.
@@ -234,12 +252,19 @@ class Scheduler:
     def _pass_time(self) -> None:
         deadlines = [deadline for sleeping in self._sleeping for deadline, _ in sleeping]
         assert deadlines, "an actor waits for nothing"
-        now = self._world.clock.now = max(self._world.clock.now, min(deadlines))
+        self._world.clock.now = max(self._world.clock.now, min(deadlines))
+        self._wake()
+
+    def _wake(self) -> bool:
+        """Whoever slept long enough goes on; whether anybody did."""
+        woken = False
         for sleeping in self._sleeping:
-            for deadline, turn in [one for one in sleeping if one[0] <= now]:
+            for deadline, turn in [one for one in sleeping if one[0] <= self._world.clock.now]:
                 sleeping.remove((deadline, turn))
+                woken = True
                 if not turn.done():
                     turn.set_result(None)
+        return woken
 
     async def _act(self, number: int, actor: Actor) -> None:
         _actor.set(number)
@@ -248,7 +273,7 @@ class Scheduler:
             world.results[number] = await actor(world.platform(self.sleep, seed=number + 1))
             world.outcomes[number] = "done"
         except RegistryError as error:
-            world.outcomes[number] = "refused"
+            world.outcomes[number] = "failed" if error.problem is Problem.UNAVAILABLE else "refused"
             world.results[number] = error
         except StorageError:
             world.outcomes[number] = "failed"

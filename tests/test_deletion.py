@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from registry import keys
+from registry.manifest_deletion import CALLS
 from registry.storage import NO_ATTRIBUTES, StorageError
 from registry.upload_parts import SMALL_PART
 from tests.fakes.client import Answer, FakeRegistry, digest_of
@@ -19,10 +20,14 @@ SMALL, LARGE = b"a small blob", bytes_of(SMALL_PART + 5)
 
 
 async def delete(registry: FakeRegistry, path: str) -> int:
-    """DELETE, and its status."""
-    answer = await registry.call("DELETE", f"/v2/{NAME}/{path}")
-    assert answer.status in (202, 404, 409), answer
-    return answer.status
+    """DELETE, and its status; asked again while there is more than one request deletes."""
+    while True:
+        answer = await registry.call("DELETE", f"/v2/{NAME}/{path}", budget=CALLS + 10)
+        if answer.status != 503:
+            assert answer.status in (202, 404, 409), answer
+            return answer.status
+        assert b"ask again" in answer.body
+        assert "Retry-After" in answer.headers
 
 
 async def is_there(registry: FakeRegistry, reference: str) -> bool:
@@ -113,16 +118,39 @@ async def test_the_same_bytes_under_another_algorithm(registry: FakeRegistry) ->
     assert await is_there(registry, digest_of(manifest))
 
 
-@pytest.mark.parametrize("count", [24, 25, 26, 300, 2_500])
-async def test_any_number_of_tags(registry: FakeRegistry, count: int) -> None:
-    """In one request, within the calls that one has."""
+async def tagged(registry: FakeRegistry, count: int) -> bytes:
+    """A manifest with so many tags, and another one."""
     manifest = await push_image(registry, NAME, "1", [b"layer"])
     stored = registry.bucket.objects[f"{NAME}/manifests/1"]
     for number in range(2, count + 1):
         registry.bucket.seed(f"{NAME}/manifests/{number}", manifest, stored.attributes, stored.checksum)
     await push_image(registry, NAME, "other", [b"other"])
+    return manifest
+
+
+@pytest.mark.parametrize("count", [24, 300, 2_500])
+async def test_any_number_of_tags(registry: FakeRegistry, count: int) -> None:
+    """Within the calls that a request has; 503 while there are more, and asked again it goes on."""
+    manifest = await tagged(registry, count)
     assert await delete(registry, f"manifests/{digest_of(manifest)}") == 202
     assert await tags(registry) == ["other"]
+    assert await delete(registry, f"manifests/{digest_of(manifest)}") == 404
+
+
+async def test_one_of_many_tags_moves_while_they_are_deleted(registry: FakeRegistry) -> None:
+    """However many there are: it was acknowledged for another image."""
+    manifest = await tagged(registry, 100)
+    other = registry.bucket.objects[f"{NAME}/manifests/other"]
+
+    def move(call: str, key: str) -> None:
+        if call == "put" and key == f"{NAME}/manifests/1":  # the first tombstone of a tag
+            registry.clock.now += 1
+            data, checksum = registry.bucket.data(f"{NAME}/manifests/other"), other.checksum
+            registry.bucket.seed(f"{NAME}/manifests/99", data, other.attributes, checksum)
+
+    registry.bucket.fail = move
+    assert await delete(registry, f"manifests/{digest_of(manifest)}") == 202
+    assert await tags(registry) == ["99", "other"]
 
 
 async def test_many_deleted_tags_do_not_hide_the_rest(registry: FakeRegistry) -> None:

@@ -1,6 +1,7 @@
 """A bucket that cloudflare/serverless-registry wrote is served (fixtures/legacy-bucket.json)."""
 
 import base64
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,9 @@ import pytest
 
 from registry.names import Digest
 from registry.storage import Attributes
+from registry.upload_parts import SMALL_PART
 from tests.fakes.client import FakeRegistry, digest_of
+from tests.test_uploads import bytes_of
 
 OBJECTS: list[dict[str, Any]] = json.loads((Path(__file__).parent / "fixtures/legacy-bucket.json").read_text())
 MANIFESTS = [found for found in OBJECTS if "/manifests/" in found["key"]]
@@ -75,14 +78,15 @@ async def test_a_manifest_may_name_a_mounted_blob(legacy: FakeRegistry) -> None:
 
 
 async def test_links_that_lead_nowhere(legacy: FakeRegistry) -> None:
-    """To nothing, to themselves, and to a name that is none: 404 or 503, never wrong bytes."""
-    digest = digest_of(b"x")
-    link = "X-Serverless-Registry-Symlink"
-    for name, target, status in (("a", "gone", 404), ("b", "b", 404), ("c", "../c", 503)):
-        attributes = Attributes(metadata={link: target})
-        legacy.bucket.seed(f"{name}/blobs/{digest}", b"link", attributes, None)
+    """To nothing, to themselves, and to a name that is none: 404, and a push heals them."""
+    large = bytes_of(SMALL_PART)
+    for data, (name, target) in itertools.product((b"x", large), (("a", "gone"), ("b", "b"), ("c", "../c"))):
+        attributes = Attributes(metadata={"X-Serverless-Registry-Symlink": target})
+        legacy.bucket.seed(f"{name}/blobs/{digest_of(data)}", b"link", attributes, None)
         for method in ("GET", "HEAD"):
-            assert (await legacy.call(method, f"/v2/{name}/blobs/{digest}")).status == status
+            assert (await legacy.call(method, f"/v2/{name}/blobs/{digest_of(data)}")).status == 404
+        await legacy.push_blob(name, data)
+        assert (await legacy.call("GET", f"/v2/{name}/blobs/{digest_of(data)}")).body == data
 
 
 @pytest.mark.parametrize("found", [found for found in MANIFESTS if ":" in found["key"]], ids=lambda found: found["key"])

@@ -5,13 +5,13 @@ import re
 
 import pytest
 
-from registry import manifest_checks, manifest_references
-from registry.manifest_checks import CALLS
+from registry import manifest_references
+from registry.calls import DEFAULT_CALLS
 from registry.manifest_format import parse_manifest
 from registry.manifest_references import pack, references_of
+from registry.settings import read_settings
 from registry.storage import NO_ATTRIBUTES, Attributes
-from tests.fakes import r2
-from tests.fakes.client import Answer, FakeRegistry, digest_of
+from tests.fakes.client import VARIABLES, Answer, FakeRegistry, digest_of
 from tests.images import INDEX, LAYER, MANIFEST, descriptor, image, push_image, put_manifest
 
 NAME = "team/app"
@@ -57,7 +57,7 @@ def index_over(*children: bytes, media_type: str = MANIFEST) -> bytes:
 async def put(registry: FakeRegistry, reference: str, document: bytes, media_type: str = MANIFEST) -> Answer:
     """PUT of a manifest, with the calls that Workers Paid has."""
     url, headers = f"/v2/{NAME}/manifests/{reference}", {"Content-Type": media_type}
-    return await registry.call("PUT", url, document, headers=headers, budget=CALLS)
+    return await registry.call("PUT", url, document, headers=headers, budget=DEFAULT_CALLS)
 
 
 @pytest.mark.parametrize("depth", [1, 2, 3])
@@ -163,13 +163,13 @@ async def test_five_thousand_absent_children(registry: FakeRegistry, others: int
     assert int(count.group(1)) >= len(errors)
 
 
-async def test_more_than_a_request_can_look_for(registry: FakeRegistry, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_more_than_a_request_can_look_for() -> None:
     """The answer says so; it is no 5xx that a client tries again."""
-    monkeypatch.setattr(manifest_checks, "CALLS", 20)
-    layers = [str(number).encode() for number in range(30)]
+    registry = FakeRegistry(settings=read_settings({**VARIABLES, "R2_CALLS": "100"}.get))
+    layers = [str(number).encode() for number in range(127)]
     for data in layers:
         registry.bucket.seed(f"{NAME}/blobs/{digest_of(data)}", data, NO_ATTRIBUTES, None)
-    monkeypatch.setattr(r2, "PAGE_WITH_METADATA", 1)
+    registry.bucket.page_with_metadata = 1
     answer = await put(registry, "1", json.dumps(image(layers[0], layers[1:])).encode())
     assert (answer.status, answer.codes) == (400, ["MANIFEST_INVALID"])
-    assert "refers to more than 20 R2 calls" in json.loads(answer.body)["errors"][0]["message"]
+    assert "R2_CALLS is 100: set R2_CALLS to" in json.loads(answer.body)["errors"][0]["message"]

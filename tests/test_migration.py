@@ -3,8 +3,12 @@
 import json
 from typing import Any
 
+import pytest
+
+from registry import migration
+from registry.calls import DEFAULT_CALLS
 from registry.names import parse_digest
-from registry.storage import Attributes
+from registry.storage import NO_ATTRIBUTES, Attributes, StorageError
 from registry.upload_parts import SMALL_PART
 from tests.fakes.client import FakeRegistry, digest_of
 from tests.images import image
@@ -13,12 +17,13 @@ from tests.test_uploads import bytes_of, check_blob
 
 LARGE = bytes_of(SMALL_PART + 5)
 LINK = "X-Serverless-Registry-Symlink"
+DAY = 24 * 3600
 
 
-async def migrate(registry: FakeRegistry) -> dict[str, Any]:
+async def migrate(registry: FakeRegistry, requests: int = 500) -> dict[str, Any]:
     """Steps until it is done; the last answer."""
-    for _ in range(500):
-        answer = await registry.call("POST", "/v2/_migrate")
+    for _ in range(requests):
+        answer = await registry.call("POST", "/v2/_migrate", budget=DEFAULT_CALLS)
         assert answer.status == 200, answer
         result: dict[str, Any] = json.loads(answer.body)
         if result["done"]:
@@ -43,6 +48,16 @@ async def test_the_legacy_bucket(legacy: FakeRegistry) -> None:  # noqa: F811
         assert (await legacy.call("GET", f"/v2/{name}/manifests/{reference}")).status == 200
     assert await migrate(legacy) == result
     assert "_registry/format" in legacy.bucket.objects
+
+
+async def test_the_legacy_bucket_is_cleaned_up(legacy: FakeRegistry) -> None:  # noqa: F811
+    """Of SR's own keys none is left a week later."""
+    legacy.clock.now += 8 * DAY
+    await migrate(legacy)
+    keys = set(legacy.bucket.objects)
+    assert not [key for key in keys if "/uploads/" in key or "/gc/" in key or "/insertion/" in key]
+    names = {found["key"].partition("/")[0] for found in MANIFESTS}
+    assert {key.partition("/")[0] for key in keys} == {"_registry", *names}
 
 
 async def test_large_blobs_are_stored_once(registry: FakeRegistry) -> None:
@@ -89,23 +104,124 @@ async def test_what_cannot_be_migrated_is_told(registry: FakeRegistry) -> None:
     assert {key: registry.bucket.data(key) for key in before} == before
 
 
-async def test_repositories_that_are_named_like_what_serverless_registry_left(registry: FakeRegistry) -> None:
-    """Their registers, tags and uploads are none of its leftovers, which go."""
-    uuid = f"{'0' * 8}-{'-'.join(['0' * 4] * 3)}-{'0' * 12}"
-    left = [
-        "a/gc/marker",
-        "a/gc/last_update",
-        "a/insertion/last_update",
-        f"a/insertion/{uuid}",
-        f"a/uploads/{uuid}",
-        uuid,
+@pytest.mark.parametrize("target", ["gone", "../c", "", "a"], ids=["dangling", "no name", "empty", "itself"])
+async def test_a_link_that_makes_no_sense_stops_nothing(registry: FakeRegistry, target: str) -> None:
+    """It is a problem, the links behind it are migrated, and blobs can be deleted then."""
+    broken = f"a/blobs/{digest_of(b'x')}"
+    registry.bucket.seed(broken, b"link", Attributes(metadata={LINK: target}), None)
+    registry.bucket.seed(f"b/blobs/{digest_of(b'y')}", b"link", Attributes(metadata={LINK: "c"}), None)
+    registry.bucket.seed(f"c/blobs/{digest_of(b'y')}", b"y", Attributes(), None)
+    result = await migrate(registry)
+    assert [problem.partition(" ")[0] for problem in result["problems"]] == [broken]
+    assert result["links"] == 1
+    for name, data in (("a", b"x"), ("b", b"y")):
+        assert (await registry.call("DELETE", f"/v2/{name}/blobs/{digest_of(data)}")).status == 202
+
+
+async def test_a_blob_larger_than_one_put(registry: FakeRegistry, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SR wrote it in parts; it cannot be copied in one: a problem, and nothing behind it waits."""
+    monkeypatch.setattr(migration, "MAX_PUT_SIZE", len(LARGE) - 1)
+    registry.bucket.seed(f"a/blobs/{digest_of(LARGE)}", b"link", Attributes(metadata={LINK: "c"}), None)
+    registry.bucket.seed(f"c/blobs/{digest_of(LARGE)}", LARGE, Attributes(), None)
+    (problem,) = (await migrate(registry))["problems"]
+    assert problem.startswith(f"a/blobs/{digest_of(LARGE)} ")
+    await check_blob(registry, LARGE, "a")
+
+
+async def test_odd_keys(registry: FakeRegistry) -> None:
+    """SR took what is no digest; others may have written anything: it is left alone."""
+    odd = [
+        "a/manifests/sha256:abc",
+        "a/manifests/",
+        "a/blobs/x",
+        "gc/marker",
+        "uploads/x",
+        "A//b",
+        "ä/manifests/1",
+        "z",
     ]
-    kept = ["a/gc/_gc", "a/insertion/_gc", "a/gc/manifests/marker", f"a/uploads/{uuid}/{0:016}", f"a/manifests/{uuid}"]
-    for key in (*left, *kept):
-        registry.bucket.seed(key, b"", Attributes(), None)
-    assert (await migrate(registry))["leftovers"] == len(left)
-    assert [key in registry.bucket.objects for key in left] == [False] * len(left)
-    assert [key in registry.bucket.objects for key in kept] == [True] * len(kept)
+    for key in odd:
+        registry.bucket.seed(key, b"odd", NO_ATTRIBUTES, None)
+    registry.bucket.seed(f"y/blobs/{digest_of(b'y')}", b"link", Attributes(metadata={LINK: "c"}), None)
+    registry.bucket.seed(f"c/blobs/{digest_of(b'y')}", b"y", Attributes(), None)
+    registry.clock.now += 8 * DAY
+    result = await migrate(registry)
+    assert (result["links"], result["problems"]) == (1, [])
+    assert set(odd) <= set(registry.bucket.objects)
+
+
+async def test_two_hundred_links_in_a_handful_of_requests(registry: FakeRegistry) -> None:
+    """With the calls of Workers Paid."""
+    for number in range(200):
+        data = str(number).encode()
+        registry.bucket.seed(f"a/blobs/{digest_of(data)}", b"link", Attributes(metadata={LINK: "c"}), None)
+        registry.bucket.seed(f"c/blobs/{digest_of(data)}", data, Attributes(), None)
+    assert (await migrate(registry, requests=3))["links"] == 200
+
+
+async def test_a_step_that_fails_keeps_what_it_did(registry: FakeRegistry) -> None:
+    """R2 fails at one object: 503, and the next request goes on there."""
+    for number in range(20):
+        data = str(number).encode()
+        registry.bucket.seed(f"a{number:02}/blobs/{digest_of(data)}", b"link", Attributes(metadata={LINK: "c"}), None)
+        registry.bucket.seed(f"c/blobs/{digest_of(data)}", data, Attributes(), None)
+
+    def fail(call: str, key: str) -> None:
+        if key.startswith("a10/"):
+            raise StorageError("broken")
+
+    registry.bucket.fail = fail
+    assert (await registry.call("POST", "/v2/_migrate", budget=DEFAULT_CALLS)).status == 503
+    looked_at: list[str] = []
+    registry.bucket.fail = lambda call, key: looked_at.append(key)
+    assert (await migrate(registry))["links"] == 20
+    assert not [key for key in looked_at if key.startswith("a09/")]
+
+
+# ------------------------------------------------------------------ what SR left
+UUID = "9ddeff7d-90dc-4f94-801c-578a9976778f"
+LEFT = [
+    UUID,
+    f"{UUID}-helper",
+    f"a/uploads/{UUID}",
+    "a/gc/marker",
+    "a/gc/last_update",
+    "a/insertion/last_update",
+    f"a/insertion/{UUID}",
+]
+# Of repositories that are named like a folder of SR's, ours, and what is nobody's.
+KEPT = ["a/gc/_gc", "a/insertion/_gc", f"a/uploads/{UUID}/{0:016}", "a/uploads/x", f"{UUID}/x", "marker", f"a/{UUID}"]
+KEPT += [f"Not a name/uploads/{UUID}", "a/gc/manifests/marker", f"a/manifests/{UUID}"]
+
+
+async def test_what_serverless_registry_left(registry: FakeRegistry) -> None:
+    """Upload states and data, and marks, go when they are a week old: SR's uploads are over by then."""
+    for key in (*LEFT, *KEPT):
+        registry.bucket.seed(key, b"", NO_ATTRIBUTES, None)
+    registry.clock.now += 8 * DAY
+    registry.bucket.seed("b/gc/marker", b"", NO_ATTRIBUTES, None)
+    result = await migrate(registry)
+    assert (result["leftovers"], result["young"]) == (len(LEFT), 1)
+    assert not set(LEFT) & set(registry.bucket.objects)
+    assert set(KEPT) <= set(registry.bucket.objects)
+
+
+async def test_leftovers_that_are_too_young_go_a_week_later(registry: FakeRegistry) -> None:
+    """Asked again before, it looks at nothing; blobs may be deleted all the while."""
+    registry.bucket.seed("b/gc/marker", b"", NO_ATTRIBUTES, None)
+    assert (await migrate(registry))["young"] == 1
+    registry.bucket.reset()
+    assert (await migrate(registry))["young"] == 1
+    assert registry.bucket.usage.class_a == 0
+    registry.clock.now += 7 * DAY
+    assert (await registry.call("GET", "/v2/a/gc?mode=verify")).status in (200, 404)
+    result = await migrate(registry)
+    assert (result["done"], result["leftovers"], result["young"]) == (True, 1, 0)
+    assert "b/gc/marker" not in registry.bucket.objects
+    registry.clock.now += 70 * DAY
+    registry.bucket.reset()
+    await migrate(registry)
+    assert registry.bucket.usage.class_a == 0
 
 
 async def test_an_empty_bucket_is_ours_at_once(registry: FakeRegistry) -> None:

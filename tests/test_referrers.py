@@ -83,9 +83,9 @@ async def test_many_referrers_come_in_one_answer(registry: FakeRegistry) -> None
     assert registry.bucket.usage.class_b - before == 2, "nothing but the damaged one is read"
 
 
-async def test_a_thousand_signatures(registry: FakeRegistry, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_thousand_signatures(registry: FakeRegistry) -> None:
     """Five R2 calls at most, with the pages of production."""
-    monkeypatch.setattr("tests.fakes.r2.PAGE_WITH_METADATA", 1000)
+    registry.bucket.page_with_metadata = 1000
     await registry.push_blob(NAME, b"{}")
     for number in range(1_000):
         await attach(registry, "a/signature", {"n": str(number)})

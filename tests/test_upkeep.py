@@ -131,9 +131,10 @@ async def test_a_bucket_of_serverless_registry(legacy: FakeRegistry) -> None:
     before = legacy.bucket.keys()
     await one_tick(legacy)
     assert legacy.bucket.keys() == before
-    while not json.loads((await legacy.call("POST", "/v2/_migrate")).body)["done"]:
-        pass
-    legacy.clock.now += 8 * DAY
+    for _ in range(2):  # the second time for leftovers that were too young at the first
+        while not json.loads((await legacy.call("POST", "/v2/_migrate")).body)["done"]:
+            pass
+        legacy.clock.now += 8 * DAY
     for _ in range(2):
         await one_pass(legacy)
     gone = set(before) - set(legacy.bucket.keys())

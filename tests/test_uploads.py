@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from registry.storage import StorageError
 from registry.upload_parts import LARGE_PART, SMALL_PART
 from tests.fakes.client import Answer, FakeRegistry, digest_of, with_query
 
@@ -154,13 +155,15 @@ async def test_sha512(registry: FakeRegistry) -> None:
 
 
 async def test_large_blobs_are_data_with_a_ref_and_a_link(registry: FakeRegistry) -> None:
-    """The bytes belong to no repository; the ref names the link's nonce."""
+    """The bytes belong to no repository; the ref names the link's nonce and digest, so that it leads to the link."""
     data = bytes_of(SMALL_PART)
     await registry.push_blob(NAME, data)
     link = registry.bucket.objects[f"{NAME}/blobs/{digest_of(data)}"].attributes.metadata
     assert registry.bucket.keys("_data/") == [f"_data/{link['target']}"]
     assert registry.bucket.keys("_refs/") == [f"_refs/{link['target']}/{link['ref']}/{NAME}"]
     assert (link["size"], link["digest"]) == (str(len(data)), digest_of(data))
+    ref = registry.bucket.objects[f"_refs/{link['target']}/{link['ref']}/{NAME}"]
+    assert ref.attributes.metadata == {"digest": digest_of(data)}
 
 
 async def test_a_blob_pushed_again_is_kept_once(registry: FakeRegistry) -> None:
@@ -353,3 +356,56 @@ async def test_a_closing_put_asked_again(registry: FakeRegistry) -> None:
         assert (await registry.call("PUT", url)).status == 201
         assert (await registry.call("PUT", url)).status == 201
         await check_blob(registry, data)
+
+
+# ---------------------------------------------------------------------- closing what came in several chunks
+async def two_chunks(registry: FakeRegistry, data: bytes) -> str:
+    """Where a session stands that has all of it: nothing is hashed before it is closed."""
+    location = await start(registry)
+    for chunk in (data[: len(data) // 2], data[len(data) // 2 :]):
+        location = (await registry.call("PATCH", location, in_pieces(chunk))).location
+    return location
+
+
+@pytest.mark.parametrize(
+    ("call", "folder", "times"),
+    [("get", "_data/", 3), ("complete_upload", "_data/", 3), ("put", f"{NAME}/blobs/", 1), ("put", "_refs/", 3)],
+)
+async def test_a_close_that_failed_is_gone_on_with(registry: FakeRegistry, call: str, folder: str, times: int) -> None:
+    """The parts are not sent again; and what was read and found right is not read again."""
+    data = bytes_of(3 * SMALL_PART)
+    url = with_query(await two_chunks(registry, data), digest=digest_of(data))
+    left = times
+
+    def fail(made: str, key: str) -> None:
+        nonlocal left
+        if left and made == call and key.startswith(folder):
+            left -= 1
+            raise StorageError("broken")
+
+    registry.bucket.fail = fail
+    assert (await registry.call("PUT", url)).status == 503
+    registry.bucket.reset()
+    assert (await registry.call("PUT", url)).status == 201
+    assert registry.bucket.usage.written < 1000
+    is_verified = folder == f"{NAME}/blobs/"
+    assert (registry.bucket.usage.read < SMALL_PART) == is_verified
+    await check_blob(registry, data)
+
+
+async def test_what_was_verified_for_one_digest_is_not_for_another(registry: FakeRegistry) -> None:
+    """A close that failed after it was verified, asked again with another digest."""
+    data = bytes_of(3 * SMALL_PART)
+    location = await two_chunks(registry, data)
+    left = 1
+
+    def fail(made: str, key: str) -> None:
+        nonlocal left
+        if left and made == "put" and key.startswith(f"{NAME}/blobs/"):
+            left -= 1
+            raise StorageError("broken")
+
+    registry.bucket.fail = fail
+    assert (await registry.call("PUT", with_query(location, digest=digest_of(data)))).status == 503
+    answer = await registry.call("PUT", with_query(location, digest=digest_of(b"another")))
+    assert (answer.status, answer.codes) == (400, ["DIGEST_INVALID"])

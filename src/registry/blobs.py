@@ -42,6 +42,10 @@ _ID_BYTES = 16
 LINK_SIZE = 2 * _ID_BYTES  # bytes of a link of ours: the id of its data
 
 
+class DamagedLink(StorageError):
+    """What a link says makes no sense."""
+
+
 @dataclass(frozen=True, slots=True)
 class Blob:
     """A blob that is there: the key that has its bytes, and their number."""
@@ -103,12 +107,15 @@ async def read_part(platform: Platform, blob: Blob, part: ByteRange | None) -> S
 
 
 async def resolve(platform: Platform, stored: StoredObject, digest: Digest) -> Blob | None:
-    """Follow links from what lies at a blob's key to its bytes."""
+    """Follow links from what lies at a blob's key to its bytes; None when one of them is damaged or leads nowhere."""
     for _ in range(_MAX_SR_STEPS + 1):
-        data = _link_target(stored)
+        try:
+            data, source = _link_target(stored), _sr_source(stored)
+        except DamagedLink:
+            log("damaged-link", key=stored.key)
+            return None
         if data is not None:
             return Blob(data.key, data.size, data)
-        source = _sr_source(stored)
         if source is None:
             return Blob(stored.key, stored.size)
         found = await platform.storage.head(keys.blob(source, digest))
@@ -146,7 +153,7 @@ def _link_target(stored: StoredObject) -> Data | None:
     if target is None or size is None:
         return None
     if _RANDOM_ID.fullmatch(target) is None or not size.isdecimal():
-        raise StorageError("a link is damaged")
+        raise DamagedLink("a link is damaged")
     return Data(target, int(size))
 
 
@@ -157,7 +164,7 @@ def _sr_source(stored: StoredObject) -> RepositoryName | None:
             try:
                 return parse_name(value)
             except RegistryError:
-                raise StorageError("a link is damaged") from None
+                raise DamagedLink("a link is damaged") from None
     return None
 
 
@@ -218,6 +225,8 @@ async def _put_link(
     nonce = new_id(platform)
     ref = keys.ref(data.id, nonce, name)
     metadata = {_TARGET: data.id, _REF: nonce, _SIZE: str(data.size), _DIGEST: str(digest)}
+    # Who finds a ref that was left behind looks whether its link is there, and names its nonce. And it says that the
+    # data was verified, should the link not come about.
     await storage.put(ref, b"", Attributes(metadata={_DIGEST: str(digest)}))
     is_there = await _still_there(platform, data, standing)
     stored = None
@@ -243,6 +252,12 @@ async def _still_there(platform: Platform, data: Data, standing: Standing) -> bo
     if await platform.storage.head(keys.condemned(data.id)) is not None:
         return False
     return standing is Standing.LINKED or await platform.storage.head(data.key) is not None
+
+
+async def is_verified(platform: Platform, data: Data, digest: Digest) -> bool:
+    """Whether somebody read the data to its end and found this digest: only then a ref says so."""
+    refs = await platform.storage.list(keys.refs(data.id), with_metadata=True)
+    return any(found.metadata.get(_DIGEST) == str(digest) for found in refs.objects)
 
 
 async def mount(platform: Platform, name: RepositoryName, digest: Digest, source: RepositoryName) -> bool:

@@ -18,7 +18,7 @@ from registry.walk import Repository, Walk
 
 async def migrate(registry: Registry, endpoint: Migrate, request: Request) -> Response:
     """The next step of the migration from SR: ask again until `done`."""
-    return json_response(200, asdict(await migration.step(registry.platform)))
+    return json_response(200, asdict(await migration.step(registry.platform, registry.settings.r2_calls)))
 
 
 async def collect_garbage(registry: Registry, endpoint: CollectGarbage, request: Request) -> Response:

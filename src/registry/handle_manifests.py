@@ -79,7 +79,15 @@ async def put_manifest(registry: Registry, endpoint: PutManifest, request: Reque
 async def _put_manifest(registry: Registry, endpoint: PutManifest, received: Received) -> Response:
     await registry.before_first_write()
     tags = endpoint.tags if isinstance(endpoint.reference, Digest) else (endpoint.reference,)
-    await manifest_push.put(registry.platform, endpoint.name, received, tags, sparse=registry.settings.sparse_manifests)
+    settings = registry.settings
+    await manifest_push.put(
+        registry.platform,
+        endpoint.name,
+        received,
+        tags,
+        sparse=settings.sparse_manifests,
+        r2_calls=settings.r2_calls,
+    )
     await registry.fallback.note_push(endpoint.name)
     headers = {
         "Location": build(GetManifest(endpoint.name, received.digest)),

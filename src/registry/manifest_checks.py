@@ -13,22 +13,23 @@ from registry.names import ALGORITHMS, Digest, RepositoryName, parse_digest
 from registry.platform import Platform
 from registry.storage import StoredObject
 
-CALLS = 900  # R2 calls of one check: a request has 1,000 on Workers Paid, and some are for the rest of the push
 MAX_NAMED = 20  # digests that an answer names which are not there: then no more are looked for
 MAX_DEPTH = 5  # of indexes within indexes that are looked through; two are seen in practice
 
 
-async def check(platform: Platform, name: RepositoryName, manifest: Manifest, *, sparse: bool) -> frozenset[Digest]:
+async def check(
+    platform: Platform, name: RepositoryName, manifest: Manifest, calls: Calls, *, sparse: bool
+) -> frozenset[Digest]:
     """Everything the manifest refers to is there, unless it may be `sparse`, and has the size its descriptor says.
 
     Returns what is there. Raises MANIFEST_BLOB_UNKNOWN and MANIFEST_INVALID.
     """
-    checks = _Checks(platform, name, manifest)
+    checks = _Checks(platform, name, manifest, calls)
     try:
         await checks.look(until=None if sparse else MAX_NAMED)
     except OutOfCalls:
         if not sparse and not checks.missing:
-            reason = f"the manifest refers to more than {CALLS} R2 calls can find in this repository"
+            reason = f"the manifest refers to more than can be found in this repository: {calls.advice}"
             raise RegistryError(Problem.MANIFEST_INVALID, reason) from None
     checks.compare_sizes()
     if not sparse:
@@ -65,11 +66,11 @@ async def read_references(platform: Platform, stored: StoredObject) -> Reference
 class _Checks:
     """What was found of one manifest's references."""
 
-    def __init__(self, platform: Platform, name: RepositoryName, manifest: Manifest) -> None:
+    def __init__(self, platform: Platform, name: RepositoryName, manifest: Manifest, calls: Calls) -> None:
         self._platform = platform
         self._name = name
         self._manifest = manifest
-        self._calls = Calls(CALLS)
+        self._calls = calls
         self._children: dict[Digest, StoredObject] = {}
         self._descriptors: Sequence[Descriptor] = (*manifest.all_blobs, *manifest.children)
         self.order = list(dict.fromkeys(one.digest for one in self._descriptors))

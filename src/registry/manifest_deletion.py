@@ -12,15 +12,16 @@ A tag that is deleted by its own name is just deleted: who asks for that says no
 import asyncio
 
 from registry import blobs, keys, manifests
+from registry.calls import Calls, OutOfCalls
 from registry.discovery import tag_pages
+from registry.errors import Problem, RegistryError
 from registry.names import Digest, RepositoryName, Tag
 from registry.platform import Platform
-from registry.storage import MAX_DELETE_KEYS, Attributes, NotAfter, StorageBusy, StoredObject
+from registry.storage import Attributes, NotAfter, StorageBusy, StoredObject
 
-# Tags of one manifest that are replaced under a condition: a call each, and a request has 50 on the Free plan. The rest
-# is deleted in one call, without: somebody may then lose a tag that is moved in that very moment.
-MAX_TOMBSTONES = 25
+CALLS = 900  # R2 calls of one request for tags: it has 1,000 on Workers Paid
 _ATTEMPTS = 3  # at a manifest that is pushed again while it is deleted
+_RETRY_AFTER = {"Retry-After": "1"}  # seconds
 
 # Metadata of a tombstone: which etag it replaced, and the subject, so that what broke off can be ended.
 _REPLACED, _SUBJECT, _NONCE = "replaced", "subject", "nonce"
@@ -37,7 +38,7 @@ async def delete_tag(platform: Platform, name: RepositoryName, tag: Tag) -> bool
 async def delete_manifest(platform: Platform, name: RepositoryName, digest: Digest) -> bool:
     """Delete a manifest, every tag that leads to it, and its entry among the referrers; False when there is none.
 
-    Asked again after it broke off, it goes on.
+    Asked again after it broke off, it goes on. Raises UNAVAILABLE when there are more tags than one request deletes.
     """
     key = keys.manifest(name, digest)
     for _ in range(_ATTEMPTS):
@@ -60,23 +61,27 @@ async def delete_manifest(platform: Platform, name: RepositoryName, digest: Dige
 
 
 async def entomb(platform: Platform, stored: StoredObject, only_if: str | NotAfter, subject: str = "") -> bool:
-    """Replace an object by a tombstone; False when another one lies there now."""
+    """Replace an object by a tombstone; False when another one lies there now. `subject`: of a manifest, or ""."""
     metadata = {_REPLACED: stored.etag, _SUBJECT: subject, _NONCE: platform.random_hex(8)}
     return (await platform.storage.put(stored.key, b"", Attributes(metadata=metadata), only_if=only_if)) is not None
 
 
 async def _delete_tags(platform: Platform, name: RepositoryName, digest: Digest, etag: str) -> int:
-    """Delete the tags of a manifest: those with its bytes, which its etag says. Returns how many."""
-    found = [
-        tag
-        async for page in tag_pages(platform, name, None)
-        for tag in page.tags
-        if tag.etag == etag and (tag.checksum is None or tag.checksum == digest)
-    ]
-    careful, rest = found[:MAX_TOMBSTONES], [tag.key for tag in found[MAX_TOMBSTONES:]]
-    for at in range(0, len(careful), blobs.IN_FLIGHT):
-        batch = careful[at : at + blobs.IN_FLIGHT]
-        await asyncio.gather(*(entomb(platform, tag, NotAfter(tag.uploaded)) for tag in batch))
-    for at in range(0, len(rest), MAX_DELETE_KEYS):
-        await platform.storage.delete(rest[at : at + MAX_DELETE_KEYS])
-    return len(found)
+    """Delete the tags of a manifest: those with its bytes, which its etag says. Returns how many.
+
+    Raises UNAVAILABLE when there are more than one request deletes; asked again, it goes on.
+    """
+    calls, count = Calls(CALLS), 0
+    try:
+        async for page in tag_pages(platform, name, None):
+            calls.take()
+            found = [tag for tag in page.tags if tag.etag == etag and tag.checksum in (None, digest)]
+            for at in range(0, len(found), blobs.IN_FLIGHT):
+                batch = found[at : at + blobs.IN_FLIGHT]
+                calls.take(len(batch))
+                await asyncio.gather(*(entomb(platform, tag, NotAfter(tag.uploaded)) for tag in batch))
+            count += len(found)
+    except OutOfCalls:
+        message = "the manifest has more tags than one request deletes: ask again for the rest"
+        raise RegistryError(Problem.UNAVAILABLE, message, headers=_RETRY_AFTER) from None
+    return count

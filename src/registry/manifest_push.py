@@ -21,6 +21,7 @@ import asyncio
 from collections.abc import Sequence
 
 from registry import gc_register, manifest_checks, manifests
+from registry.calls import Calls
 from registry.errors import RegistryError
 from registry.gc_register import MARGIN_SECONDS, Phase
 from registry.log import log
@@ -38,14 +39,14 @@ _RUN_BYTES = 16
 
 
 async def put(
-    platform: Platform, name: RepositoryName, received: Received, tags: Sequence[Tag], *, sparse: bool
+    platform: Platform, name: RepositoryName, received: Received, tags: Sequence[Tag], *, sparse: bool, r2_calls: int
 ) -> None:
-    """Store a manifest and its tags.
+    """Store a manifest and its tags, looking with so many calls for what it refers to.
 
     Raises MANIFEST_BLOB_UNKNOWN, with nothing stored, when it refers to something that is not there; unless it may be
     `sparse`.
     """
-    push = _Push(platform, name, received, sparse=sparse)
+    push = Push(platform, name, received, sparse=sparse, r2_calls=r2_calls)
     is_fresh = await push.begin()
     digest = received.digest
     await push.settle([] if is_fresh else [digest], [digest])
@@ -53,21 +54,26 @@ async def put(
         await push.settle(tags, [digest, *tags])
 
 
-class _Push:
-    def __init__(self, platform: Platform, name: RepositoryName, received: Received, *, sparse: bool) -> None:
+class Push:
+    """One push, and what it relies on."""
+
+    def __init__(
+        self, platform: Platform, name: RepositoryName, received: Received, *, sparse: bool, r2_calls: int
+    ) -> None:
         self._platform = platform
         self._name = name
         self._received = received
         self._is_sparse = sparse
+        self._r2_calls = r2_calls
         self._register = gc_register.Register()  # as it was at the last look
-        self._present = frozenset[Digest]()  # what was there at the beginning of what the manifest refers to
+        self.present = frozenset[Digest]()  # of what the manifest refers to: it stays, or the push is refused
         self._was_there = False
 
     async def begin(self) -> bool:
         """Look for the first time; whether the manifest was put so recently that it need not be put again."""
         # Before everything else, not beside it: what is seen now is worth something if nothing was collected since.
         self._register = await gc_register.read(self._platform, self._name)
-        stored, self._present = await asyncio.gather(self._find(self._received.digest), self._check())
+        stored, self.present = await asyncio.gather(self._find(self._received.digest), self._check())
         self._received = self._received.typed_as(stored)
         self._was_there = stored is not None
         is_fresh = stored is not None and self._platform.now() - stored.uploaded <= FRESH
@@ -110,12 +116,13 @@ class _Push:
 
     async def _check(self) -> frozenset[Digest]:
         manifest = self._received.manifest
-        return await manifest_checks.check(self._platform, self._name, manifest, sparse=self._is_sparse)
+        calls = Calls(self._r2_calls)
+        return await manifest_checks.check(self._platform, self._name, manifest, calls, sparse=self._is_sparse)
 
     async def _refusal(self) -> RegistryError | None:
         """Why the push is refused: what was there at its beginning is not there any more."""
         try:
-            gone = self._present - await self._check()
+            gone = self.present - await self._check()
         except RegistryError as error:
             return error
         return manifest_checks.unknown(gone) if gone else None
@@ -129,16 +136,18 @@ class _Push:
         held = await gc_register.swap(platform, name, self._register, Phase.SWEEP, platform.random_hex(_RUN_BYTES))
         if held is None:
             return False
-        refusal = await self._refusal()
-        ours_until = held.lease - MARGIN_SECONDS
-        if refusal is not None and platform.now() < ours_until:
+        refusal, ours_until = await self._refusal(), held.lease - MARGIN_SECONDS
+        is_in_time = platform.now() < ours_until
+        if refusal is not None and is_in_time:
             with sent_by(ours_until):
                 await self._take_back(written)
         released = await gc_register.swap(platform, name, held, Phase.IDLE, held.run)
-        if refusal is not None:
+        if refusal is not None and is_in_time:
             raise refusal
-        self._register = released or self._register
-        return released is not None
+        if refusal is None and released is not None:
+            self._register = released
+            return True
+        return False
 
     async def _take_back(self, written: Sequence[Reference]) -> None:
         """Put tombstones where the manifest lies, unless it was put again since."""

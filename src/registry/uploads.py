@@ -196,13 +196,13 @@ class Upload:
 
     async def _close_parts(self, entry: Entry, digest: Digest) -> None:
         state = entry.state
-        upload = multipart(state)
-        known: Digest | None = None
-        completed = True
+        data = blobs.Data(state.data_id, state.offset)
+        is_verified, completed = False, True
         try:
             last = await self._parts.store_last(state)
             known = await entry.digest_behind_piece()
-            if known != digest:
+            is_verified = known == digest
+            if not is_verified:
                 # Before an upload is given up or joined: the client may have named an old location.
                 await self._check_newest(state)
             if known is not None and known.algorithm == digest.algorithm and known != digest:
@@ -214,12 +214,13 @@ class Upload:
             raise OutOfDate from None
         except UploadGone:
             # Asked again after a lost reply, or beside a twin: then the object is there. Else it was cancelled.
-            stored = await self._storage.head(upload.key)
+            stored = await self._storage.head(data.key)
             if stored is None or stored.size != state.offset:
                 raise gone() from None
             completed = False
-        data = blobs.Data(state.data_id, state.offset)
-        if known != digest and await self._digest_of(data, digest.algorithm) != digest:
+            # What broke off when all was read need not be read again (docs/adr/0019).
+            is_verified = is_verified or await blobs.is_verified(self._platform, data, digest)
+        if not is_verified and await self._digest_of(data, digest.algorithm) != digest:
             if completed:
                 await blobs.drop_data(self._platform, data)
             await self._forget(state)
