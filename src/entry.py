@@ -8,6 +8,7 @@ from typing import Any
 
 from workers import Request, WorkerEntrypoint, import_from_javascript
 
+from registry.calls import Calls
 from registry.cloudflare.analytics import AnalyticsDataset
 from registry.cloudflare.crypto import WebCrypto
 from registry.cloudflare.messages import to_request, to_response
@@ -56,7 +57,8 @@ class Default(WorkerEntrypoint):
     async def scheduled(self, *_: object) -> None:
         """The next step of the clean-up; asked for more often than the clock does, it does its steps sooner."""
         registry = _the_registry()
-        await tick(registry.platform, registry.settings)
+        settings = registry.settings
+        await tick(registry.platform, settings.upkeep, Calls(settings.r2_calls), keep_pushed=bool(settings.upstreams))
 
     async def fetch(self, request: Request) -> Any:
         """Answer one request."""

@@ -10,7 +10,7 @@ from registry.manifest_references import pack, references_of
 from registry.names import parse_digest
 from registry.settings import read_settings
 from registry.storage import NO_ATTRIBUTES, Attributes
-from registry.upkeep import Upkeep, tick
+from registry.upkeep import Upkeep
 from tests import heap
 from tests.fakes.client import VARIABLES, FakeRegistry, digest_of, with_query
 from tests.fakes.many_images import ManyImages
@@ -240,7 +240,7 @@ async def collect(registry: FakeRegistry, blobs: int = 0) -> None:
 
 async def tick_of_the_clock(registry: FakeRegistry) -> None:
     """A step of the clean-up, with a bucket in which there is nothing to do."""
-    await tick(registry.registry.platform, registry.registry.settings)
+    await registry.tick()
 
 
 async def a_pass_is_over(registry: FakeRegistry) -> None:
@@ -287,7 +287,7 @@ async def one_pass(registry: FakeRegistry) -> Upkeep:
     registry.clock.now += 24 * 3600
     for _ in range(24 * 6):
         registry.clock.now += 600
-        upkeep = await tick(registry.registry.platform, registry.registry.settings)
+        upkeep = await registry.tick()
         if upkeep.stage == "done":
             return upkeep
     raise AssertionError("a pass takes more than a day")

@@ -10,7 +10,8 @@ from typing import Any, cast
 from registry import collection
 from registry.calls import MAX_CALLS, Calls
 from registry.collection import Collector
-from registry.garbage import BLOBS, Mode, Rules
+from registry.endpoints import Mode
+from registry.garbage import BLOBS, Rules
 from registry.names import RepositoryName
 from registry.platform import Machine, Platform, make_platform
 from tests.fakes.many_images import NAME, ManyImages

@@ -188,7 +188,7 @@ async def test_what_is_remembered_is_bounded() -> None:
     for number in range(2_100):
         header = basic("hello", "world").replace("Basic ", "Basic " + " " * number)
         assert (await registry.call("GET", "/v2/", user=None, headers={"authorization": header})).status == 200
-    assert len(registry.registry.auth._remembered) <= 1_000  # noqa: SLF001
+    assert len(registry.registry.authenticator._remembered) <= 1_000  # noqa: SLF001
 
 
 async def test_without_configuration_the_door_is_closed(capsys: pytest.CaptureFixture[str]) -> None:
@@ -387,5 +387,5 @@ async def test_addresses_of_one_network_and_long_names() -> None:
     elsewhere = {"cf-connecting-ip": "2001:db8:0:1::1"}
     assert (await registry.call("GET", "/v2/", user=("ann", "her password"), headers=elsewhere)).status == 200
     await registry.call("GET", "/v2/", user=("\U0001f600" * 1_000, "x"), headers={"cf-connecting-ip": "x" * 10_000})
-    spent = registry.registry.auth._guard._spent  # noqa: SLF001
+    spent = registry.registry.authenticator._guard._spent  # noqa: SLF001
     assert all(len(part) <= 64 for key in spent for part in key)

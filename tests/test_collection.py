@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from registry import collection, gc_register
 from registry.calls import Calls
 from registry.collection import Collector
+from registry.endpoints import Mode
 from registry.errors import RegistryError
-from registry.garbage import MAX_SHOWN, DigestIndex, Mode, Rules
+from registry.garbage import MAX_SHOWN, DigestIndex, Rules
 from registry.manifest_format import parse_manifest
 from registry.manifest_references import MAX_LENGTH, SHORT, cuts, pack, references_of, short, unpack
 from registry.names import RepositoryName

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from registry.permissions import Access, parse_permissions
+from registry.endpoints import Access
+from registry.permissions import parse_permissions
 from registry.sealed import is_sealed, seal, unseal
 from registry.settings import read_settings
 from registry.storage import NO_ATTRIBUTES

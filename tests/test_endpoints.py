@@ -27,6 +27,7 @@ from registry.endpoints import (
     ListRepositories,
     ListTags,
     Migrate,
+    Mode,
     MountBlob,
     PostToken,
     PreviewRetention,
@@ -39,7 +40,6 @@ from registry.endpoints import (
     VerifyRepository,
 )
 from registry.errors import RegistryError
-from registry.garbage import Mode
 from registry.names import MAX_NAME_LENGTH, Digest, RepositoryName, Tag, parse_digest, parse_name, parse_reference
 from registry.paths import build, parse
 

@@ -3,9 +3,9 @@
 import pytest
 
 from registry.callers import Caller
-from registry.endpoints import MountBlob, StartUpload
+from registry.endpoints import Access, MountBlob, StartUpload
 from registry.names import RepositoryName, parse_digest
-from registry.permissions import Access, allow
+from registry.permissions import allow
 from registry.storage import Attributes
 from registry.upload_parts import SMALL_PART
 from tests.fakes.client import Answer, FakeRegistry, digest_of, with_query
@@ -67,7 +67,7 @@ async def test_a_damaged_blob_is_not_spread(registry: FakeRegistry) -> None:
 def test_mount_needs_pull_from_the_source(registry: FakeRegistry) -> None:
     """Who may not pull there gets an ordinary upload: the answer must not tell what is there."""
     endpoint = MountBlob(RepositoryName("a"), parse_digest(digest_of(b"")), RepositoryName("b"))
-    admit = registry.registry.auth.admit
+    admit = registry.registry.authorizer.admit
     pusher, both = allow({Access.PUSH}, "a"), allow({Access.PUSH}, "a") | allow({Access.PULL}, "b")
     assert admit(Caller("pusher", pusher), endpoint) == StartUpload(endpoint.name)
     assert admit(Caller("both", both), endpoint) == endpoint

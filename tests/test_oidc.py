@@ -257,7 +257,7 @@ async def test_an_issuer_that_falls_silent(registry: FakeRegistry) -> None:
 )
 def test_malformed_issuers(value: str, sentence: str, capsys: pytest.CaptureFixture[str]) -> None:
     """The log says what is wrong, and nobody is trusted."""
-    assert read_settings({"OIDC_ISSUERS_JSON": value}.get).issuers == ()
+    assert read_settings({"OIDC_ISSUERS_JSON": value}.get).access.issuers == ()
     line = json.loads(capsys.readouterr().out)
     assert (line["event"], line["setting"]) == ("setting-ignored", "OIDC_ISSUERS_JSON")
     assert sentence in line["help"]

@@ -6,16 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from registry.permissions import (
-    EVERYTHING,
-    NOTHING,
-    Access,
-    Permissions,
-    allow,
-    parse_glob,
-    parse_permissions,
-    parse_repository_glob,
-)
+from registry.endpoints import EVERYTHING, Access
+from registry.permissions import NOTHING, Permissions, allow, parse_glob, parse_permissions, parse_repository_glob
 
 PULL, PUSH = Access.PULL, Access.PUSH
 

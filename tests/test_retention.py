@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from registry import collection
 from registry.calls import Calls
 from registry.collection import Collector
-from registry.garbage import Mode, Rules
+from registry.endpoints import Mode
+from registry.garbage import Rules
 from registry.inventory import Inventory
 from registry.platform import Platform
 from registry.retention import RetentionRule, attached_to, parse_rules

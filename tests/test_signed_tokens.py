@@ -356,7 +356,7 @@ def test_wrong_keys(sentence: str, key: object, capsys: pytest.CaptureFixture[st
     line = json.loads(capsys.readouterr().out)
     assert (line["event"], line["setting"]) == ("setting-ignored", "JWT_REGISTRY_TOKENS_PUBLIC_KEY")
     assert sentence in line["help"]
-    assert settings.token_keys == ()
+    assert settings.access.token_keys == ()
 
 
 async def test_a_key_off_the_curve(capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,7 +7,7 @@ import pytest
 from registry.blobs import LARGE_BLOB
 from registry.settings import read_settings
 from registry.storage import NO_ATTRIBUTES, Attributes, StorageError
-from registry.upkeep import PASS_SECONDS, Upkeep, tick
+from registry.upkeep import PASS_SECONDS, Upkeep
 from tests.fakes.client import VARIABLES, FakeRegistry, digest_of, with_query
 from tests.fakes.r2 import Usage
 from tests.images import push_image
@@ -32,7 +32,7 @@ async def one_tick(registry: FakeRegistry) -> Upkeep:
     """A step; within the calls of a request."""
     before, registry.bucket.usage = registry.bucket.usage, Usage()
     registry.clock.now += 600
-    upkeep = await tick(registry.registry.platform, registry.registry.settings)
+    upkeep = await registry.tick()
     used = registry.bucket.usage
     # A few more: where the pass stands, and releasing the register.
     assert used.class_a + used.class_b + used.free <= registry.settings.r2_calls + 10
@@ -100,7 +100,7 @@ async def test_a_pass_begins_once_a_day(registry: FakeRegistry) -> None:
     await registry.push_blob(NAME, b"x")
     await one_pass(registry)
     registry.bucket.reset()
-    began = (await tick(registry.registry.platform, registry.registry.settings)).began
+    began = (await registry.tick()).began
     assert (registry.bucket.usage.class_a, registry.bucket.usage.class_b) == (0, 1)
     registry.clock.now = began + PASS_SECONDS
     assert (await one_tick(registry)).began > began

@@ -15,7 +15,6 @@ import pytest
 
 from registry.settings import read_settings
 from registry.storage import NO_ATTRIBUTES, Attributes, StorageError
-from registry.upkeep import tick
 from tests.fakes.client import VARIABLES, FakeRegistry, digest_of
 from tests.images import MANIFEST, image
 
@@ -154,7 +153,7 @@ async def run(bucket: Bucket, trouble: Callable[[Bucket], None]) -> int:
         trouble(bucket)
         registry.restart()
         with contextlib.suppress(Ended):
-            passes.add((await tick(registry.registry.platform, registry.settings)).began)
+            passes.add((await registry.tick()).began)
     return ticks
 
 

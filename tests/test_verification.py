@@ -1,6 +1,7 @@
 """Whether everything is there, asked for over HTTP."""
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -90,7 +91,7 @@ async def test_what_does_not_fit(registry: FakeRegistry) -> None:
     for number in range(500):
         layer = str(number).encode()
         registry.bucket.seed(f"{NAME}/blobs/{digest_of(layer)}", layer, NO_ATTRIBUTES, parse_digest(digest_of(layer)))
-    registry.settings = type(registry.settings)(accounts=registry.settings.accounts, r2_calls=100)
+    registry.settings = replace(registry.settings, r2_calls=100)
     registry.restart()
     answer = await registry.call("GET", f"/v2/{NAME}/gc?mode=verify", budget=100)
     assert answer.status == 409

@@ -1,56 +1,34 @@
-"""Who calls, and what that caller may do.
+"""Who sent a request: the credentials it carries.
 
 Credentials come as Basic (RFC 7617: a password, or a signed token in its place) or as Bearer (RFC 6750: a token of
 ours, or a signed one). Who brings wrong ones, or none where some are needed, gets 401 with a challenge; who brings
-right ones that are not enough gets 403.
+right ones that are not enough gets 403 (`registry.authorizer`).
 """
 
 import base64
 import binascii
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from registry.access_settings import AccessSettings
 from registry.accounts import Account, Accounts, bind
 from registry.bearer_tokens import ISSUER, BearerTokens
 from registry.callers import Caller
-from registry.endpoints import (
-    CheckVersion,
-    Endpoint,
-    InRepository,
-    ListRepositories,
-    Migrate,
-    MountBlob,
-    PreviewRetention,
-    ShowMetrics,
-    StartUpload,
-)
+from registry.endpoints import EVERYTHING
 from registry.errors import Problem, RegistryError
-from registry.http import Request
 from registry.log import log
 from registry.oidc import Identities
 from registry.password_guard import PasswordGuard
-from registry.permissions import (
-    EVERYTHING,
-    NOTHING,
-    Access,
-    Permissions,
-    allow,
-    parse_access,
-    parse_repository_glob,
-    parse_tables,
-)
+from registry.permissions import Permissions, allow, parse_access, parse_repository_glob, parse_tables
 from registry.platform import Platform
 from registry.public_keys import pick
-from registry.scopes import Scopes, scope_of
-from registry.settings import Settings
 from registry.signed_tokens import LEEWAY, Token, read_token, verify
 from registry.signing_key import SigningKey
 
-# A fixed realm: it is shown to users.
-BASIC_CHALLENGE = 'Basic realm="container registry", charset="UTF-8"'
-TOKEN_PATH = "/v2/token"  # noqa: S105 - a path
+# The header of a request by its name in lower case.
+Header = Callable[[str], str | None]
 
 # What Homebrew sends where a registry is public ("A" in base64): it stands for no credentials.
 _NO_TOKEN = "Bearer QQ=="  # noqa: S105 - it is none
@@ -82,19 +60,18 @@ class _Remembered:
 class Authenticator:
     """Every way to prove who one is. With none configured the door is closed."""
 
-    def __init__(self, platform: Platform, settings: Settings, key: SigningKey) -> None:
+    def __init__(self, platform: Platform, settings: AccessSettings, key: SigningKey) -> None:
         self._platform = platform
         self._accounts = Accounts(settings.accounts, platform.crypto)
         self._keys = settings.token_keys
         self._audience = settings.token_audience
         self._identities = Identities(platform, settings.issuers)
-        self._public = allow({Access.PULL}, *(glob.text for glob in settings.anonymous_pull))
+        self._allows_anonymous = bool(settings.anonymous_pull)
         self._remembered: dict[bytes, _Remembered] = {}
         self._guard = PasswordGuard(platform.now, platform.sleep)
         self._key = key
         self._refresh_seconds = settings.refresh_seconds
         self.tokens = BearerTokens(platform, key)
-        self.uses_bearer = settings.uses_bearer
         if not (settings.accounts or settings.token_keys or settings.issuers or settings.anonymous_pull):
             log(
                 "no-credentials-configured",
@@ -103,9 +80,9 @@ class Authenticator:
             )
 
     # ------------------------------------------------------------------ who
-    async def identify(self, request: Request) -> Caller | None:
-        """The caller of a request; None for one without credentials. Raises UNAUTHORIZED for wrong ones."""
-        authorization = request.header("authorization")
+    async def identify(self, header: Header) -> Caller | None:
+        """Who sent these headers; None without credentials. Raises UNAUTHORIZED for wrong ones."""
+        authorization = header("authorization")
         if authorization is None or authorization == _NO_TOKEN:
             return None
         fingerprint = hashlib.sha256(authorization.encode(errors="surrogatepass")).digest()
@@ -113,7 +90,7 @@ class Authenticator:
             return known.caller
         scheme, credentials = _split(authorization)
         if scheme == "basic":
-            identity = await self._by_password(*_basic(credentials), _address(request))
+            identity = await self._by_password(*_basic(credentials), _address(header))
         elif scheme == "bearer":
             identity = await self._by_bearer(credentials)
         else:
@@ -121,19 +98,19 @@ class Authenticator:
         self._remember(fingerprint, identity)
         return identity.caller
 
-    async def identify_for_token(self, request: Request) -> Identity:
+    async def identify_for_token(self, header: Header) -> Identity:
         """Who asks for a token with an Authorization header; nobody may, where anonymous pulls are allowed."""
-        authorization = request.header("authorization")
+        authorization = header("authorization")
         if authorization is None:
-            if not self._public.tables:
+            if not self._allows_anonymous:
                 raise RegistryError(Problem.UNAUTHORIZED)
             return Identity(Caller("", Permissions()))
         scheme, credentials = _split(authorization)
         if scheme != "basic":
             raise RegistryError(Problem.UNAUTHORIZED, "tokens are issued for Basic credentials")
-        return await self.identify_by_secret(*_basic(credentials), request)
+        return await self.identify_by_secret(*_basic(credentials), header)
 
-    async def identify_by_secret(self, name: str, secret: str, request: Request) -> Identity:
+    async def identify_by_secret(self, name: str, secret: str, header: Header) -> Identity:
         """Who has a password, a signed token, an identity token or a refresh token in its place."""
         token = read_token(secret)
         if token is not None and token.issuer == ISSUER:
@@ -148,7 +125,7 @@ class Authenticator:
                 "exp": int(self._platform.now()) + issuer.session,
             }
             return Identity(Caller(subject[:_MAX_NAME], permissions), refresh=claims)
-        return await self._by_password(name, secret, _address(request))
+        return await self._by_password(name, secret, _address(header))
 
     async def refresh_token(self, identity: Identity) -> str | None:
         """A refresh token, for those who have more than a token that expires anyway."""
@@ -226,86 +203,6 @@ class Authenticator:
             return False
         return known.generation is None or known.generation == await self._key.generation()
 
-    # ------------------------------------------------------------------ may
-    def admit(self, caller: Caller | None, endpoint: Endpoint) -> Endpoint:
-        """What the caller may do of it. Raises UNAUTHORIZED or DENIED unless the caller has what the endpoint needs.
-
-        A mount from where the caller may not pull is an ordinary upload: the answer must not tell what is there.
-        """
-        if not self._allowed(caller, endpoint) & endpoint.access:
-            raise _refusal(caller, endpoint)
-        if isinstance(endpoint, MountBlob) and not (
-            endpoint.source is None or Access.PULL in self.allowed_on(caller, endpoint.source)
-        ):
-            return StartUpload(endpoint.name)
-        return endpoint
-
-    def allowed_on(self, caller: Caller | None, name: str) -> frozenset[Access]:
-        """What the caller may do with a repository: what everybody may is among it."""
-        own = NOTHING if caller is None else caller.permissions.on(name)
-        return own | self._public.on(name)
-
-    def allowed(self, caller: Caller) -> Permissions:
-        """All that the caller may."""
-        return caller.permissions | self._public
-
-    def listing(self, caller: Caller) -> Permissions:
-        """Which repositories the catalogue shows the caller."""
-        return self.allowed(caller) if caller.grant is None else caller.grant.listing
-
-    def _allowed(self, caller: Caller | None, endpoint: Endpoint) -> frozenset[Access]:
-        if isinstance(endpoint, InRepository):
-            return self.allowed_on(caller, endpoint.name)
-        if caller is None:
-            return NOTHING
-        match endpoint:
-            case CheckVersion():
-                return caller.permissions.anywhere() if caller.grant is None else EVERYTHING
-            case ListRepositories():
-                return (self.allowed(caller) if caller.grant is None else caller.grant.listing).anywhere()
-            case Migrate() | PreviewRetention() | ShowMetrics():
-                return caller.permissions.everywhere()
-        return NOTHING
-
-    def challenge(self, request: Request, endpoint: Endpoint | None, error: RegistryError) -> str:
-        """The value of WWW-Authenticate (token specification, "Requesting a Token")."""
-        if not self.uses_bearer or request.path == TOKEN_PATH:
-            return BASIC_CHALLENGE
-        asks_as_nobody = request.header("authorization") is None
-        if asks_as_nobody and self._public.tables and isinstance(endpoint, ListRepositories):
-            # A page that shows registries gets a token for nobody elsewhere, and would never ask for a password.
-            return BASIC_CHALLENGE
-        parameters = {
-            "realm": f"{request.origin}{TOKEN_PATH}",
-            "service": request.origin.partition("://")[2],
-            "scope": scope_of(endpoint),
-        }
-        if error.problem is Problem.TOKEN_TOO_NARROW:
-            parameters["error"] = "insufficient_scope"
-        elif (request.header("authorization") or "").lower().startswith("bearer"):
-            parameters["error"] = "invalid_token"
-        return "Bearer " + ",".join(f'{name}="{value}"' for name, value in parameters.items() if value is not None)
-
-
-def _refusal(caller: Caller | None, endpoint: Endpoint) -> RegistryError:
-    if caller is None or not caller.name:
-        return RegistryError(Problem.UNAUTHORIZED)
-    if caller.grant is not None and not _was_denied(caller.grant.denied, endpoint):
-        return RegistryError(Problem.TOKEN_TOO_NARROW)
-    needed = " or ".join(sorted(access.value for access in endpoint.access))
-    where = f" in {endpoint.name}" if isinstance(endpoint, InRepository) else " here"
-    return RegistryError(Problem.DENIED, f"this account may not {needed}{where}")
-
-
-def _was_denied(denied: Scopes, endpoint: Endpoint) -> bool:
-    """Whether the token was asked for what is needed now, so that asking again is of no use."""
-    match endpoint:
-        case InRepository(name):
-            return bool(denied.permissions().on(name) & endpoint.access)
-        case ListRepositories():
-            return denied.catalog
-    return True
-
 
 def _permissions(claims: Mapping[str, Any]) -> Permissions:
     """What a signed token may: its capabilities, on the repositories of its claim `access` if it has one.
@@ -328,9 +225,9 @@ def _permissions(claims: Mapping[str, Any]) -> Permissions:
     return permissions
 
 
-def _address(request: Request) -> str:
+def _address(header: Header) -> str:
     """Where a request comes from, as the edge has it: clients cannot set this header there."""
-    return request.header("cf-connecting-ip") or ""
+    return header("cf-connecting-ip") or ""
 
 
 def _split(authorization: str) -> tuple[str, str]:

@@ -9,12 +9,12 @@ from registry.errors import Problem, RegistryError
 from registry.log import log
 from registry.names import Digest, RepositoryName, parse_name
 from registry.platform import Platform
+from registry.ranges import ByteRange
 from registry.retries import tidying
 from registry.storage import (
     ABSENT,
     MAX_PUT_SIZE,
     Attributes,
-    ByteRange,
     ChecksumMismatch,
     Content,
     Source,
@@ -27,8 +27,6 @@ from registry.storage import (
 LARGE_BLOB = 8 * 1024 * 1024  # bytes: from here on bytes are shared between repositories through links
 MAX_MOUNT_COPY = 64 * 1024 * 1024  # bytes: what a mount copies, where SR left no data object to link to
 
-# R2 lets a request have 6 connections open (docs/adr/0009); one is left for what runs beside.
-IN_FLIGHT = 5
 
 # Metadata of our links.
 _TARGET, _REF, _SIZE, _DIGEST = "target", "ref", "size", "digest"

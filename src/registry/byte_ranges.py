@@ -4,12 +4,12 @@ from collections.abc import Sequence
 
 from registry import blobs
 from registry.errors import RegistryError
-from registry.http import OCTETS
 from registry.log import log
+from registry.media_types import OCTETS
 from registry.memory import Turns
 from registry.platform import ANSWER_SECONDS, COPY_BUFFER, Platform
-from registry.ranges import content_range
-from registry.storage import ByteRange, ClientGone, Content, PipeBroken, StorageError
+from registry.ranges import ByteRange, content_range
+from registry.storage import ClientGone, Content, PipeBroken, StorageError
 from registry.tasks import within
 
 

@@ -14,26 +14,16 @@ from typing import NamedTuple
 
 from registry import blobs, gc_register, keys, manifests
 from registry.calls import Calls, pages
+from registry.endpoints import Mode
 from registry.errors import Problem, RegistryError
-from registry.garbage import (
-    BLOBS,
-    MANIFESTS,
-    MIN_TOMBSTONE_AGE,
-    REFERRERS,
-    TAGS,
-    TOMBSTONES,
-    Garbage,
-    Mode,
-    Rules,
-    cut_of,
-)
+from registry.garbage import BLOBS, MANIFESTS, MIN_TOMBSTONE_AGE, REFERRERS, TAGS, TOMBSTONES, Garbage, Rules, cut_of
 from registry.gc_register import Phase, Register
 from registry.inventory import Inventory
 from registry.names import RepositoryName, is_digest
 from registry.platform import Platform
 from registry.retention import RetentionRule
 from registry.retries import NEVER, sent_by
-from registry.storage import MAX_DELETE_KEYS, StorageBusy, StorageError, StoredObject
+from registry.storage import IN_FLIGHT, MAX_DELETE_KEYS, StorageBusy, StorageError, StoredObject
 from registry.walk import Repository
 
 BATCH = 10_000  # objects that are deleted between two looks at the register: a second or two, for which pushes wait
@@ -185,8 +175,8 @@ class Collector:
     async def _links(self, links: Sequence[StoredObject]) -> list[_Candidate]:
         """What is as short as a link of ours, with its ref. Where calls are missing, the sweeper finds the ref."""
         prefix, candidates = len(keys.blobs(self._run.name)), []
-        for at in range(0, len(links), blobs.IN_FLIGHT):
-            some: Sequence[StoredObject | None] = links[at : at + blobs.IN_FLIGHT]
+        for at in range(0, len(links), IN_FLIGHT):
+            some: Sequence[StoredObject | None] = links[at : at + IN_FLIGHT]
             if self._objects is None and 2 * self._calls.left > self._calls.taken:  # a third is for the rest
                 self._calls.take(len(some))
                 some = await asyncio.gather(*(self._storage.head(found.key) for found in links[at : at + len(some)]))

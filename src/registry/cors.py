@@ -4,11 +4,10 @@ A page of another origin may read answers, and change things, only when the oper
 """
 
 from collections.abc import Callable
-from urllib.parse import urlsplit
 
 from registry.http import Request, Response
+from registry.settings import ANY_ORIGIN
 
-ANY_ORIGIN = "*"
 _METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE"
 _REQUEST_HEADERS = "Accept, Authorization, Cache-Control, Content-Range, Content-Type, If-None-Match, Range"
 # What a script may read of an answer, beyond what any script may.
@@ -20,16 +19,6 @@ _PREFLIGHT_SECONDS = "600"
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 # A browser asks before it sends these for a page of another origin; for POST it may not.
 _ASKED_BEFORE = frozenset({"PUT", "PATCH", "DELETE"})
-
-
-def parse_origins(text: str) -> tuple[str, ...]:
-    """The value of CORS_ORIGINS: origins, or "*". Raises ValueError with a sentence."""
-    origins = tuple(text.replace(",", " ").split())
-    for origin in origins:
-        url = urlsplit(origin)
-        if origin not in (ANY_ORIGIN, f"{url.scheme}://{url.netloc}"):
-            raise ValueError("an origin is scheme, host and port, as https://ui.example.com")
-    return origins
 
 
 def headers_for(origins: tuple[str, ...], header: Callable[[str], str | None]) -> dict[str, str]:

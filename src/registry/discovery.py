@@ -5,8 +5,9 @@ from dataclasses import dataclass
 
 from registry import keys
 from registry.calls import Calls, OutOfCalls
+from registry.endpoints import Access
 from registry.names import RepositoryName, Tag
-from registry.permissions import Access, Permissions
+from registry.permissions import Permissions
 from registry.platform import Platform
 from registry.storage import MAX_LIST_KEYS, StoredObject
 from registry.walk import Walk

@@ -5,11 +5,38 @@ never look at a path again.
 """
 
 from dataclasses import dataclass
+from enum import Enum
 from typing import ClassVar
 
-from registry.garbage import Mode
 from registry.names import Digest, Reference, RepositoryName, Tag
-from registry.permissions import EVERYTHING, Access
+
+
+class Access(Enum):
+    """What a caller may do with a repository."""
+
+    PULL = "pull"
+    PUSH = "push"
+    DELETE = "delete"
+
+
+EVERYTHING = frozenset(Access)
+
+
+class Mode(Enum):
+    """What is collected, as serverless-registry has it, and the least of it."""
+
+    DELETED = "deleted"  # only what deletions left: tombstones, and entries of referrers
+    UNREFERENCED = "unreferenced"  # also blobs that no manifest refers to
+    UNTAGGED = "untagged"  # also manifests that no tag reaches, and their blobs
+
+
+def parse_mode(text: str) -> Mode:
+    """A mode that can be asked for; the least is what the clean-up does anyway. Raises ValueError with a sentence."""
+    mode = {one.value: one for one in (Mode.UNREFERENCED, Mode.UNTAGGED)}.get(text)
+    if mode is None:
+        raise ValueError("it is unreferenced or untagged")
+    return mode
+
 
 _PULL = frozenset({Access.PULL})
 _PUSH = frozenset({Access.PUSH})

@@ -8,9 +8,9 @@ from array import array
 from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from enum import Enum
 from typing import TypeAlias
 
+from registry.endpoints import Mode
 from registry.manifest_references import References, cuts
 
 # Seconds. A manifest between its digest and its tag, or a child before its index, looks untagged.
@@ -23,22 +23,6 @@ KINDS = (TAGS, MANIFESTS, TOMBSTONES, REFERRERS, BLOBS)  # of what goes
 
 _CUT_DIGITS = 16  # hex digits of a cut digest: 8 bytes
 _BUCKET_SHIFT = 56  # bits: entries are kept apart by their first byte, so that little is sorted at once
-
-
-class Mode(Enum):
-    """What is collected, as serverless-registry has it, and the least of it."""
-
-    DELETED = "deleted"  # only what deletions left: tombstones, and entries of referrers
-    UNREFERENCED = "unreferenced"  # also blobs that no manifest refers to
-    UNTAGGED = "untagged"  # also manifests that no tag reaches, and their blobs
-
-
-def parse_mode(text: str) -> Mode:
-    """A mode that can be asked for; the least is what the clean-up does anyway. Raises ValueError with a sentence."""
-    mode = {one.value: one for one in (Mode.UNREFERENCED, Mode.UNTAGGED)}.get(text)
-    if mode is None:
-        raise ValueError("it is unreferenced or untagged")
-    return mode
 
 
 @dataclass(frozen=True, slots=True)

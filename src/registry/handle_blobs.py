@@ -1,16 +1,16 @@
 """Answers to end-2 and end-10: pulling blobs, asking whether they exist, and deleting them."""
 
-from registry import blobs, migration
+from registry import blobs, bucket_format
 from registry.byte_ranges import ByteRanges
 from registry.conditions import is_unchanged, may_resume
-from registry.endpoints import DeleteBlob, GetBlob, HeadBlob
+from registry.endpoints import Access, DeleteBlob, GetBlob, HeadBlob
 from registry.errors import Problem, RegistryError
-from registry.http import OCTETS, Request, Response
+from registry.http import Request, Response
+from registry.media_types import OCTETS
 from registry.names import Digest
-from registry.permissions import Access
-from registry.ranges import content_range, parse_ranges
+from registry.ranges import ByteRange, content_range, parse_ranges
 from registry.registry import Registry
-from registry.storage import ByteRange, Source
+from registry.storage import Source
 from registry.upstream_client import UpstreamError
 
 
@@ -20,7 +20,7 @@ async def head_blob(registry: Registry, endpoint: HeadBlob, request: Request) ->
     blob = await blobs.find(registry.platform, name, digest)
     if blob is not None:
         size: int | None = blob.size
-    elif Access.PUSH in registry.auth.allowed_on(request.caller, name):
+    elif Access.PUSH in registry.authorizer.allowed_on(request.caller, name):
         # Who pushes must upload what is not here, wherever else it is. Nobody asks so before a pull.
         raise _unknown(digest)
     else:
@@ -96,7 +96,7 @@ async def delete_blob(registry: Registry, endpoint: DeleteBlob, request: Request
     if stored is None:
         raise _unknown(digest)
     # What SR linked to this blob would lead to nothing.
-    if not await migration.is_done(platform):
+    if not await bucket_format.is_ours(platform):
         raise RegistryError(Problem.NOT_MIGRATED)
     await blobs.delete(platform, name, stored)
     return Response(202)

@@ -45,7 +45,7 @@ async def list_referrers(registry: Registry, endpoint: ListReferrers, request: R
 async def list_repositories(registry: Registry, endpoint: ListRepositories, request: Request) -> Response:
     """The catalogue of Docker's registry API, a page at a time: what the caller may pull."""
     assert request.caller is not None  # admitted
-    visible = registry.auth.listing(request.caller)
+    visible = registry.authorizer.listing(request.caller)
     count = discovery.MAX_PAGE if endpoint.count is None else min(endpoint.count, discovery.MAX_PAGE)
     position = f"{endpoint.last}/" if endpoint.last else ""
     if endpoint.last is not None and is_sealed(endpoint.last):

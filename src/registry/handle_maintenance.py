@@ -2,7 +2,7 @@
 
 from dataclasses import asdict
 
-from registry import collection, migration, retention
+from registry import bucket_format, collection, migration, retention
 from registry.calls import Calls, OutOfCalls
 from registry.collection import Collector
 from registry.endpoints import CollectGarbage, Migrate, PreviewRetention, VerifyRepository
@@ -25,9 +25,9 @@ async def collect_garbage(registry: Registry, endpoint: CollectGarbage, request:
     """Collect, or show what would be."""
     platform, name = registry.platform, endpoint.name
     await registry.before_first_write()  # an empty bucket needs no migration
-    if not await migration.is_done(platform):
+    if not await bucket_format.is_ours(platform):
         raise RegistryError(Problem.NOT_MIGRATED)
-    grace = registry.settings.gc_grace if endpoint.grace is None else endpoint.grace
+    grace = registry.settings.upkeep.gc_grace if endpoint.grace is None else endpoint.grace
     calls = Calls(registry.settings.r2_calls)
     collector = Collector(platform, collection.begin(platform, name, Rules(endpoint.mode, grace)), calls)
     try:
@@ -61,7 +61,7 @@ async def preview_retention(registry: Registry, endpoint: PreviewRetention, requ
 
     When the calls do not suffice for all, the answer says so, and where the next one begins.
     """
-    rules, calls, last = registry.settings.retention, Calls(registry.settings.r2_calls), endpoint.last or ""
+    rules, calls, last = registry.settings.upkeep.retention, Calls(registry.settings.r2_calls), endpoint.last or ""
     walk = Walk(registry.platform, calls, last, with_metadata=True)
     shown: list[dict[str, object]] = []
     looked_at, is_complete = 0, False
@@ -88,7 +88,7 @@ async def _preview(
     """What would go of a repository; nothing when nothing would."""
     shown: dict[str, object] = {"name": found.name, "rule": rule.repositories.text}
     run = collection.begin(
-        registry.platform, found.name, rules_for(registry.settings, rule), retention=rule, found=found
+        registry.platform, found.name, rules_for(registry.settings.upkeep, rule), retention=rule, found=found
     )
     try:
         garbage = await Collector(registry.platform, run, calls).find()

@@ -4,14 +4,14 @@ from dataclasses import dataclass, replace
 
 from registry import manifest_deletion, manifest_push, manifests
 from registry.conditions import is_unchanged
-from registry.endpoints import DeleteManifest, GetManifest, HeadManifest, PutManifest
+from registry.endpoints import Access, DeleteManifest, GetManifest, HeadManifest, PutManifest
 from registry.errors import Problem, RegistryError
-from registry.http import OCTETS, Request, Response
+from registry.http import Request, Response
 from registry.manifest_format import MAX_MANIFEST_SIZE, is_media_type
 from registry.manifests import Received
+from registry.media_types import OCTETS
 from registry.names import Digest, Reference, RepositoryName
 from registry.paths import build
-from registry.permissions import Access
 from registry.registry import Registry
 from registry.storage import Source, StoredObject
 from registry.transfer import document
@@ -120,7 +120,7 @@ def _is_push(registry: Registry, name: RepositoryName, request: Request) -> bool
     caller = request.caller
     if caller is None or caller.grant is None:
         return False
-    return Access.PUSH in registry.auth.allowed_on(caller, name)
+    return Access.PUSH in registry.authorizer.allowed_on(caller, name)
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,7 @@ _GRANTS = {
 async def get_token(registry: Registry, endpoint: GetToken, request: Request) -> Response:
     """A token for what of the scopes the account may."""
     _demand_enabled(registry)
-    identity = await registry.auth.identify_for_token(request)
+    identity = await registry.authenticator.identify_for_token(request.header)
     return await _answer(registry, identity, endpoint.scopes, with_refresh=endpoint.offline)
 
 
@@ -44,25 +44,25 @@ async def post_token(registry: Registry, endpoint: PostToken, request: Request) 
         raise RegistryError(
             Problem.BAD_REQUEST, f"the form has grant_type ({', '.join(_GRANTS)}) and the field that goes with it"
         )
-    identity = await registry.auth.identify_by_secret(form.one("username") or "", secret, request)
+    identity = await registry.authenticator.identify_by_secret(form.one("username") or "", secret, request.header)
     # A refresh token is renewed by use.
     with_refresh = grant == "refresh_token" or form.one("access_type") == "offline"
     return await _answer(registry, identity, form.all("scope"), with_refresh=with_refresh)
 
 
 def _demand_enabled(registry: Registry) -> None:
-    if not registry.auth.uses_bearer:
+    if not registry.settings.access.uses_bearer:
         raise RegistryError(Problem.NOT_FOUND, "this registry issues no tokens: its operator can set BEARER_TOKENS")
 
 
 async def _answer(
     registry: Registry, identity: Identity, scopes: tuple[str, ...] | list[str], *, with_refresh: bool
 ) -> Response:
-    tokens, caller = registry.auth.tokens, identity.caller
+    tokens, caller = registry.authenticator.tokens, identity.caller
     note_account(caller.name)
     now = datetime.fromtimestamp(int(registry.platform.now()), UTC)
     token, seconds = await tokens.issue_access(
-        caller.name, parse_scopes(scopes), registry.auth.allowed(caller), identity.expires
+        caller.name, parse_scopes(scopes), registry.authorizer.allowed(caller), identity.expires
     )
     answer: dict[str, object] = {
         "token": token,
@@ -71,7 +71,7 @@ async def _answer(
         "expires_in": seconds,
         "issued_at": now.isoformat().replace("+00:00", "Z"),
     }
-    refresh = await registry.auth.refresh_token(identity) if with_refresh else None
+    refresh = await registry.authenticator.refresh_token(identity) if with_refresh else None
     if refresh is not None:
         answer["refresh_token"] = refresh
     return json_response(200, answer, {"Cache-Control": "no-store"})

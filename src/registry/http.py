@@ -3,26 +3,10 @@
 import json
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from registry.callers import Caller
-from registry.storage import Source
-
-JSON = "application/json"
-OCTETS = "application/octet-stream"
-
-
-class Body(Source, Protocol):
-    """A request's body."""
-
-    @property
-    def taken(self) -> int:
-        """Bytes of it that were read, or handed over to be read."""
-        ...
-
-    async def discard(self) -> None:
-        """Read what is left and forget it, without a turn of the loop for each piece. Never raises."""
-        ...
+from registry.media_types import JSON
+from registry.storage import Body, Source
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,8 +11,9 @@ from collections.abc import Iterable, Sequence
 from registry import keys, manifests
 from registry.calls import Calls, pages
 from registry.discovery import tag_pages
+from registry.endpoints import Mode
 from registry.errors import Problem, RegistryError
-from registry.garbage import Contents, Mode, Rules, cut_of
+from registry.garbage import Contents, Rules, cut_of
 from registry.manifest_format import Manifest, parse_stored
 from registry.manifest_references import References, references_of
 from registry.names import ALGORITHMS, RepositoryName, is_digest, is_tag

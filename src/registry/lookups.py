@@ -4,10 +4,9 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 
 from registry import keys
-from registry.blobs import IN_FLIGHT
 from registry.calls import Calls
 from registry.platform import Platform
-from registry.storage import StoredObject
+from registry.storage import IN_FLIGHT, StoredObject
 
 # So many are asked for one by one, five at once: a listing would not be done sooner.
 MAX_HEADS = 40

@@ -11,13 +11,13 @@ A tag that is deleted by its own name is just deleted: who asks for that says no
 
 import asyncio
 
-from registry import blobs, keys, manifests
+from registry import keys, manifests
 from registry.calls import Calls, OutOfCalls
 from registry.discovery import tag_pages
 from registry.errors import Problem, RegistryError
 from registry.names import Digest, RepositoryName, Tag
 from registry.platform import Platform
-from registry.storage import Attributes, NotAfter, StorageBusy, StoredObject
+from registry.storage import IN_FLIGHT, Attributes, NotAfter, StorageBusy, StoredObject
 
 CALLS = 900  # R2 calls of one request for tags: it has 1,000 on Workers Paid
 _ATTEMPTS = 3  # at a manifest that is pushed again while it is deleted
@@ -76,8 +76,8 @@ async def _delete_tags(platform: Platform, name: RepositoryName, digest: Digest,
         async for page in tag_pages(platform, name, None):
             calls.take()
             found = [tag for tag in page.tags if tag.etag == etag and tag.checksum in (None, digest)]
-            for at in range(0, len(found), blobs.IN_FLIGHT):
-                batch = found[at : at + blobs.IN_FLIGHT]
+            for at in range(0, len(found), IN_FLIGHT):
+                batch = found[at : at + IN_FLIGHT]
                 calls.take(len(batch))
                 await asyncio.gather(*(entomb(platform, tag, NotAfter(tag.uploaded)) for tag in batch))
             count += len(found)

@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 
 from registry import gc_register, keys
 from registry.errors import Problem, RegistryError
-from registry.http import JSON
 from registry.manifest_format import Manifest, is_media_type, parse_manifest, parse_stored
 from registry.manifest_references import References, pack, references_of, unpack
+from registry.media_types import JSON
 from registry.names import Digest, Reference, RepositoryName, parse_digest
 from registry.platform import Platform
 from registry.referrers import make_entry

@@ -16,14 +16,13 @@ import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 
-from registry import blobs, keys, manifests
+from registry import blobs, bucket_format, keys, manifests
 from registry.calls import Calls, OutOfCalls
 from registry.errors import RegistryError
 from registry.names import Digest, RepositoryName, parse_name
 from registry.platform import Platform
-from registry.storage import ABSENT, MAX_PUT_SIZE, Attributes, ChecksumMismatch, StoredObject
+from registry.storage import MAX_PUT_SIZE, Attributes, ChecksumMismatch, StoredObject
 
-FORMAT_VERSION = 1
 COPIED_BYTES = 4 * 1024**3  # that a step copies, about: a client waits for the answer
 LEFTOVER_AGE = 7 * 24 * 3600  # seconds after which what SR left is not in use: R2 drops its uploads by then
 _MAX_PROBLEMS = 100  # that are kept for the operator
@@ -52,17 +51,6 @@ class Migration:
     ended: float = 0.0  # when it was done, in seconds since the epoch
 
 
-async def is_done(platform: Platform) -> bool:
-    """Whether the bucket is in our format."""
-    return await platform.storage.head(keys.FORMAT) is not None
-
-
-async def note_if_empty(platform: Platform) -> None:
-    """An empty bucket is in our format from the start."""
-    if not (await platform.storage.list("", limit=1)).objects:
-        await _note_done(platform)
-
-
 async def step(platform: Platform, r2_calls: int) -> Migration:
     """Do the next part, with so many calls. Asked again when all is done it looks at nothing and says so."""
     migration = await _read(platform)
@@ -82,15 +70,8 @@ async def step(platform: Platform, r2_calls: int) -> Migration:
 async def _read(platform: Platform) -> Migration:
     stored = await platform.storage.get(keys.MIGRATION)
     if stored is None:
-        return Migration(done=await is_done(platform))
+        return Migration(done=await bucket_format.is_ours(platform))
     return Migration(**json.loads(await stored.body.read(stored.object.size)))
-
-
-async def _note_done(platform: Platform) -> None:
-    attributes = Attributes("application/json", {"nonce": platform.random_hex(8)})
-    await platform.storage.put(
-        keys.FORMAT, json.dumps({"version": FORMAT_VERSION}).encode(), attributes, only_if=ABSENT
-    )
 
 
 def _is_leftover(key: str) -> bool:
@@ -121,7 +102,7 @@ class _Step:
                 page = await self._storage.list("", start_after=migration.cursor or None, with_metadata=True)
                 is_whole = await self._walk(page.objects)
                 if is_whole and page.cursor is None:
-                    await _note_done(self._platform)
+                    await bucket_format.note(self._platform)
                     migration.done, migration.ended = True, self._platform.now()
         except OutOfCalls:
             pass

@@ -25,6 +25,7 @@ from registry.endpoints import (
     ListRepositories,
     ListTags,
     Migrate,
+    Mode,
     MountBlob,
     PostToken,
     PreviewRetention,
@@ -35,9 +36,9 @@ from registry.endpoints import (
     StartUploadFor,
     UploadBlob,
     VerifyRepository,
+    parse_mode,
 )
 from registry.errors import Problem, RegistryError
-from registry.garbage import Mode, parse_mode
 from registry.names import Digest, Reference, RepositoryName, Tag, is_tag, parse_digest, parse_name, parse_reference
 
 # ?tag= of one manifest: two R2 calls each. The specification asks for 10 at least.

@@ -2,24 +2,14 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from enum import Enum
 from fnmatch import fnmatchcase
 from functools import reduce
 
+from registry.endpoints import Access
 from registry.errors import RegistryError
 from registry.names import parse_name
 
-
-class Access(Enum):
-    """What a caller may do with a repository."""
-
-    PULL = "pull"
-    PUSH = "push"
-    DELETE = "delete"
-
-
 NOTHING: frozenset[Access] = frozenset()
-EVERYTHING = frozenset(Access)
 
 
 @dataclass(frozen=True, slots=True)

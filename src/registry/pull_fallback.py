@@ -15,8 +15,8 @@ from registry.manifest_format import MAX_MANIFEST_SIZE, PULLED_TYPES
 from registry.manifests import Received
 from registry.names import Digest, Reference, RepositoryName, Tag
 from registry.platform import Platform
-from registry.ranges import content_range
-from registry.storage import ByteRange, Source, StorageError, StoredObject
+from registry.ranges import ByteRange, content_range
+from registry.storage import Source, StorageError, StoredObject
 from registry.tasks import within
 from registry.upstream_client import UpstreamClient, UpstreamError
 from registry.upstreams import Upstream

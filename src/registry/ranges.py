@@ -4,7 +4,6 @@ import re
 from dataclasses import dataclass
 
 from registry.errors import Problem, RegistryError
-from registry.storage import ByteRange
 
 # Spec, "Pushing a blob in chunks": <range> MUST match this. 15 digits: more bytes than an R2 object can have.
 _CONTENT_RANGE = re.compile(r"([0-9]{1,15})-([0-9]{1,15})", re.ASCII)
@@ -13,6 +12,14 @@ _CONTENT_RANGE = re.compile(r"([0-9]{1,15})-([0-9]{1,15})", re.ASCII)
 _RANGE = re.compile(r"([0-9]{0,30})-([0-9]{0,30})", re.ASCII)
 MAX_RANGES = 100  # of one request; each is an R2 call
 _MAX_HEADER = 8 * 1024  # characters
+
+
+@dataclass(frozen=True, slots=True)
+class ByteRange:
+    """`length` bytes from `offset`; without `length` to the end."""
+
+    offset: int
+    length: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,13 +12,13 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 from registry import keys
-from registry.http import JSON
 from registry.log import log
 from registry.manifest_format import OCI_INDEX, Manifest
+from registry.media_types import JSON
 from registry.memory import Lease
 from registry.names import Digest, RepositoryName, parse_digest
 from registry.platform import Platform
-from registry.storage import MAX_LIST_KEYS, Attributes, StoredObject
+from registry.storage import IN_FLIGHT, MAX_LIST_KEYS, Attributes, StoredObject
 from registry.untrusted_json import read_json
 
 MAX_ANSWER = 4 * 1024 * 1024  # bytes of one answer's descriptors; the rest is behind its Link
@@ -28,7 +28,6 @@ _MAX_ENTRY = 5 * 1024 * 1024  # bytes: what older versions stored may have a man
 _FIRST_PAGE = 100  # entries: nearly always all; their metadata takes little memory
 _SMALL = 256 * 1024  # bytes of an answer that needs no room in the ledger
 _MAX_CALLS = 900  # R2 calls of one request
-_IN_FLIGHT = 5  # reads at once (docs/adr/0009)
 
 # Metadata of an entry, which has 2,048 bytes for everything (docs/adr/0005).
 _DESCRIPTOR, _ARTIFACT_TYPE = "descriptor", "artifact-type"
@@ -95,7 +94,7 @@ def _batches(entries: Sequence[StoredObject]) -> Iterator[Sequence[StoredObject]
     """The entries, as many at a time as are read at once: large ones alone."""
     batch: list[StoredObject] = []
     for entry in entries:
-        if len(batch) == _IN_FLIGHT or sum(one.size for one in (*batch, entry)) > _SMALL:
+        if len(batch) == IN_FLIGHT or sum(one.size for one in (*batch, entry)) > _SMALL:
             yield from filter(None, (batch,))
             batch = []
         batch.append(entry)

@@ -1,6 +1,8 @@
 """What lives as long as the isolate: the platform, the settings, who may come in, the key that signs."""
 
 from registry.auth import Authenticator
+from registry.authorizer import Authorizer
+from registry.challenger import Challenger
 from registry.metrics import Metrics
 from registry.platform import Platform
 from registry.pull_fallback import PullFallback
@@ -18,7 +20,9 @@ class Registry:
         self.metrics = Metrics(platform.random_hex(4), platform.points)
         self.health = False, 0.0  # what the last look found, and until when it holds (seconds since the epoch)
         self.signing_key = SigningKey(platform)
-        self.auth = Authenticator(platform, settings, self.signing_key)
+        self.authenticator = Authenticator(platform, settings.access, self.signing_key)
+        self.challenger = Challenger(settings.access)
+        self.authorizer = Authorizer(settings.access.anonymous_pull)
         self.sessions = Sessions(platform, self.signing_key)
         self.fallback = PullFallback(platform, settings.upstreams, self.before_first_write)
 

@@ -11,12 +11,12 @@ from typing import TypeVar
 
 from registry.log import log
 from registry.names import Digest
+from registry.ranges import ByteRange
 from registry.storage import (
     ABSENT,
     MAX_LIST_KEYS,
     NO_ATTRIBUTES,
     Attributes,
-    ByteRange,
     ChecksumMismatch,
     Content,
     Listing,

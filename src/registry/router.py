@@ -162,15 +162,17 @@ async def _dispatch(registry: Registry, request: Request, record: RequestRecord)
     try:
         endpoint = record.endpoint = await _parse(registry, request)
         if not isinstance(endpoint, Open):
-            caller = await registry.auth.identify(request)
+            caller = await registry.authenticator.identify(request.header)
             record.account = None if caller is None else caller.name or None
-            endpoint = registry.auth.admit(caller, endpoint)
+            endpoint = registry.authorizer.admit(caller, endpoint)
         response = await _HANDLERS[type(endpoint)](registry, endpoint, replace(request, caller=caller))
     except RegistryError as error:
         if error.account is not None:
             record.account = error.account
         if error.problem.status == HTTPStatus.UNAUTHORIZED:
-            challenge = registry.auth.challenge(request, record.endpoint, error)
+            challenge = registry.challenger.challenge(
+                request.origin, request.path, request.header, record.endpoint, error
+            )
             error.headers = {**error.headers, "WWW-Authenticate": challenge}
         raise
     headers = {**_VERSION, **response.headers}
@@ -185,7 +187,7 @@ async def _parse(registry: Registry, request: Request) -> Endpoint:
     try:
         return parse(request.method, request.path, request.query)
     except RegistryError as error:
-        is_stranger = await registry.auth.identify(request) is None
+        is_stranger = await registry.authenticator.identify(request.header) is None
         raise RegistryError(Problem.UNAUTHORIZED) if is_stranger else error from None
 
 

@@ -1,29 +1,28 @@
 """Every setting, read once, by SR's name where SR has it; `wrangler.toml.example` explains them to the operator."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 from urllib.parse import urlsplit
 
+from registry.access_settings import DEFAULT_REFRESH_DAYS, AccessSettings
 from registry.accounts import Account, parse_accounts, plain_account
 from registry.calls import DEFAULT_CALLS, MAX_CALLS, MIN_CALLS
-from registry.cors import parse_origins
-from registry.crypto import PublicKey
-from registry.garbage import Mode, parse_mode
+from registry.endpoints import EVERYTHING, Access, parse_mode
 from registry.log import log
-from registry.oidc import Issuer, parse_issuers
-from registry.permissions import EVERYTHING, Access, Glob, Permissions, allow, parse_repository_glob
+from registry.oidc import parse_issuers
+from registry.permissions import Glob, Permissions, allow, parse_repository_glob
 from registry.platform import PART_BUFFER
 from registry.public_keys import parse_public_keys
-from registry.retention import RetentionRule, parse_rules
+from registry.retention import parse_rules
+from registry.upkeep_settings import DEFAULT_GC_GRACE, UpkeepSettings
 from registry.upstreams import Upstream, parse_upstreams
 
+ANY_ORIGIN = "*"  # in CORS_ORIGINS
 CHUNK_STEP = PART_BUFFER  # bytes: chunks of a multiple of it leave nothing over that is stored twice
 # Bytes. Cloudflare takes bodies of 100 MB on Free and Pro.
 DEFAULT_CHUNK_MAX_LENGTH = 11 * CHUNK_STEP
-DEFAULT_REFRESH_DAYS = 30  # that a refresh token is good for; each use brings a new one
 _MAX_REFRESH_DAYS = 3650
-DEFAULT_GC_GRACE = 3600  # seconds that a blob without a manifest stays
 
 _Variable = Callable[[str], str | None]
 _T = TypeVar("_T")
@@ -33,35 +32,37 @@ _T = TypeVar("_T")
 class Settings:
     """What the operator set; empty where nothing is set."""
 
-    accounts: tuple[Account, ...] = ()
-    token_keys: tuple[PublicKey, ...] = ()
-    token_audience: str | None = None  # demanded of signed tokens, when set
-    issuers: tuple[Issuer, ...] = ()
-    anonymous_pull: tuple[Glob, ...] = ()
-    bearer_tokens: bool = False
-    refresh_seconds: int = DEFAULT_REFRESH_DAYS * 24 * 3600
+    access: AccessSettings = field(default_factory=AccessSettings)
+    upkeep: UpkeepSettings = field(default_factory=UpkeepSettings)
     cors_origins: tuple[str, ...] = ()
     public_url: str = ""  # scheme, host and port by which clients know us; "": as they ask
     sparse_manifests: bool = False
     chunk_max_length: int = DEFAULT_CHUNK_MAX_LENGTH  # bytes
     upstreams: tuple[Upstream, ...] = ()
-    gc_mode: Mode | None = None  # of the clean-up that runs by itself; None: it collects nothing
-    gc_grace: int = DEFAULT_GC_GRACE  # seconds
     r2_calls: int = DEFAULT_CALLS  # of one invocation: a tick of the clean-up, a listing, a check
-    retention: tuple[RetentionRule, ...] = ()
-    retention_applies: bool = False  # else the rules are only shown
     prometheus: bool = False  # whether /metrics is there
-
-    @property
-    def uses_bearer(self) -> bool:
-        """Whether clients are sent to the token endpoint: what is anonymous or comes by OIDC works only there."""
-        return self.bearer_tokens or bool(self.anonymous_pull or self.issuers)
 
 
 def read_settings(variable: _Variable) -> Settings:
     """Read the settings; `variable` gives the value of a var or secret, or None. A wrong one is logged and ignored."""
-    listed: tuple[Account, ...] = _parsed("ACCOUNTS_JSON", variable("ACCOUNTS_JSON"), parse_accounts, ())
     return Settings(
+        access=_access(variable),
+        upkeep=_upkeep(variable),
+        cors_origins=_parsed("CORS_ORIGINS", variable("CORS_ORIGINS"), _origins, ()),
+        public_url=_parsed("PUBLIC_URL", variable("PUBLIC_URL"), _origin, ""),
+        sparse_manifests=_parsed("SPARSE_MANIFESTS", variable("SPARSE_MANIFESTS"), _switch, default=False),
+        chunk_max_length=_parsed(
+            "CHUNK_MAX_LENGTH", variable("CHUNK_MAX_LENGTH"), _chunk_length, DEFAULT_CHUNK_MAX_LENGTH
+        ),
+        upstreams=_parsed("REGISTRIES_JSON", variable("REGISTRIES_JSON"), lambda text: _upstreams(text, variable), ()),
+        r2_calls=_parsed("R2_CALLS", variable("R2_CALLS"), _calls, DEFAULT_CALLS),
+        prometheus=_parsed("PROMETHEUS", variable("PROMETHEUS"), _switch, default=False),
+    )
+
+
+def _access(variable: _Variable) -> AccessSettings:
+    listed: tuple[Account, ...] = _parsed("ACCOUNTS_JSON", variable("ACCOUNTS_JSON"), parse_accounts, ())
+    return AccessSettings(
         accounts=(
             *_pair(variable, "USERNAME", "PASSWORD", allow(EVERYTHING, "**")),
             *_pair(variable, "READONLY_USERNAME", "READONLY_PASSWORD", allow({Access.PULL}, "**")),
@@ -77,19 +78,15 @@ def read_settings(variable: _Variable) -> Settings:
         refresh_seconds=_parsed(
             "REFRESH_TOKEN_DAYS", variable("REFRESH_TOKEN_DAYS"), _days, DEFAULT_REFRESH_DAYS * 24 * 3600
         ),
-        cors_origins=_parsed("CORS_ORIGINS", variable("CORS_ORIGINS"), parse_origins, ()),
-        public_url=_parsed("PUBLIC_URL", variable("PUBLIC_URL"), _origin, ""),
-        sparse_manifests=_parsed("SPARSE_MANIFESTS", variable("SPARSE_MANIFESTS"), _switch, default=False),
-        chunk_max_length=_parsed(
-            "CHUNK_MAX_LENGTH", variable("CHUNK_MAX_LENGTH"), _chunk_length, DEFAULT_CHUNK_MAX_LENGTH
-        ),
-        upstreams=_parsed("REGISTRIES_JSON", variable("REGISTRIES_JSON"), lambda text: _upstreams(text, variable), ()),
+    )
+
+
+def _upkeep(variable: _Variable) -> UpkeepSettings:
+    return UpkeepSettings(
         gc_mode=_parsed("GC_MODE", variable("GC_MODE"), parse_mode, None),
         gc_grace=_parsed("GC_GRACE", variable("GC_GRACE"), _seconds, DEFAULT_GC_GRACE),
-        r2_calls=_parsed("R2_CALLS", variable("R2_CALLS"), _calls, DEFAULT_CALLS),
         retention=_parsed("RETENTION_JSON", variable("RETENTION_JSON"), parse_rules, ()),
         retention_applies=_parsed("RETENTION_APPLIES", variable("RETENTION_APPLIES"), _switch, default=False),
-        prometheus=_parsed("PROMETHEUS", variable("PROMETHEUS"), _switch, default=False),
     )
 
 
@@ -140,6 +137,16 @@ def _seconds(text: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) <= 9):
         raise ValueError("it is a number of seconds")
     return int(text)
+
+
+def _origins(text: str) -> tuple[str, ...]:
+    """Origins, or ANY_ORIGIN."""
+    origins = tuple(text.replace(",", " ").split())
+    for origin in origins:
+        url = urlsplit(origin)
+        if origin not in (ANY_ORIGIN, f"{url.scheme}://{url.netloc}"):
+            raise ValueError("an origin is scheme, host and port, as https://ui.example.com")
+    return origins
 
 
 def _origin(text: str) -> str:

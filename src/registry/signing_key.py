@@ -2,7 +2,7 @@
 
 import hmac
 
-from registry import keys, migration
+from registry import bucket_format, keys
 from registry.errors import Problem, RegistryError
 from registry.platform import Platform
 from registry.storage import ABSENT, Attributes
@@ -41,7 +41,7 @@ class SigningKey:
         storage, now = self._platform.storage, self._platform.now()
         stored = await storage.get(keys.SIGNING_KEY)
         if stored is None:
-            await migration.note_if_empty(self._platform)
+            await bucket_format.note_if_empty(self._platform)
             fresh = self._platform.random_hex(_SECRET_BYTES).encode()
             nonce = Attributes(metadata={"nonce": self._platform.random_hex(8)})
             if await storage.put(keys.SIGNING_KEY, fresh, nonce, only_if=ABSENT) is not None:

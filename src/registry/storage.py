@@ -10,12 +10,15 @@ from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 from registry.names import Digest
+from registry.ranges import ByteRange
 
 # Limits of R2 (developers.cloudflare.com/r2/platform/limits, and docs/adr/0009).
 MAX_PUT_SIZE = 5_363_466_240  # bytes of one put: 4.995 GiB
 MIN_PART_SIZE = 5 * 1024 * 1024  # bytes of every part but the last
 MAX_PARTS = 10_000
 MAX_DELETE_KEYS = 1_000  # keys of one delete call
+# R2 lets a request have 6 connections open (docs/adr/0009); one is left for what runs beside.
+IN_FLIGHT = 5
 MAX_LIST_KEYS = 1_000  # keys of one page
 
 
@@ -111,6 +114,19 @@ class Source(Protocol):
         ...
 
 
+class Body(Source, Protocol):
+    """A request's body."""
+
+    @property
+    def taken(self) -> int:
+        """Bytes of it that were read, or handed over to be read."""
+        ...
+
+    async def discard(self) -> None:
+        """Read what is left and forget it, without a turn of the loop for each piece. Never raises."""
+        ...
+
+
 class Pipe(Protocol):
     """A stream of a known number of bytes: written on one side, given on the other to `put`, a part, or a client."""
 
@@ -170,14 +186,6 @@ class Streams(Protocol):
     def digester(self, algorithm: str) -> Digester:
         """A digester for an algorithm of `registry.names.ALGORITHMS`."""
         ...
-
-
-@dataclass(frozen=True, slots=True)
-class ByteRange:
-    """`length` bytes from `offset`; without `length` to the end."""
-
-    offset: int
-    length: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

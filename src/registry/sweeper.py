@@ -21,7 +21,7 @@ from registry.log import log
 from registry.names import RepositoryName, parse_digest, parse_name
 from registry.platform import Platform
 from registry.sessions import SESSION_SECONDS
-from registry.storage import MAX_DELETE_KEYS, Listing, MultipartUpload, StorageError, StoredObject
+from registry.storage import IN_FLIGHT, MAX_DELETE_KEYS, Listing, MultipartUpload, StorageError, StoredObject
 from registry.upload_log import UploadLog
 
 DATA_AGE = 2 * SESSION_SECONDS  # seconds for which data without a link, or a ref, may belong to a request or session
@@ -125,8 +125,8 @@ async def _orphans(platform: Platform, calls: Calls, page: Listing, *, is_all: b
         if is_all or (int(now // _DAY) + int(data_id[:4], 16)) % LOOK_DAYS == 0:
             due.append(found)
     orphans: list[StoredObject] = []
-    for at in range(0, len(due), blobs.IN_FLIGHT):
-        some = due[at : at + blobs.IN_FLIGHT]
+    for at in range(0, len(due), IN_FLIGHT):
+        some = due[at : at + IN_FLIGHT]
         if calls.left < len(some) + _CALLS_OF_ONE:
             break  # in a week
         calls.take(len(some))

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from registry.errors import Problem, RegistryError
-from registry.http import Body
 from registry.memory import BufferPool, Lease, Ledger, Turns
 from registry.names import Digest
 from registry.platform import COPY_BUFFER, MEDIUM_DOCUMENT, SMALL_DOCUMENT, Platform
-from registry.storage import ClientGone, Content, Digester, Pipe, PipeBroken, Source
+from registry.storage import Body, ClientGone, Content, Digester, Pipe, PipeBroken, Source
 from registry.tasks import beside, settled, within
 
 T = TypeVar("T")

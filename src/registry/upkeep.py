@@ -10,16 +10,17 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 
-from registry import collection, gc_register, keys, migration, retention, sweeper
+from registry import bucket_format, collection, gc_register, keys, retention, sweeper
 from registry.calls import Calls, OutOfCalls
 from registry.collection import Collector
+from registry.endpoints import Mode
 from registry.errors import RegistryError
-from registry.garbage import BLOBS, MANIFESTS, TAGS, Mode, Rules
+from registry.garbage import BLOBS, MANIFESTS, TAGS, Rules
 from registry.log import log
 from registry.names import RepositoryName
 from registry.platform import Platform
-from registry.settings import Settings
 from registry.storage import Attributes, StorageError
+from registry.upkeep_settings import UpkeepSettings
 from registry.walk import Repository, Walk
 
 PASS_SECONDS = 24 * 3600  # from the beginning of one pass to that of the next
@@ -48,17 +49,20 @@ class Upkeep:
     swept_bytes: int = 0
 
 
-async def tick(platform: Platform, settings: Settings) -> Upkeep:
-    """Do the next step. Never raises what the storage does: the next tick tries again."""
+async def tick(platform: Platform, settings: UpkeepSettings, calls: Calls, *, keep_pushed: bool) -> Upkeep:
+    """Do the next step. Never raises what the storage does: the next tick tries again.
+
+    `keep_pushed`: an emptied repository that was pushed to is not forgotten, since an upstream would answer for it.
+    """
     upkeep = Upkeep()
     try:
         upkeep = await _read(platform)
         if upkeep.stage == _DONE:
             now = platform.now()
-            if now - upkeep.began < PASS_SECONDS or not await migration.is_done(platform):
+            if now - upkeep.began < PASS_SECONDS or not await bucket_format.is_ours(platform):
                 return upkeep
             upkeep = Upkeep(began=now, stage=_REPOSITORIES)
-        await _Tick(platform, settings, upkeep).run()
+        await _Tick(platform, settings, upkeep, calls, keep_pushed=keep_pushed).run()
     except StorageError as error:
         log("upkeep-failed", stage=upkeep.stage, error=str(error))
     log("upkeep", **asdict(upkeep))
@@ -77,11 +81,14 @@ async def _read(platform: Platform) -> Upkeep:
 
 
 class _Tick:
-    def __init__(self, platform: Platform, settings: Settings, upkeep: Upkeep) -> None:
+    def __init__(
+        self, platform: Platform, settings: UpkeepSettings, upkeep: Upkeep, calls: Calls, *, keep_pushed: bool
+    ) -> None:
         self._platform = platform
         self._settings = settings
         self._upkeep = upkeep
-        self._calls = Calls(settings.r2_calls)
+        self._calls = calls
+        self._keep_pushed = keep_pushed
         self._began = platform.now()
         self._saved_at, self._saved_calls = -_SAVE_SECONDS, 0
         self._is_over = False  # the storage fails: the next tick tries again
@@ -166,7 +173,7 @@ class _Tick:
                 )
             if repository.has == {keys.REGISTER}:
                 self._calls.take(4)
-                await gc_register.remove(self._platform, repository.name, keep_pushed=bool(self._settings.upstreams))
+                await gc_register.remove(self._platform, repository.name, keep_pushed=self._keep_pushed)
             elif repository.has != {"uploads"}:
                 await self._collect(repository)
         except OutOfCalls:
@@ -224,7 +231,7 @@ class _Tick:
             upkeep.cursor = following or ""
 
 
-def rules_for(settings: Settings, rule: retention.RetentionRule | None) -> Rules:
+def rules_for(settings: UpkeepSettings, rule: retention.RetentionRule | None) -> Rules:
     """What is collected of a repository by itself."""
     if rule is not None and rule.untagged_age is not None:
         return Rules(Mode.UNTAGGED, settings.gc_grace, rule.untagged_age)

@@ -18,11 +18,11 @@ from registry import keys
 from registry.errors import Problem, RegistryError
 from registry.names import ALGORITHMS, Digest, RepositoryName
 from registry.platform import Platform
+from registry.ranges import ByteRange
 from registry.storage import (
     ABSENT,
     MAX_DELETE_KEYS,
     Attributes,
-    ByteRange,
     Digester,
     Listing,
     Pipe,

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 
 from registry import blobs, keys, manifests
 from registry.calls import Calls, pages
+from registry.endpoints import Mode
 from registry.errors import RegistryError
-from registry.garbage import DigestIndex, Mode, Rules, cut_of
+from registry.garbage import DigestIndex, Rules, cut_of
 from registry.inventory import Inventory
 from registry.manifest_format import Manifest, parse_stored
 from registry.names import ALGORITHMS, Digest, RepositoryName, is_digest, parse_digest, parse_reference

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 
 from registry.names import Digest
 from registry.platform import COPY_BUFFER, Platform
+from registry.ranges import ByteRange
 from registry.storage import (
     ABSENT,
     MIN_PART_SIZE,
     Attributes,
-    ByteRange,
     ChecksumMismatch,
     Content,
     NotAfter,

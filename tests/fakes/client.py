@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from registry.calls import Calls
 from registry.http import Request, Response
 from registry.metrics import DataPoints
 from registry.platform import Machine, make_platform
@@ -16,6 +17,7 @@ from registry.registry import Registry
 from registry.router import handle
 from registry.settings import Settings, read_settings
 from registry.storage import ClientGone, Source, Storage
+from registry.upkeep import Upkeep, tick
 from registry.web import WebError
 from tests.fakes.machine import FakeCrypto, FakeWeb, TokenClock
 from tests.fakes.r2 import MAX_OPEN_BODIES, FakeR2, Usage
@@ -129,6 +131,12 @@ class FakeRegistry:
             self.points,
         )
         self.registry = Registry(make_platform(storage, FakeStreams(), machine), self.settings)
+
+    async def tick(self) -> Upkeep:
+        """A tick of the cron trigger."""
+        settings = self.registry.settings
+        calls = Calls(settings.r2_calls)
+        return await tick(self.registry.platform, settings.upkeep, calls, keep_pushed=bool(settings.upstreams))
 
     async def call(
         self,

@@ -6,11 +6,11 @@ from enum import Enum
 from typing import Any, TypeVar
 
 from registry.names import Digest
+from registry.ranges import ByteRange
 from registry.storage import (
     MAX_LIST_KEYS,
     NO_ATTRIBUTES,
     Attributes,
-    ByteRange,
     Content,
     Listing,
     MultipartUpload,

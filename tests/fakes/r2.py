@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from registry.names import Digest
+from registry.ranges import ByteRange
 from registry.storage import (
     ABSENT,
     MAX_DELETE_KEYS,
@@ -18,7 +19,6 @@ from registry.storage import (
     MIN_PART_SIZE,
     NO_ATTRIBUTES,
     Attributes,
-    ByteRange,
     ChecksumMismatch,
     Content,
     Listing,

@@ -13,12 +13,12 @@ from pyodide.ffi import JsException, jsnull, to_js
 
 from registry.cloudflare.streams import JsSource
 from registry.names import ALGORITHMS, Digest
+from registry.ranges import ByteRange
 from registry.storage import (
     ABSENT,
     MAX_LIST_KEYS,
     NO_ATTRIBUTES,
     Attributes,
-    ByteRange,
     ChecksumMismatch,
     ClientGone,
     Content,

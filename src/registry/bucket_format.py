@@ -1,0 +1,28 @@
+"""Whether the bucket is in our format. One of serverless-registry's is served, and nothing is deleted from it."""
+
+import json
+
+from registry import keys
+from registry.platform import Platform
+from registry.storage import ABSENT, Attributes
+
+FORMAT_VERSION = 1
+
+
+async def is_ours(platform: Platform) -> bool:
+    """Whether the bucket is in our format."""
+    return await platform.storage.head(keys.FORMAT) is not None
+
+
+async def note_if_empty(platform: Platform) -> None:
+    """An empty bucket is in our format from the start."""
+    if not (await platform.storage.list("", limit=1)).objects:
+        await note(platform)
+
+
+async def note(platform: Platform) -> None:
+    """From now on the bucket is in our format."""
+    attributes = Attributes("application/json", {"nonce": platform.random_hex(8)})
+    await platform.storage.put(
+        keys.FORMAT, json.dumps({"version": FORMAT_VERSION}).encode(), attributes, only_if=ABSENT
+    )

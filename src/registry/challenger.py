@@ -1,0 +1,46 @@
+"""The challenge of a 401: how a client should authenticate (token specification, "Requesting a Token")."""
+
+from collections.abc import Callable
+
+from registry.access_settings import AccessSettings
+from registry.endpoints import Endpoint, ListRepositories
+from registry.errors import Problem, RegistryError
+from registry.scopes import scope_of
+
+# A fixed realm: it is shown to users.
+BASIC_CHALLENGE = 'Basic realm="container registry", charset="UTF-8"'
+TOKEN_PATH = "/v2/token"  # noqa: S105 - a path
+
+
+class Challenger:
+    """Writes challenges."""
+
+    def __init__(self, settings: AccessSettings) -> None:
+        self._settings = settings
+
+    def challenge(
+        self,
+        origin: str,
+        path: str,
+        header: Callable[[str], str | None],
+        endpoint: Endpoint | None,
+        error: RegistryError,
+    ) -> str:
+        """The value of WWW-Authenticate, for a request that ended in `error`."""
+        authorization = header("authorization")
+        is_basic = not self._settings.uses_bearer or path == TOKEN_PATH
+        if authorization is None and self._settings.anonymous_pull and isinstance(endpoint, ListRepositories):
+            # A page that shows registries gets a token for nobody elsewhere, and would never ask for a password.
+            is_basic = True
+        if is_basic:
+            return BASIC_CHALLENGE
+        parameters = {
+            "realm": f"{origin}{TOKEN_PATH}",
+            "service": origin.partition("://")[2],
+            "scope": scope_of(endpoint),
+        }
+        if error.problem is Problem.TOKEN_TOO_NARROW:
+            parameters["error"] = "insufficient_scope"
+        elif (authorization or "").lower().startswith("bearer"):
+            parameters["error"] = "invalid_token"
+        return "Bearer " + ",".join(f'{name}="{value}"' for name, value in parameters.items() if value is not None)
