@@ -8,19 +8,19 @@ from typing import Any
 
 from workers import Request, WorkerEntrypoint, import_from_javascript
 
-from registry.calls import Calls
+from registry.api.http import Response as CoreResponse
+from registry.api.router import handle
 from registry.cloudflare.analytics import AnalyticsDataset
 from registry.cloudflare.crypto import WebCrypto
 from registry.cloudflare.messages import to_request, to_response
 from registry.cloudflare.r2 import R2Storage
 from registry.cloudflare.streams import JsStreams, present
 from registry.cloudflare.web import JsWeb
-from registry.http import Response as CoreResponse
-from registry.platform import Machine, make_platform
+from registry.ports.platform import Machine, make_platform
 from registry.registry import Registry
-from registry.router import handle
 from registry.settings import read_settings
-from registry.upkeep import tick
+from registry.storage.calls import Calls
+from registry.upkeep.cron import tick
 
 # They change nothing, unless they bring something from another registry: there is nothing to finish when the client
 # goes away.

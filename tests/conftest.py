@@ -5,8 +5,10 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import settings
 
-from tests import invariants, test_faults, test_gc_interleavings
+from tests import invariants
 from tests.fakes.client import FakeRegistry
+from tests.unit import test_faults
+from tests.unit.upkeep import test_interleavings
 
 # Machines are slow and shared: how long an example takes says nothing.
 settings.register_profile("any machine", deadline=None)
@@ -28,8 +30,8 @@ def small_parts() -> Iterator[None]:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Say how much was broken on purpose, and in how many orders."""
-    if test_gc_interleavings.counted["schedules"]:
-        count = test_gc_interleavings.counted["schedules"]
+    if test_interleavings.counted["schedules"]:
+        count = test_interleavings.counted["schedules"]
         terminalreporter.write_line(f"garbage collection: {count} schedules, none loses anything")
     if test_faults.injected["runs"]:
         terminalreporter.write_line(

@@ -5,12 +5,12 @@ import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from registry.manifest_format import parse_manifest
-from registry.manifest_references import pack, references_of
-from registry.names import parse_digest
+from registry.ports.storage import NO_ATTRIBUTES, Attributes
 from registry.settings import read_settings
-from registry.storage import NO_ATTRIBUTES, Attributes
-from registry.upkeep import Upkeep
+from registry.spec.manifest_format import parse_manifest
+from registry.spec.manifest_references import pack, references_of
+from registry.spec.names import parse_digest
+from registry.upkeep.cron import Upkeep
 from tests import heap
 from tests.fakes.client import VARIABLES, FakeRegistry, digest_of, with_query
 from tests.fakes.many_images import ManyImages
@@ -432,7 +432,7 @@ FLOWS: dict[str, Flow] = {
     "delete-manifest": Flow(a_pushed_image, delete_image, 4, 2),
     "gc-50": Flow(images(50, 4), collect, 12, 12, calls=12),
     "gc-1000": Flow(images(1000, 10), collect, 150, 150, calls=150, pause=1.0),
-    # R2's pages are of a thousand, and of a hundred when they come with metadata (tests/test_budgets.py tries both).
+    # R2's pages are of a thousand, and of a hundred when they have metadata: tests/unit/test_budgets.py tries both.
     "pass-10000-idle": at_scale(ten_thousand_repositories(""), one_pass, 1_000),
     "pass-10000-idle-nested": at_scale(
         ten_thousand_repositories("", "team/", *(f"t{at:02}/x/" for at in range(98))), one_pass, 5_000

@@ -1,7 +1,7 @@
 """Fuzzing of every parser that strangers or operators feed: what looks right, and what was made of it.
 
-`python -m tests.fuzz` takes COUNT inputs (1,000,000) from SEED on; tests/test_fuzz.py takes some with every run. The
-same inputs run in workerd's Pyodide (tests/workerd/fuzz.mjs): what ends that interpreter does not end CPython.
+`python -m tests.fuzz` takes COUNT inputs (1,000,000) from SEED on; tests/unit/test_fuzz.py takes some with every run.
+The same inputs run in workerd's Pyodide (tests/workerd/fuzz.mjs): what ends that interpreter does not end CPython.
 """
 
 import base64
@@ -14,19 +14,19 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from registry import ecr
-from registry.challenges import parse_challenges
-from registry.errors import RegistryError
-from registry.manifest_format import parse_manifest
-from registry.manifest_references import pack, references_of, unpack
-from registry.paths import parse
-from registry.public_keys import parse_key_set
-from registry.ranges import content_range, parse_chunk_range, parse_ranges
-from registry.scopes import parse_scopes
-from registry.sealed import seal, unseal
+from registry.access.public_keys import parse_key_set
+from registry.access.scopes import parse_scopes
+from registry.access.signed_tokens import read_token
+from registry.api.sealed_cursors import seal, unseal
 from registry.settings import read_settings
-from registry.signed_tokens import read_token
-from registry.untrusted_json import read_json
+from registry.spec.challenges import parse_challenges
+from registry.spec.errors import RegistryError
+from registry.spec.manifest_format import parse_manifest
+from registry.spec.manifest_references import pack, references_of, unpack
+from registry.spec.paths import parse
+from registry.spec.ranges import content_range, parse_chunk_range, parse_ranges
+from registry.spec.untrusted_json import read_json
+from registry.upstream import ecr
 
 # Characters of the inputs that look for loops within loops, and how many times as long the longer ones are.
 LONG = 8 * 1024

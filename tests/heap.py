@@ -7,13 +7,13 @@ import json
 import random
 from typing import Any, cast
 
-from registry import collection
-from registry.calls import MAX_CALLS, Calls
-from registry.collection import Collector
-from registry.endpoints import Mode
-from registry.garbage import BLOBS, Rules
-from registry.names import RepositoryName
-from registry.platform import Machine, Platform, make_platform
+from registry.ports.platform import Machine, Platform, make_platform
+from registry.spec.endpoints import Mode
+from registry.spec.names import RepositoryName
+from registry.storage.calls import MAX_CALLS, Calls
+from registry.upkeep import collection
+from registry.upkeep.collection import Collector
+from registry.upkeep.garbage import BLOBS, Rules
 from tests.fakes.many_images import NAME, ManyImages
 
 IMAGES, LAYERS, ORPHANS = 100_000, 15, 1_000

@@ -12,9 +12,9 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import cast
 
-from registry.errors import Problem, RegistryError
-from registry.platform import Machine, Platform, make_platform
-from registry.storage import MAX_LIST_KEYS, Listing, Storage, StorageError
+from registry.ports.platform import Machine, Platform, make_platform
+from registry.ports.storage import MAX_LIST_KEYS, Listing, Storage, StorageError
+from registry.spec.errors import Problem, RegistryError
 from tests.fakes.client import START, Clock
 from tests.fakes.machine import FakeCrypto, FakeWeb
 from tests.fakes.r2 import MAX_OPEN_BODIES, FakeR2

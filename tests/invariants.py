@@ -3,7 +3,8 @@
 from contextlib import ExitStack
 from unittest import mock
 
-from registry import blobs, upload_parts
+from registry.content import blobs
+from registry.uploads import parts
 from tests.fakes import r2
 from tests.fakes.client import FakeRegistry, digest_of
 
@@ -15,8 +16,8 @@ def small_parts() -> ExitStack:
     """Everything that counts in parts, scaled down, and R2's own rule with it; undone when it is closed."""
     patches = ExitStack()
     for module, name, value in (
-        (upload_parts, "SMALL_PART", PART),
-        (upload_parts, "LARGE_PART", 4 * PART),
+        (parts, "SMALL_PART", PART),
+        (parts, "LARGE_PART", 4 * PART),
         (blobs, "LARGE_BLOB", PART),
         (r2, "MIN_PART_SIZE", PART // 2),
     ):

@@ -1,1 +1,1 @@
-"""A container registry on R2. Start reading at `registry.router`; `registry.keys` shows what lies in the bucket."""
+"""A container registry on R2. CONTRIBUTING.md draws its packages; `registry.api.router` answers a request."""

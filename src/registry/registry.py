@@ -1,14 +1,14 @@
 """What lives as long as the isolate: the platform, the settings, who may come in, the key that signs."""
 
-from registry.auth import Authenticator
-from registry.authorizer import Authorizer
-from registry.challenger import Challenger
-from registry.metrics import Metrics
-from registry.platform import Platform
-from registry.pull_fallback import PullFallback
-from registry.sessions import Sessions
+from registry.access.authenticator import Authenticator
+from registry.access.authorizer import Authorizer
+from registry.access.challenger import Challenger
+from registry.access.signing_key import SigningKey
+from registry.ports.platform import Platform
 from registry.settings import Settings
-from registry.signing_key import SigningKey
+from registry.telemetry.metrics import Metrics
+from registry.uploads.sessions import Sessions
+from registry.upstream.fallback import PullFallback
 
 
 class Registry:

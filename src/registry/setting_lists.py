@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
-from registry.untrusted_json import read_json
+from registry.spec.untrusted_json import read_json
 
 _T = TypeVar("_T")
 

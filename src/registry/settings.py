@@ -5,18 +5,18 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 from urllib.parse import urlsplit
 
-from registry.access_settings import DEFAULT_REFRESH_DAYS, AccessSettings
-from registry.accounts import Account, parse_accounts, plain_account
-from registry.calls import DEFAULT_CALLS, MAX_CALLS, MIN_CALLS
-from registry.endpoints import EVERYTHING, Access, parse_mode
-from registry.log import log
-from registry.oidc import parse_issuers
-from registry.permissions import Glob, Permissions, allow, parse_repository_glob
-from registry.platform import PART_BUFFER
-from registry.public_keys import parse_public_keys
-from registry.retention import parse_rules
-from registry.upkeep_settings import DEFAULT_GC_GRACE, UpkeepSettings
-from registry.upstreams import Upstream, parse_upstreams
+from registry.access.accounts import Account, parse_accounts, plain_account
+from registry.access.oidc import parse_issuers
+from registry.access.permissions import Glob, Permissions, allow, parse_repository_glob
+from registry.access.public_keys import parse_public_keys
+from registry.access.settings import DEFAULT_REFRESH_DAYS, AccessSettings
+from registry.ports.platform import PART_BUFFER
+from registry.spec.endpoints import EVERYTHING, Access, parse_mode
+from registry.storage.calls import DEFAULT_CALLS, MAX_CALLS, MIN_CALLS
+from registry.telemetry.log import log
+from registry.upkeep.retention import parse_rules
+from registry.upkeep.settings import DEFAULT_GC_GRACE, UpkeepSettings
+from registry.upstream.upstreams import Upstream, parse_upstreams
 
 ANY_ORIGIN = "*"  # in CORS_ORIGINS
 CHUNK_STEP = PART_BUFFER  # bytes: chunks of a multiple of it leave nothing over that is stored twice

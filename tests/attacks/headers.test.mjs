@@ -1,5 +1,5 @@
 // Headers: pages of other origins, what proxies set, odd Basic credentials, injection into what the registry answers.
-// tests/test_auth.py counts that the work for a wrong password does not tell who exists (test_the_work_does_not_tell_who_exists);
+// tests/unit/access/test_authenticator.py counts that the work for a wrong password does not tell who exists (test_the_work_does_not_tell_who_exists);
 // that the answer does not is in token_endpoint.test.mjs.
 import assert from "node:assert/strict";
 

@@ -1,5 +1,5 @@
 // JSON Web Tokens (RFC 7519, RFC 8725), at a registry that knows two public keys of its operator and demands an audience.
-// tests/test_signed_tokens.py has every algorithm and form of key, on fakes.
+// tests/unit/access/test_signed_tokens.py has every algorithm and form of key, on fakes.
 import assert from "node:assert/strict";
 
 import { base64, basic, bearer, now, requests, startRegistry, startServer } from "./support.mjs";
@@ -100,8 +100,8 @@ registry.attacks("capabilities", [
     send: () => ({ path: "/v2/", authorization: bearer(token({ username: 'x"}\r\n{"event":"forged"}\n' })) }),
     answer: "200",
     async check(answer) {
-      assert.equal((await registry.log.linesOf([answer])).length, 1);
-      assert.ok(!registry.log.lines.some((line) => /^\{"event":"forged"/m.test(line)));
+      assert.equal((await registry.telemetry.log.linesOf([answer])).length, 1);
+      assert.ok(!registry.telemetry.log.lines.some((line) => /^\{"event":"forged"/m.test(line)));
     },
   },
 ]);

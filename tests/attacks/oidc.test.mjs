@@ -1,4 +1,4 @@
-// Identity tokens (OpenID Connect) of an issuer on loopback. tests/test_oidc.py has the rules and the issuer's keys over
+// Identity tokens (OpenID Connect) of an issuer on loopback. tests/unit/access/test_oidc.py has the rules and the issuer's keys over
 // hours, on fakes; tests/workerd/auth.test.mjs an issuer that redirects or falls silent.
 import assert from "node:assert/strict";
 

@@ -1,5 +1,5 @@
 // Paths, names and permissions: accounts of one team try to reach another's images, and keys of the bucket that are no
-// repository's. tests/test_auth_matrix.py has every endpoint with every permission, tests/test_permissions.py the globs.
+// repository's. tests/unit/access/test_matrix.py has every endpoint with every permission, tests/unit/access/test_permissions.py the globs.
 import assert from "node:assert/strict";
 
 import { account, ADMIN, basic, digestOf, imageOf, MANIFEST, requests, startRegistry } from "./support.mjs";

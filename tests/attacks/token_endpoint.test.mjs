@@ -1,4 +1,4 @@
-// The token endpoint, and the registry's own tokens. tests/test_bearer_tokens.py has its whole behaviour, on fakes.
+// The token endpoint, and the registry's own tokens. tests/unit/access/test_bearer_tokens.py has its whole behaviour, on fakes.
 import assert from "node:assert/strict";
 import { pbkdf2Sync } from "node:crypto";
 
@@ -43,7 +43,7 @@ registry.attacks("who may have a token", [
   },
   {
     name: "whether an account exists does not show, for either kind of account at either door",
-    // The work is the same as well: tests/test_auth.py counts it (test_the_work_does_not_tell_who_exists).
+    // The work is the same as well: tests/unit/access/test_authenticator.py counts it (test_the_work_does_not_tell_who_exists).
     send: async () => {
       const told = async (request) => {
         const { status, headers, body } = await registry.send(request);

@@ -1,4 +1,4 @@
-"""What every implementation of `registry.storage` does: plain async functions, run by pytest and inside workerd.
+"""What every implementation of `registry.ports.storage` does: plain async functions, run by pytest and inside workerd.
 
 Each takes a `Bench`. Where Miniflare's R2 enforces less than R2 in production, the case says so and is left to the
 fake (`PRODUCTION_ONLY`).
@@ -8,10 +8,8 @@ import hashlib
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
-from registry.names import Digest
-from registry.platform import COPY_BUFFER, Platform
-from registry.ranges import ByteRange
-from registry.storage import (
+from registry.ports.platform import COPY_BUFFER, Platform
+from registry.ports.storage import (
     ABSENT,
     MIN_PART_SIZE,
     Attributes,
@@ -26,7 +24,9 @@ from registry.storage import (
     Streams,
     UploadGone,
 )
-from registry.transfer import Span, copy, digest_of, through_pipe
+from registry.spec.names import Digest
+from registry.spec.ranges import ByteRange
+from registry.storage.transfer import Span, copy, digest_of, through_pipe
 
 PART = MIN_PART_SIZE
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from registry.platform import Machine, make_platform
+from registry.ports.platform import Machine, make_platform
 from tests.contract.storage_contract import CASES, Bench
 from tests.fakes.client import Clock
 from tests.fakes.machine import FakeCrypto, FakeWeb

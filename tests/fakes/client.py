@@ -9,16 +9,16 @@ from collections.abc import Awaitable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from registry.calls import Calls
-from registry.http import Request, Response
-from registry.metrics import DataPoints
-from registry.platform import Machine, make_platform
+from registry.api.http import Request, Response
+from registry.api.router import handle
+from registry.ports.platform import Machine, make_platform
+from registry.ports.storage import ClientGone, Source, Storage
+from registry.ports.web import WebError
 from registry.registry import Registry
-from registry.router import handle
 from registry.settings import Settings, read_settings
-from registry.storage import ClientGone, Source, Storage
-from registry.upkeep import Upkeep, tick
-from registry.web import WebError
+from registry.storage.calls import Calls
+from registry.telemetry.metrics import DataPoints
+from registry.upkeep.cron import Upkeep, tick
 from tests.fakes.machine import FakeCrypto, FakeWeb, TokenClock
 from tests.fakes.r2 import MAX_OPEN_BODIES, FakeR2, Usage
 from tests.fakes.streams import Chunk, FakeSource, FakeStreams

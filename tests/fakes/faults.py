@@ -5,9 +5,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, TypeVar
 
-from registry.names import Digest
-from registry.ranges import ByteRange
-from registry.storage import (
+from registry.ports.storage import (
     MAX_LIST_KEYS,
     NO_ATTRIBUTES,
     Attributes,
@@ -21,6 +19,8 @@ from registry.storage import (
     StoredBody,
     StoredObject,
 )
+from registry.spec.names import Digest
+from registry.spec.ranges import ByteRange
 from tests.fakes.client import Answer, FakeRegistry, digest_of, with_query
 from tests.fakes.r2 import FakeR2
 

@@ -11,13 +11,13 @@ import jwt
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
-from registry.crypto import PBKDF2_BYTES, PBKDF2_ITERATIONS, PublicKey
-from registry.web import WebError, WebResponse
+from registry.ports.crypto import PBKDF2_BYTES, PBKDF2_ITERATIONS, PublicKey
+from registry.ports.web import WebError, WebResponse
 from tests.fakes.streams import Chunk, FakeSource
 
 
 class FakeCrypto:
-    """`registry.crypto.Crypto`. `stretched` counts PBKDF2s, `verified` signatures: each is worth milliseconds."""
+    """`registry.ports.crypto.Crypto`. `stretched` counts PBKDF2s, `verified` signatures: each is worth milliseconds."""
 
     def __init__(self) -> None:
         self.stretched = 0
@@ -76,7 +76,7 @@ Server = Callable[[WebRequest], Awaitable[Reply]]
 
 @dataclass(slots=True)
 class FakeWeb:
-    """`registry.web.Web`: each origin is answered by a function, any other one by nobody."""
+    """`registry.ports.web.Web`: each origin is answered by a function, any other one by nobody."""
 
     servers: dict[str, Server] = field(default_factory=dict)
     requests: list[WebRequest] = field(default_factory=list)

@@ -4,8 +4,8 @@ import base64
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Sequence
 
-from registry.names import Digest
-from registry.storage import MAX_LIST_KEYS, Listing, StoredObject
+from registry.ports.storage import MAX_LIST_KEYS, Listing, StoredObject
+from registry.spec.names import Digest
 from tests.fakes.r2 import FakeR2
 
 NAME = "team/app"

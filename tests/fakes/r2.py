@@ -8,9 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from registry.names import Digest
-from registry.ranges import ByteRange
-from registry.storage import (
+from registry.ports.storage import (
     ABSENT,
     MAX_DELETE_KEYS,
     MAX_LIST_KEYS,
@@ -32,6 +30,8 @@ from registry.storage import (
     StoredObject,
     UploadGone,
 )
+from registry.spec.names import Digest
+from registry.spec.ranges import ByteRange
 from tests.fakes.streams import FakeContent, FakeSource, PipeContent
 
 MAX_KEY_BYTES = 1_024

@@ -6,8 +6,8 @@ import hashlib
 import mmap
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 
-from registry.names import Digest
-from registry.storage import Buffer, ClientGone, Content, PipeBroken
+from registry.ports.storage import Buffer, ClientGone, Content, PipeBroken
+from registry.spec.names import Digest
 
 # What arrives: bytes, the end of the connection, or a while in which nothing does.
 Chunk = bytes | Exception | Callable[[], Awaitable[None]]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import httpx
 
-from registry.storage import ClientGone
+from registry.ports.storage import ClientGone
 from registry_push.authentication import Authentication
 from registry_push.cache import Cache
 from registry_push.client import Client, new_http

@@ -12,7 +12,7 @@ from tests.fakes.client import FakeRegistry, digest_of
 from tests.fakes.faults import Fault, FaultyStorage, PatientClient
 from tests.images import image
 from tests.invariants import PART, check_blob
-from tests.test_uploads import bytes_of
+from tests.unit.uploads.test_uploads import bytes_of
 
 pytestmark = pytest.mark.usefixtures("small_parts")
 NAME = "team/app"

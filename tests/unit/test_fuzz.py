@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from registry.untrusted_json import read_json
+from registry.spec.untrusted_json import read_json
 from tests.fakes.client import FakeRegistry
 from tests.fuzz import LARGER, LONG, TARGETS, Target, check, generate, long_inputs
 

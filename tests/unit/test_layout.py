@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "src"
 MODULES = sorted(SOURCE.rglob("*.py"))
 
@@ -30,6 +30,39 @@ def test_imports(module: Path) -> None:
     if module.name == "entry.py" or "cloudflare" in module.parts:
         allowed |= {"js", "pyodide", "workers"}
     assert set(imports_of(module)) <= allowed
+
+
+# The packages of `registry`, the lowest first: each uses those before it. CONTRIBUTING.md draws them.
+PACKAGES = (
+    *("spec", "setting_lists", "telemetry", "ports", "storage", "access", "content", "uploads", "upstream", "upkeep"),
+    *("settings", "registry", "api", "cloudflare"),
+)
+
+
+def package_of(dotted: str) -> int:
+    """The place of a module in PACKAGES, from its dotted name below `registry`."""
+    return PACKAGES.index(dotted.partition(".")[0])
+
+
+@pytest.mark.parametrize(
+    "module", sorted(SOURCE.rglob("registry/**/*.py")), ids=lambda path: str(path.relative_to(SOURCE))
+)
+def test_imports_run_downwards(module: Path) -> None:
+    """A module imports from its own package and from lower ones."""
+    here = ".".join(module.relative_to(SOURCE / "registry").with_suffix("").parts)
+    for node in ast.walk(ast.parse(module.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("registry"):
+            below = (node.module or "").partition(".")[2]
+            for name in [below] if below else [alias.name for alias in node.names]:
+                assert package_of(name) <= package_of(here), f"{here} imports {name}"
+    assert here != "__init__" or not ast.parse(module.read_text()).body[1:], "a package re-exports nothing"
+
+
+def test_packages_are_drawn() -> None:
+    """CONTRIBUTING.md names every package, in this order from the bottom."""
+    (picture,) = re.findall(r"```\n(entry\.py.*?)```", (ROOT / "CONTRIBUTING.md").read_text(), re.DOTALL)
+    drawn = re.findall(r"^([a-z_]+)(?:\.py|/)", picture, re.MULTILINE)
+    assert tuple(reversed(drawn)) == (*PACKAGES, "entry")
 
 
 @pytest.mark.parametrize("module", MODULES, ids=lambda path: str(path.relative_to(SOURCE)))

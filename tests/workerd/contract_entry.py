@@ -14,7 +14,7 @@ from registry.cloudflare.crypto import WebCrypto
 from registry.cloudflare.r2 import R2Storage
 from registry.cloudflare.streams import JsSource, JsStreams
 from registry.cloudflare.web import JsWeb
-from registry.platform import Machine, make_platform
+from registry.ports.platform import Machine, make_platform
 from tests.contract.storage_contract import CASES, PRODUCTION_ONLY, Bench
 
 

@@ -4,9 +4,9 @@ import json
 
 from workers import Request, Response, WorkerEntrypoint
 
+from registry.access.public_keys import parse_public_keys
+from registry.access.signed_tokens import read_token
 from registry.cloudflare.crypto import WebCrypto
-from registry.public_keys import parse_public_keys
-from registry.signed_tokens import read_token
 
 
 class Default(WorkerEntrypoint):

@@ -12,8 +12,8 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from registry.crypto import PBKDF2_BYTES, PBKDF2_ITERATIONS, Crypto
-from registry.permissions import Permissions, parse_permissions
+from registry.access.permissions import Permissions, parse_permissions
+from registry.ports.crypto import PBKDF2_BYTES, PBKDF2_ITERATIONS, Crypto
 from registry.setting_lists import parse_list
 
 _SHA256 = re.compile(r"sha256:([0-9a-f]{64})", re.ASCII)

@@ -2,7 +2,7 @@
 
 Credentials come as Basic (RFC 7617: a password, or a signed token in its place) or as Bearer (RFC 6750: a token of
 ours, or a signed one). Who brings wrong ones, or none where some are needed, gets 401 with a challenge; who brings
-right ones that are not enough gets 403 (`registry.authorizer`).
+right ones that are not enough gets 403 (`registry.access.authorizer`).
 """
 
 import base64
@@ -12,20 +12,20 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from registry.access_settings import AccessSettings
-from registry.accounts import Account, Accounts, bind
-from registry.bearer_tokens import ISSUER, BearerTokens
-from registry.callers import Caller
-from registry.endpoints import EVERYTHING
-from registry.errors import Problem, RegistryError
-from registry.log import log
-from registry.oidc import Identities
-from registry.password_guard import PasswordGuard
-from registry.permissions import Permissions, allow, parse_access, parse_repository_glob, parse_tables
-from registry.platform import Platform
-from registry.public_keys import pick
-from registry.signed_tokens import LEEWAY, Token, read_token, verify
-from registry.signing_key import SigningKey
+from registry.access.accounts import Account, Accounts, bind
+from registry.access.bearer_tokens import ISSUER, BearerTokens
+from registry.access.callers import Caller
+from registry.access.oidc import Identities
+from registry.access.password_guard import PasswordGuard
+from registry.access.permissions import Permissions, allow, parse_access, parse_repository_glob, parse_tables
+from registry.access.public_keys import pick
+from registry.access.settings import AccessSettings
+from registry.access.signed_tokens import LEEWAY, Token, read_token, verify
+from registry.access.signing_key import SigningKey
+from registry.ports.platform import Platform
+from registry.spec.endpoints import EVERYTHING
+from registry.spec.errors import Problem, RegistryError
+from registry.telemetry.log import log
 
 # The header of a request by its name in lower case.
 Header = Callable[[str], str | None]

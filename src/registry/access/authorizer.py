@@ -2,8 +2,10 @@
 
 from collections.abc import Iterable
 
-from registry.callers import Caller
-from registry.endpoints import (
+from registry.access.callers import Caller
+from registry.access.permissions import NOTHING, Glob, Permissions, allow
+from registry.access.scopes import Scopes
+from registry.spec.endpoints import (
     EVERYTHING,
     Access,
     CheckVersion,
@@ -16,9 +18,7 @@ from registry.endpoints import (
     ShowMetrics,
     StartUpload,
 )
-from registry.errors import Problem, RegistryError
-from registry.permissions import NOTHING, Glob, Permissions, allow
-from registry.scopes import Scopes
+from registry.spec.errors import Problem, RegistryError
 
 
 class Authorizer:

@@ -10,13 +10,13 @@ from typing import Any
 
 import jwt
 
-from registry.callers import Caller, Grant
-from registry.errors import Problem, RegistryError
-from registry.permissions import Permissions, parse_tables
-from registry.platform import Platform
-from registry.scopes import Scopes, parse_scopes
-from registry.signed_tokens import MAX_TOKEN, Token
-from registry.signing_key import SigningKey
+from registry.access.callers import Caller, Grant
+from registry.access.permissions import Permissions, parse_tables
+from registry.access.scopes import Scopes, parse_scopes
+from registry.access.signed_tokens import MAX_TOKEN, Token
+from registry.access.signing_key import SigningKey
+from registry.ports.platform import Platform
+from registry.spec.errors import Problem, RegistryError
 
 ISSUER = "r2-registry"
 ACCESS_SECONDS = 300

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from registry.permissions import Permissions
-from registry.scopes import Scopes
+from registry.access.permissions import Permissions
+from registry.access.scopes import Scopes
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,10 +2,10 @@
 
 from collections.abc import Callable
 
-from registry.access_settings import AccessSettings
-from registry.endpoints import Endpoint, ListRepositories
-from registry.errors import Problem, RegistryError
-from registry.scopes import scope_of
+from registry.access.scopes import scope_of
+from registry.access.settings import AccessSettings
+from registry.spec.endpoints import Endpoint, ListRepositories
+from registry.spec.errors import Problem, RegistryError
 
 # A fixed realm: it is shown to users.
 BASIC_CHALLENGE = 'Basic realm="container registry", charset="UTF-8"'

@@ -7,18 +7,18 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-from registry.crypto import PublicKey
-from registry.errors import Problem, RegistryError
-from registry.log import log
-from registry.permissions import Glob, Permissions, parse_glob, parse_permissions
-from registry.platform import Platform
-from registry.public_keys import parse_key_set, pick
+from registry.access.permissions import Glob, Permissions, parse_glob, parse_permissions
+from registry.access.public_keys import parse_key_set, pick
+from registry.access.signed_tokens import Token, verify
+from registry.ports.crypto import PublicKey
+from registry.ports.platform import Platform
+from registry.ports.tasks import within
+from registry.ports.web import WebError
 from registry.setting_lists import parse_list
-from registry.signed_tokens import Token, verify
-from registry.tasks import within
-from registry.transfer import read_all
-from registry.untrusted_json import read_json
-from registry.web import WebError
+from registry.spec.errors import Problem, RegistryError
+from registry.spec.untrusted_json import read_json
+from registry.storage.transfer import read_all
+from registry.telemetry.log import log
 
 DEFAULT_SESSION = 3600  # seconds that a refresh token of an identity lives: a job's length
 MAX_SESSION = 24 * 3600

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from registry.errors import Problem, RegistryError
+from registry.spec.errors import Problem, RegistryError
 
 _K = TypeVar("_K")
 

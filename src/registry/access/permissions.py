@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import reduce
 
-from registry.endpoints import Access
-from registry.errors import RegistryError
-from registry.names import parse_name
+from registry.spec.endpoints import Access
+from registry.spec.errors import RegistryError
+from registry.spec.names import parse_name
 
 NOTHING: frozenset[Access] = frozenset()
 

@@ -8,9 +8,9 @@ import binascii
 import re
 from collections.abc import Mapping
 
-from registry.crypto import ALGORITHMS, PublicKey
+from registry.ports.crypto import ALGORITHMS, PublicKey
 from registry.setting_lists import MAX_SETTING
-from registry.untrusted_json import read_json
+from registry.spec.untrusted_json import read_json
 
 # Key type and curve -> the one algorithm; for RSA the key's own `alg` may name the other one.
 _BY_CURVE = {("EC", "P-256"): "ES256", ("EC", "P-384"): "ES384", ("OKP", "Ed25519"): "EdDSA"}

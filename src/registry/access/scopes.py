@@ -3,10 +3,10 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from registry.endpoints import Access, Endpoint, InRepository, ListRepositories, MountBlob
-from registry.errors import RegistryError
-from registry.names import parse_name
-from registry.permissions import NOTHING, Permissions, allow
+from registry.access.permissions import NOTHING, Permissions, allow
+from registry.spec.endpoints import Access, Endpoint, InRepository, ListRepositories, MountBlob
+from registry.spec.errors import RegistryError
+from registry.spec.names import parse_name
 
 CATALOG = "registry:catalog:*"
 _MAX_SCOPES = 50  # docker asks for two at most; each makes the token longer

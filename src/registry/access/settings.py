@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass
 
-from registry.accounts import Account
-from registry.crypto import PublicKey
-from registry.oidc import Issuer
-from registry.permissions import Glob
+from registry.access.accounts import Account
+from registry.access.oidc import Issuer
+from registry.access.permissions import Glob
+from registry.ports.crypto import PublicKey
 
 DEFAULT_REFRESH_DAYS = 30  # that a refresh token is good for; each use brings a new one
 

@@ -10,10 +10,10 @@ from typing import Any
 
 import jwt
 
-from registry.crypto import Crypto, PublicKey
-from registry.errors import Problem, RegistryError
-from registry.log import log
-from registry.untrusted_json import read_json
+from registry.ports.crypto import Crypto, PublicKey
+from registry.spec.errors import Problem, RegistryError
+from registry.spec.untrusted_json import read_json
+from registry.telemetry.log import log
 
 MAX_TOKEN = 12 * 1024  # characters
 _NAMES = {"EdDSA": ("EdDSA", "Ed25519")}  # of an algorithm that has two (RFC 8037, RFC 9864)

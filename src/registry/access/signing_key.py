@@ -2,10 +2,10 @@
 
 import hmac
 
-from registry import bucket_format, keys
-from registry.errors import Problem, RegistryError
-from registry.platform import Platform
-from registry.storage import ABSENT, Attributes
+from registry.ports.platform import Platform
+from registry.ports.storage import ABSENT, Attributes
+from registry.spec.errors import Problem, RegistryError
+from registry.storage import bucket_format, keys
 
 _SECRET_BYTES = 32
 # After which an isolate looks at the secret again: whoever deletes it voids what was signed within that time.

@@ -1,17 +1,18 @@
 """Answers to end-2 and end-10: pulling blobs, asking whether they exist, and deleting them."""
 
-from registry import blobs, bucket_format
-from registry.byte_ranges import ByteRanges
-from registry.conditions import is_unchanged, may_resume
-from registry.endpoints import Access, DeleteBlob, GetBlob, HeadBlob
-from registry.errors import Problem, RegistryError
-from registry.http import Request, Response
-from registry.media_types import OCTETS
-from registry.names import Digest
-from registry.ranges import ByteRange, content_range, parse_ranges
+from registry.api.byte_ranges import ByteRanges
+from registry.api.http import Request, Response
+from registry.content import blobs
+from registry.ports.storage import Source
 from registry.registry import Registry
-from registry.storage import Source
-from registry.upstream_client import UpstreamError
+from registry.spec.conditions import is_unchanged, may_resume
+from registry.spec.endpoints import Access, DeleteBlob, GetBlob, HeadBlob
+from registry.spec.errors import Problem, RegistryError
+from registry.spec.media_types import OCTETS
+from registry.spec.names import Digest
+from registry.spec.ranges import ByteRange, content_range, parse_ranges
+from registry.storage import bucket_format
+from registry.upstream.client import UpstreamError
 
 
 async def head_blob(registry: Registry, endpoint: HeadBlob, request: Request) -> Response:

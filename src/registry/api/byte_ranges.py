@@ -2,15 +2,15 @@
 
 from collections.abc import Sequence
 
-from registry import blobs
-from registry.errors import RegistryError
-from registry.log import log
-from registry.media_types import OCTETS
-from registry.memory import Turns
-from registry.platform import ANSWER_SECONDS, COPY_BUFFER, Platform
-from registry.ranges import ByteRange, content_range
-from registry.storage import ClientGone, Content, PipeBroken, StorageError
-from registry.tasks import within
+from registry.content import blobs
+from registry.ports.memory import Turns
+from registry.ports.platform import ANSWER_SECONDS, COPY_BUFFER, Platform
+from registry.ports.storage import ClientGone, Content, PipeBroken, StorageError
+from registry.ports.tasks import within
+from registry.spec.errors import RegistryError
+from registry.spec.media_types import OCTETS
+from registry.spec.ranges import ByteRange, content_range
+from registry.telemetry.log import log
 
 
 class ByteRanges:

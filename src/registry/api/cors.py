@@ -5,7 +5,7 @@ A page of another origin may read answers, and change things, only when the oper
 
 from collections.abc import Callable
 
-from registry.http import Request, Response
+from registry.api.http import Request, Response
 from registry.settings import ANY_ORIGIN
 
 _METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE"

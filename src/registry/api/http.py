@@ -4,9 +4,9 @@ import json
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
-from registry.callers import Caller
-from registry.media_types import JSON
-from registry.storage import Body, Source
+from registry.access.callers import Caller
+from registry.ports.storage import Body, Source
+from registry.spec.media_types import JSON
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,23 +1,23 @@
 """Answers to end-8, end-12 and the catalogue: what there is."""
 
-from registry import discovery, referrers
-from registry.calls import Calls
-from registry.endpoints import Endpoint, ListReferrers, ListRepositories, ListTags
-from registry.errors import Problem, RegistryError
-from registry.http import Request, Response, json_response
-from registry.manifest_format import OCI_INDEX
-from registry.paths import build
+from registry.api.http import Request, Response, json_response
+from registry.api.sealed_cursors import is_sealed, seal, unseal
+from registry.content import listings, referrers
 from registry.registry import Registry
-from registry.sealed import is_sealed, seal, unseal
-from registry.transfer import send
+from registry.spec.endpoints import Endpoint, ListReferrers, ListRepositories, ListTags
+from registry.spec.errors import Problem, RegistryError
+from registry.spec.manifest_format import OCI_INDEX
+from registry.spec.paths import build
+from registry.storage.calls import Calls
+from registry.storage.transfer import send
 
 _CURSORS = "cursors of the catalogue"  # what their key is derived for
 
 
 async def list_tags(registry: Registry, endpoint: ListTags, request: Request) -> Response:
     """end-8: tags in lexical order, a page at a time; n=0 is an empty list without a Link."""
-    count = discovery.MAX_PAGE if endpoint.count is None else min(endpoint.count, discovery.MAX_PAGE)
-    page = await discovery.list_tags(
+    count = listings.MAX_PAGE if endpoint.count is None else min(endpoint.count, listings.MAX_PAGE)
+    page = await listings.list_tags(
         registry.platform, endpoint.name, count, endpoint.last, Calls(registry.settings.r2_calls)
     )
     if page is None:
@@ -46,14 +46,14 @@ async def list_repositories(registry: Registry, endpoint: ListRepositories, requ
     """The catalogue of Docker's registry API, a page at a time: what the caller may pull."""
     assert request.caller is not None  # admitted
     visible = registry.authorizer.listing(request.caller)
-    count = discovery.MAX_PAGE if endpoint.count is None else min(endpoint.count, discovery.MAX_PAGE)
+    count = listings.MAX_PAGE if endpoint.count is None else min(endpoint.count, listings.MAX_PAGE)
     position = f"{endpoint.last}/" if endpoint.last else ""
     if endpoint.last is not None and is_sealed(endpoint.last):
         unsealed = unseal(await registry.signing_key.derive(_CURSORS), endpoint.last)
         if unsealed is None:
             raise RegistryError(Problem.BAD_REQUEST, "last is not from a Link of this registry: begin without it")
         position = unsealed
-    page = await discovery.list_repositories(
+    page = await listings.list_repositories(
         registry.platform, count, position, visible, Calls(registry.settings.r2_calls)
     )
     headers = {}

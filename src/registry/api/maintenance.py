@@ -2,18 +2,19 @@
 
 from dataclasses import asdict
 
-from registry import bucket_format, collection, migration, retention
-from registry.calls import Calls, OutOfCalls
-from registry.collection import Collector
-from registry.endpoints import CollectGarbage, Migrate, PreviewRetention, VerifyRepository
-from registry.errors import Problem, RegistryError
-from registry.garbage import BLOBS, MANIFESTS, TAGS, Rules
-from registry.http import Request, Response, json_response
-from registry.paths import build
+from registry.api.http import Request, Response, json_response
 from registry.registry import Registry
-from registry.upkeep import rules_for
-from registry.verification import verify
-from registry.walk import Repository, Walk
+from registry.spec.endpoints import CollectGarbage, Migrate, PreviewRetention, VerifyRepository
+from registry.spec.errors import Problem, RegistryError
+from registry.spec.paths import build
+from registry.storage import bucket_format
+from registry.storage.calls import Calls, OutOfCalls
+from registry.storage.walk import Repository, Walk
+from registry.upkeep import collection, migration, retention
+from registry.upkeep.collection import Collector
+from registry.upkeep.cron import rules_for
+from registry.upkeep.garbage import BLOBS, MANIFESTS, TAGS, Rules
+from registry.upkeep.verification import verify
 
 
 async def migrate(registry: Registry, endpoint: Migrate, request: Request) -> Response:

@@ -2,19 +2,19 @@
 
 from dataclasses import dataclass, replace
 
-from registry import manifest_deletion, manifest_push, manifests
-from registry.conditions import is_unchanged
-from registry.endpoints import Access, DeleteManifest, GetManifest, HeadManifest, PutManifest
-from registry.errors import Problem, RegistryError
-from registry.http import Request, Response
-from registry.manifest_format import MAX_MANIFEST_SIZE, is_media_type
-from registry.manifests import Received
-from registry.media_types import OCTETS
-from registry.names import Digest, Reference, RepositoryName
-from registry.paths import build
+from registry.api.http import Request, Response
+from registry.content import manifest_deletion, manifest_push, manifests
+from registry.content.manifests import Received
+from registry.ports.storage import Source, StoredObject
 from registry.registry import Registry
-from registry.storage import Source, StoredObject
-from registry.transfer import document
+from registry.spec.conditions import is_unchanged
+from registry.spec.endpoints import Access, DeleteManifest, GetManifest, HeadManifest, PutManifest
+from registry.spec.errors import Problem, RegistryError
+from registry.spec.manifest_format import MAX_MANIFEST_SIZE, is_media_type
+from registry.spec.media_types import OCTETS
+from registry.spec.names import Digest, Reference, RepositoryName
+from registry.spec.paths import build
+from registry.storage.transfer import document
 
 _LARGE = 256 * 1024  # bytes of a manifest that is not sent from memory
 

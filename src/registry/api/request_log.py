@@ -3,10 +3,10 @@
 from http import HTTPStatus
 from urllib.parse import unquote
 
-from registry.http import Request, Response
-from registry.log import log
-from registry.metrics import Metrics
-from registry.request_record import RequestRecord
+from registry.api.http import Request, Response
+from registry.telemetry.log import log
+from registry.telemetry.metrics import Metrics
+from registry.telemetry.request_record import RequestRecord
 
 _MAX_PATH = 300  # characters
 _REFUSED = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)  # for who asks

@@ -6,9 +6,29 @@ from dataclasses import replace
 from http import HTTPStatus
 from typing import Any
 
-from registry.callers import Caller
-from registry.cors import headers_for, is_forged, isolating_headers, preflight
-from registry.endpoints import (
+from registry.access.callers import Caller
+from registry.api.blobs import delete_blob, get_blob, head_blob
+from registry.api.cors import headers_for, is_forged, isolating_headers, preflight
+from registry.api.http import Request, Response, json_response
+from registry.api.listings import list_referrers, list_repositories, list_tags
+from registry.api.maintenance import collect_garbage, migrate, preview_retention, verify_repository
+from registry.api.manifests import delete_manifest, get_manifest, head_manifest, put_manifest
+from registry.api.request_log import report
+from registry.api.service import check_health, show_front_page, show_metrics
+from registry.api.tokens import get_token, post_token
+from registry.api.uploads import (
+    append_chunk,
+    cancel_upload,
+    close_upload,
+    get_upload,
+    mount_blob,
+    start_upload,
+    start_upload_for,
+    upload_blob,
+)
+from registry.ports.storage import ClientGone, StorageBusy, StorageError
+from registry.registry import Registry
+from registry.spec.endpoints import (
     AppendChunk,
     CancelUpload,
     CheckHealth,
@@ -40,31 +60,11 @@ from registry.endpoints import (
     UploadBlob,
     VerifyRepository,
 )
-from registry.errors import Problem, RegistryError
-from registry.handle_blobs import delete_blob, get_blob, head_blob
-from registry.handle_discovery import list_referrers, list_repositories, list_tags
-from registry.handle_maintenance import collect_garbage, migrate, preview_retention, verify_repository
-from registry.handle_manifests import delete_manifest, get_manifest, head_manifest, put_manifest
-from registry.handle_service import check_health, show_front_page, show_metrics
-from registry.handle_tokens import get_token, post_token
-from registry.handle_uploads import (
-    append_chunk,
-    cancel_upload,
-    close_upload,
-    get_upload,
-    mount_blob,
-    start_upload,
-    start_upload_for,
-    upload_blob,
-)
-from registry.http import Request, Response, json_response
-from registry.log import log
-from registry.paths import parse
-from registry.registry import Registry
-from registry.request_log import report
-from registry.request_record import RequestRecord, current, ray_id
-from registry.storage import ClientGone, StorageBusy, StorageError
-from registry.transfer import drain
+from registry.spec.errors import Problem, RegistryError
+from registry.spec.paths import parse
+from registry.storage.transfer import drain
+from registry.telemetry.log import log
+from registry.telemetry.request_record import RequestRecord, current, ray_id
 
 # Every answer names the API version, as Docker's clients look for it before they log in.
 _VERSION = {"Docker-Distribution-Api-Version": "registry/2.0"}

@@ -2,14 +2,14 @@
 
 from html import escape
 
-from registry import keys
-from registry.endpoints import CheckHealth, ShowFrontPage, ShowMetrics
-from registry.errors import Problem, RegistryError
-from registry.http import Request, Response, json_response
-from registry.log import log
-from registry.metrics import CONTENT_TYPE
+from registry.api.http import Request, Response, json_response
+from registry.ports.storage import StorageError
 from registry.registry import Registry
-from registry.storage import StorageError
+from registry.spec.endpoints import CheckHealth, ShowFrontPage, ShowMetrics
+from registry.spec.errors import Problem, RegistryError
+from registry.storage import keys
+from registry.telemetry.log import log
+from registry.telemetry.metrics import CONTENT_TYPE
 
 # The page has neither scripts nor styles, and no icon that a browser would ask for.
 _PAGE = """<!doctype html>

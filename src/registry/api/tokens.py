@@ -2,15 +2,15 @@
 
 from datetime import UTC, datetime
 
-from registry.auth import Identity
-from registry.endpoints import GetToken, PostToken
-from registry.errors import Problem, RegistryError
-from registry.http import Request, Response, json_response
-from registry.paths import Query
+from registry.access.authenticator import Identity
+from registry.access.scopes import parse_scopes
+from registry.api.http import Request, Response, json_response
 from registry.registry import Registry
-from registry.request_record import note_account
-from registry.scopes import parse_scopes
-from registry.transfer import document
+from registry.spec.endpoints import GetToken, PostToken
+from registry.spec.errors import Problem, RegistryError
+from registry.spec.paths import Query
+from registry.storage.transfer import document
+from registry.telemetry.request_record import note_account
 
 _MAX_FORM = 32 * 1024  # bytes
 _FORM_SECONDS = 10.0  # that a form may take to arrive

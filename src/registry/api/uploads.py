@@ -1,7 +1,10 @@
 """Answers to end-4, 5, 6, 11, 13 and 14: pushing blobs."""
 
-from registry import blobs
-from registry.endpoints import (
+from registry.api.http import Request, Response
+from registry.content import blobs
+from registry.ports.storage import MAX_PUT_SIZE, ChecksumMismatch
+from registry.registry import Registry
+from registry.spec.endpoints import (
     AppendChunk,
     CancelUpload,
     CloseUpload,
@@ -13,17 +16,14 @@ from registry.endpoints import (
     StartUploadFor,
     UploadBlob,
 )
-from registry.errors import Problem, RegistryError
-from registry.http import Request, Response
-from registry.names import ALGORITHMS, Digest, RepositoryName
-from registry.paths import build
-from registry.ranges import parse_chunk_range, upload_range
-from registry.registry import Registry
-from registry.sessions import new_uuid
-from registry.storage import MAX_PUT_SIZE, ChecksumMismatch
-from registry.upload_log import OutOfDate, State, gone
-from registry.upload_parts import SMALL_PART
-from registry.uploads import Upload, mismatch
+from registry.spec.errors import Problem, RegistryError
+from registry.spec.names import ALGORITHMS, Digest, RepositoryName
+from registry.spec.paths import build
+from registry.spec.ranges import parse_chunk_range, upload_range
+from registry.uploads.log import OutOfDate, State, gone
+from registry.uploads.parts import SMALL_PART
+from registry.uploads.sessions import new_uuid
+from registry.uploads.upload import Upload, mismatch
 
 
 async def start_upload(registry: Registry, endpoint: StartUpload, request: Request) -> Response:

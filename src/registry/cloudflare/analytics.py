@@ -1,11 +1,11 @@
-"""`registry.metrics.DataPoints` on a binding of Workers Analytics Engine."""
+"""`registry.telemetry.metrics.DataPoints` on a binding of Workers Analytics Engine."""
 
 from typing import Any
 
 from pyodide.ffi import JsException
 
 from registry.cloudflare.r2 import as_js
-from registry.log import log
+from registry.telemetry.log import log
 
 
 class AnalyticsDataset:

@@ -1,4 +1,4 @@
-"""`registry.crypto.Crypto` on Web Crypto."""
+"""`registry.ports.crypto.Crypto` on Web Crypto."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ import js
 from pyodide.ffi import JsException, to_js
 
 from registry.cloudflare.r2 import as_js
-from registry.crypto import PBKDF2_BYTES, PBKDF2_ITERATIONS, PublicKey
+from registry.ports.crypto import PBKDF2_BYTES, PBKDF2_ITERATIONS, PublicKey
 
 # How a key of each algorithm is imported, and what a signature of it is verified with.
 _ALGORITHMS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {

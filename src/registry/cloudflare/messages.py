@@ -9,9 +9,9 @@ import js
 import workers
 from pyodide.ffi import to_js
 
+from registry.api.http import Request, Response
 from registry.cloudflare.r2 import as_js
 from registry.cloudflare.streams import JsSource, present
-from registry.http import Request, Response
 
 
 def to_request(request: workers.Request, wait_until: Callable[[Awaitable[Any]], object]) -> Request:

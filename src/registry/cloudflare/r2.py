@@ -1,4 +1,4 @@
-"""`registry.storage.Storage` on the raw R2 binding.
+"""`registry.ports.storage.Storage` on the raw R2 binding.
 
 Raw, because the SDK's wrapper of a binding walks every byte of a buffer in Python (docs/adr/0009).
 """
@@ -12,9 +12,7 @@ import js
 from pyodide.ffi import JsException, jsnull, to_js
 
 from registry.cloudflare.streams import JsSource
-from registry.names import ALGORITHMS, Digest
-from registry.ranges import ByteRange
-from registry.storage import (
+from registry.ports.storage import (
     ABSENT,
     MAX_LIST_KEYS,
     NO_ATTRIBUTES,
@@ -33,6 +31,8 @@ from registry.storage import (
     StoredObject,
     UploadGone,
 )
+from registry.spec.names import ALGORITHMS, Digest
+from registry.spec.ranges import ByteRange
 
 # R2's error codes stand in the message only: "put: The checksum ... (10037)".
 _CODE = re.compile(r"\((\d{5})\)")

@@ -6,10 +6,10 @@ from typing import Any
 import js
 from pyodide.ffi import JsException, jsnull, to_js
 
-from registry.names import Digest
-from registry.storage import Buffer, ClientGone, PipeBroken
+from registry.ports.storage import Buffer, ClientGone, PipeBroken
+from registry.spec.names import Digest
 
-# DigestStream's names of `registry.names.ALGORITHMS`.
+# DigestStream's names of `registry.spec.names.ALGORITHMS`.
 _WEB_CRYPTO_NAMES = {"sha256": "SHA-256", "sha512": "SHA-512"}
 
 

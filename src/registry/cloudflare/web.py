@@ -1,4 +1,4 @@
-"""`registry.web.Web` on the runtime's `fetch`."""
+"""`registry.ports.web.Web` on the runtime's `fetch`."""
 
 import asyncio
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from pyodide.ffi import JsException
 
 from registry.cloudflare.r2 import as_js
 from registry.cloudflare.streams import JsSource, present
-from registry.web import WebError, WebResponse
+from registry.ports.web import WebError, WebResponse
 
 
 class JsWeb:

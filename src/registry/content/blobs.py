@@ -4,14 +4,9 @@ import re
 from dataclasses import dataclass
 from enum import Enum
 
-from registry import keys
-from registry.errors import Problem, RegistryError
-from registry.log import log
-from registry.names import Digest, RepositoryName, parse_name
-from registry.platform import Platform
-from registry.ranges import ByteRange
-from registry.retries import tidying
-from registry.storage import (
+from registry.ports.platform import Platform
+from registry.ports.retries import tidying
+from registry.ports.storage import (
     ABSENT,
     MAX_PUT_SIZE,
     Attributes,
@@ -23,6 +18,11 @@ from registry.storage import (
     StoredBody,
     StoredObject,
 )
+from registry.spec.errors import Problem, RegistryError
+from registry.spec.names import Digest, RepositoryName, parse_name
+from registry.spec.ranges import ByteRange
+from registry.storage import keys
+from registry.telemetry.log import log
 
 LARGE_BLOB = 8 * 1024 * 1024  # bytes: from here on bytes are shared between repositories through links
 MAX_MOUNT_COPY = 64 * 1024 * 1024  # bytes: what a mount copies, where SR left no data object to link to

@@ -7,12 +7,12 @@ have equal etags, and a change between two looks go unseen.
 from dataclasses import dataclass, replace
 from enum import Enum
 
-from registry import keys
-from registry.errors import Problem, RegistryError
-from registry.names import RepositoryName
-from registry.platform import Platform
-from registry.retries import NEVER, sent_by
-from registry.storage import ABSENT, Attributes, StorageError
+from registry.ports.platform import Platform
+from registry.ports.retries import NEVER, sent_by
+from registry.ports.storage import ABSENT, Attributes, StorageError
+from registry.spec.errors import Problem, RegistryError
+from registry.spec.names import RepositoryName
+from registry.storage import keys
 
 LEASE_SECONDS = 120  # for which a run owns the register since it last wrote it
 # The one assumption about time: a call that was sent before its run's lease ended lands within this many seconds.

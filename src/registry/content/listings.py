@@ -3,14 +3,14 @@
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 
-from registry import keys
-from registry.calls import Calls, OutOfCalls
-from registry.endpoints import Access
-from registry.names import RepositoryName, Tag
-from registry.permissions import Permissions
-from registry.platform import Platform
-from registry.storage import MAX_LIST_KEYS, StoredObject
-from registry.walk import Walk
+from registry.access.permissions import Permissions
+from registry.ports.platform import Platform
+from registry.ports.storage import MAX_LIST_KEYS, StoredObject
+from registry.spec.endpoints import Access
+from registry.spec.names import RepositoryName, Tag
+from registry.storage import keys
+from registry.storage.calls import Calls, OutOfCalls
+from registry.storage.walk import Walk
 
 MAX_PAGE = 1_000  # tags or names of one answer; the rest is behind its Link
 
@@ -48,7 +48,7 @@ async def list_tags(
 
 @dataclass(frozen=True, slots=True)
 class StoredTags:
-    """A page of a listing: the tags on it, tombstones among them (`registry.manifest_deletion`)."""
+    """A page of a listing: the tags on it, tombstones among them (`registry.content.manifest_deletion`)."""
 
     tags: Sequence[StoredObject]
     has_manifests: bool  # anything at all, digests too

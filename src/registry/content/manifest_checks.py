@@ -2,16 +2,17 @@
 
 from collections.abc import AsyncIterator, Collection, Iterable, Sequence
 
-from registry import blobs, keys, manifests
-from registry.calls import Calls, OutOfCalls
-from registry.errors import Problem, RegistryError
-from registry.log import log
-from registry.lookups import look_up
-from registry.manifest_format import Descriptor, Manifest, parse_stored
-from registry.manifest_references import HEX_DIGITS, References, hex_of, references_of
-from registry.names import ALGORITHMS, Digest, RepositoryName, parse_digest
-from registry.platform import Platform
-from registry.storage import StoredObject
+from registry.content import blobs, manifests
+from registry.ports.platform import Platform
+from registry.ports.storage import StoredObject
+from registry.spec.errors import Problem, RegistryError
+from registry.spec.manifest_format import Descriptor, Manifest, parse_stored
+from registry.spec.manifest_references import HEX_DIGITS, References, hex_of, references_of
+from registry.spec.names import ALGORITHMS, Digest, RepositoryName, parse_digest
+from registry.storage import keys
+from registry.storage.calls import Calls, OutOfCalls
+from registry.storage.lookups import look_up
+from registry.telemetry.log import log
 
 MAX_NAMED = 20  # digests that an answer names which are not there: then no more are looked for
 MAX_DEPTH = 5  # of indexes within indexes that are looked through; two are seen in practice

@@ -3,21 +3,23 @@
 R2 cannot delete under a condition, but it can put under one. So a manifest that is deleted by its digest, and each of
 its tags, is replaced by a tombstone, an empty object, only if it is still what was to be deleted: a tag that is pushed
 meanwhile stays. A push looks at the manifest once more when its tags are written, and writes all of it again where it
-finds a tombstone (`registry.manifest_push`): the push or the deletion is wholly the later one. Collections remove
-tombstones (`registry.collection`), which a push that meets one notices; until then they are as good as absent.
+finds a tombstone (`registry.content.manifest_push`): the push or the deletion is wholly the later one. Collections
+remove tombstones (`registry.upkeep.collection`), which a push that meets one notices; until then they are as good as
+absent.
 
 A tag that is deleted by its own name is just deleted: who asks for that says nothing of what it should lead to.
 """
 
 import asyncio
 
-from registry import keys, manifests
-from registry.calls import Calls, OutOfCalls
-from registry.discovery import tag_pages
-from registry.errors import Problem, RegistryError
-from registry.names import Digest, RepositoryName, Tag
-from registry.platform import Platform
-from registry.storage import IN_FLIGHT, Attributes, NotAfter, StorageBusy, StoredObject
+from registry.content import manifests
+from registry.content.listings import tag_pages
+from registry.ports.platform import Platform
+from registry.ports.storage import IN_FLIGHT, Attributes, NotAfter, StorageBusy, StoredObject
+from registry.spec.errors import Problem, RegistryError
+from registry.spec.names import Digest, RepositoryName, Tag
+from registry.storage import keys
+from registry.storage.calls import Calls, OutOfCalls
 
 CALLS = 900  # R2 calls of one request for tags: it has 1,000 on Workers Paid
 _ATTEMPTS = 3  # at a manifest that is pushed again while it is deleted

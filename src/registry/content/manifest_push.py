@@ -20,17 +20,17 @@ First the manifest goes through them alone, then with its tags: no tag leads to 
 import asyncio
 from collections.abc import Sequence
 
-from registry import gc_register, manifest_checks, manifests
-from registry.calls import Calls
-from registry.errors import RegistryError
-from registry.gc_register import MARGIN_SECONDS, Phase
-from registry.log import log
-from registry.manifest_deletion import entomb
-from registry.manifests import Received
-from registry.names import Digest, Reference, RepositoryName, Tag
-from registry.platform import Platform
-from registry.retries import sent_by
-from registry.storage import NotAfter, StorageBusy, StoredObject
+from registry.content import gc_register, manifest_checks, manifests
+from registry.content.gc_register import MARGIN_SECONDS, Phase
+from registry.content.manifest_deletion import entomb
+from registry.content.manifests import Received
+from registry.ports.platform import Platform
+from registry.ports.retries import sent_by
+from registry.ports.storage import NotAfter, StorageBusy, StoredObject
+from registry.spec.errors import RegistryError
+from registry.spec.names import Digest, Reference, RepositoryName, Tag
+from registry.storage.calls import Calls
+from registry.telemetry.log import log
 
 # Seconds. A manifest put this recently is not put again: two tags pushed in one second would make its key hot.
 FRESH = 300

@@ -5,19 +5,20 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from registry import gc_register, keys
-from registry.errors import Problem, RegistryError
-from registry.manifest_format import Manifest, is_media_type, parse_manifest, parse_stored
-from registry.manifest_references import References, pack, references_of, unpack
-from registry.media_types import JSON
-from registry.names import Digest, Reference, RepositoryName, parse_digest
-from registry.platform import Platform
-from registry.referrers import make_entry
-from registry.storage import ABSENT, Attributes, Content, NotAfter, StoredBody, StoredObject
+from registry.content import gc_register
+from registry.content.referrers import make_entry
+from registry.ports.platform import Platform
+from registry.ports.storage import ABSENT, Attributes, Content, NotAfter, StoredBody, StoredObject
+from registry.spec.errors import Problem, RegistryError
+from registry.spec.manifest_format import Manifest, is_media_type, parse_manifest, parse_stored
+from registry.spec.manifest_references import References, pack, references_of, unpack
+from registry.spec.media_types import JSON
+from registry.spec.names import Digest, Reference, RepositoryName, parse_digest
+from registry.storage import keys
 
 # Metadata, as SR writes it.
 _HAS_SUBJECT, _SUBJECT = "hasSubject", "subjectDigest"
-# Metadata of ours: `registry.manifest_references`.
+# Metadata of ours: `registry.spec.manifest_references`.
 _REFERENCES = "references"
 # Metadata of a copy: the origin of the upstream that has it.
 _UPSTREAM = "upstream"
@@ -170,7 +171,7 @@ async def subject_of(platform: Platform, stored: StoredObject, digest: Digest) -
 
 
 def is_tombstone(stored: StoredObject) -> bool:
-    """Whether a manifest was deleted there (`registry.manifest_deletion`): no manifest is empty."""
+    """Whether a manifest was deleted there (`registry.content.manifest_deletion`): no manifest is empty."""
     return stored.size == 0
 
 

@@ -11,15 +11,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-from registry import keys
-from registry.log import log
-from registry.manifest_format import OCI_INDEX, Manifest
-from registry.media_types import JSON
-from registry.memory import Lease
-from registry.names import Digest, RepositoryName, parse_digest
-from registry.platform import Platform
-from registry.storage import IN_FLIGHT, MAX_LIST_KEYS, Attributes, StoredObject
-from registry.untrusted_json import read_json
+from registry.ports.memory import Lease
+from registry.ports.platform import Platform
+from registry.ports.storage import IN_FLIGHT, MAX_LIST_KEYS, Attributes, StoredObject
+from registry.spec.manifest_format import OCI_INDEX, Manifest
+from registry.spec.media_types import JSON
+from registry.spec.names import Digest, RepositoryName, parse_digest
+from registry.spec.untrusted_json import read_json
+from registry.storage import keys
+from registry.telemetry.log import log
 
 MAX_ANSWER = 4 * 1024 * 1024  # bytes of one answer's descriptors; the rest is behind its Link
 # Bytes of the annotations in a descriptor; those that do not fit stand in the manifest alone.

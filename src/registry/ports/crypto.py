@@ -13,7 +13,7 @@ PBKDF2_BYTES = 32
 
 @dataclass(frozen=True, slots=True)
 class PublicKey:
-    """A key that verifies signatures of one algorithm. Made by `registry.public_keys`."""
+    """A key that verifies signatures of one algorithm. Made by `registry.access.public_keys`."""
 
     algorithm: str
     key_id: str | None

@@ -10,9 +10,9 @@ from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Self
 
-from registry.errors import Problem, RegistryError
-from registry.storage import Buffer, Content, Source, Streams
-from registry.tasks import settled
+from registry.ports.storage import Buffer, Content, Source, Streams
+from registry.ports.tasks import settled
+from registry.spec.errors import Problem, RegistryError
 
 POLL_SECONDS = 0.05  # between the first two looks for room; each later pause is twice as long, up to the next one
 _MAX_POLL_SECONDS = 0.4

@@ -3,13 +3,13 @@
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from registry.counting import count
-from registry.crypto import Crypto
-from registry.memory import BufferPool, Ledger
-from registry.metrics import DataPoints
-from registry.retries import RetryingStorage
-from registry.storage import Storage, Streams
-from registry.web import Web
+from registry.ports.crypto import Crypto
+from registry.ports.memory import BufferPool, Ledger
+from registry.ports.retries import RetryingStorage
+from registry.ports.storage import Storage, Streams
+from registry.ports.web import Web
+from registry.telemetry.counting import count
+from registry.telemetry.metrics import DataPoints
 
 # With 36 to 55 MiB of interpreter and 15 to 30 of JavaScript heap, 36 MiB of buffers stay below the 128 MB of a Worker
 # (make bench-memory). Sizes in bytes.

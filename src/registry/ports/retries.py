@@ -9,10 +9,7 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextvars import ContextVar
 from typing import TypeVar
 
-from registry.log import log
-from registry.names import Digest
-from registry.ranges import ByteRange
-from registry.storage import (
+from registry.ports.storage import (
     ABSENT,
     MAX_LIST_KEYS,
     NO_ATTRIBUTES,
@@ -31,6 +28,9 @@ from registry.storage import (
     StoredObject,
     UploadGone,
 )
+from registry.spec.names import Digest
+from registry.spec.ranges import ByteRange
+from registry.telemetry.log import log
 
 T = TypeVar("T")
 

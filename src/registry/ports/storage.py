@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
-from registry.names import Digest
-from registry.ranges import ByteRange
+from registry.spec.names import Digest
+from registry.spec.ranges import ByteRange
 
 # Limits of R2 (developers.cloudflare.com/r2/platform/limits, and docs/adr/0009).
 MAX_PUT_SIZE = 5_363_466_240  # bytes of one put: 4.995 GiB
@@ -184,7 +184,7 @@ class Streams(Protocol):
         ...
 
     def digester(self, algorithm: str) -> Digester:
-        """A digester for an algorithm of `registry.names.ALGORITHMS`."""
+        """A digester for an algorithm of `registry.spec.names.ALGORITHMS`."""
         ...
 
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from registry.storage import Source
+from registry.ports.storage import Source
 
 
 class WebError(Exception):

@@ -1,14 +1,14 @@
 """Every row of the spec's table "Endpoints" as a type: a request is parsed once, into one of these values.
 
-`registry.paths` makes them from a request line, and request lines from them. What a value holds was checked; handlers
-never look at a path again.
+`registry.spec.paths` makes them from a request line, and request lines from them. What a value holds was checked;
+handlers never look at a path again.
 """
 
 from dataclasses import dataclass
 from enum import Enum
 from typing import ClassVar
 
-from registry.names import Digest, Reference, RepositoryName, Tag
+from registry.spec.names import Digest, Reference, RepositoryName, Tag
 
 
 class Access(Enum):

@@ -1,6 +1,6 @@
 """What can be wrong with a request, as one table: error code, HTTP status, and the sentence the spec has for it.
 
-Everything below the router raises `RegistryError` with a row of this table; `registry.router` renders it once.
+Everything below the router raises `RegistryError` with a row of this table; `registry.api.router` renders it once.
 A message says what is wrong and what to do; it never repeats a secret.
 """
 

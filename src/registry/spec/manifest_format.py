@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from registry.errors import Problem, RegistryError
-from registry.names import Digest, parse_digest
-from registry.untrusted_json import MAX_DEPTH, read_json
+from registry.spec.errors import Problem, RegistryError
+from registry.spec.names import Digest, parse_digest
+from registry.spec.untrusted_json import MAX_DEPTH, read_json
 
 MAX_MANIFEST_SIZE = 4 * 1024 * 1024  # bytes; spec, "Pushing Manifests": at least 4 megabytes SHOULD be possible
 

@@ -8,7 +8,7 @@ import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from registry.manifest_format import Manifest
+from registry.spec.manifest_format import Manifest
 
 SHORT = 16  # characters of a cut digest: base64url of 12 bytes
 HEX_DIGITS = 24  # of a digest, that are left of it
@@ -41,7 +41,7 @@ def hex_of(cut: str) -> str:
 
 
 def cuts(shorts: Iterable[str]) -> Iterator[int]:
-    """The first 8 bytes of each of some cut digests, as a number (`registry.garbage`)."""
+    """The first 8 bytes of each of some cut digests, as a number (`registry.upkeep.garbage`)."""
     for (cut,) in struct.iter_unpack(">Q4x", base64.urlsafe_b64decode("".join(shorts))):
         yield cut
 

@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from typing import NewType
 
-from registry.errors import Problem, RegistryError
+from registry.spec.errors import Problem, RegistryError
 
 RepositoryName = NewType("RepositoryName", str)
 Tag = NewType("Tag", str)
@@ -17,7 +17,7 @@ _DIGEST = re.compile(r"([a-z0-9]+(?:[+._-][a-z0-9]+)*):([a-zA-Z0-9=_-]+)", re.AS
 _HEX = re.compile(r"[a-f0-9]+", re.ASCII)
 
 # Characters. Spec, "Pulling manifests": many clients limit registry host, "/" and name together to 255. It also
-# keeps every key of `registry.keys` below R2's 1,024 bytes.
+# keeps every key of `registry.storage.keys` below R2's 1,024 bytes.
 MAX_NAME_LENGTH = 255
 
 # Algorithm -> hex digits. The algorithms the image spec registers and Web Crypto's DigestStream computes.

@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Mapping
 from urllib.parse import parse_qsl, quote, unquote
 
-from registry.endpoints import (
+from registry.spec.endpoints import (
     AppendChunk,
     CancelUpload,
     CheckHealth,
@@ -38,8 +38,17 @@ from registry.endpoints import (
     VerifyRepository,
     parse_mode,
 )
-from registry.errors import Problem, RegistryError
-from registry.names import Digest, Reference, RepositoryName, Tag, is_tag, parse_digest, parse_name, parse_reference
+from registry.spec.errors import Problem, RegistryError
+from registry.spec.names import (
+    Digest,
+    Reference,
+    RepositoryName,
+    Tag,
+    is_tag,
+    parse_digest,
+    parse_name,
+    parse_reference,
+)
 
 # ?tag= of one manifest: two R2 calls each. The specification asks for 10 at least.
 MAX_TAGS = 50

@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass
 
-from registry.errors import Problem, RegistryError
+from registry.spec.errors import Problem, RegistryError
 
 # Spec, "Pushing a blob in chunks": <range> MUST match this. 15 digits: more bytes than an R2 object can have.
 _CONTENT_RANGE = re.compile(r"([0-9]{1,15})-([0-9]{1,15})", re.ASCII)

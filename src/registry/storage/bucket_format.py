@@ -2,9 +2,9 @@
 
 import json
 
-from registry import keys
-from registry.platform import Platform
-from registry.storage import ABSENT, Attributes
+from registry.ports.platform import Platform
+from registry.ports.storage import ABSENT, Attributes
+from registry.storage import keys
 
 FORMAT_VERSION = 1
 

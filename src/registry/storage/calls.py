@@ -5,8 +5,8 @@ import re
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 
-from registry.platform import Platform
-from registry.storage import StoredObject
+from registry.ports.platform import Platform
+from registry.ports.storage import StoredObject
 
 # Older accounts on Workers Paid have 1,000 subrequests an invocation; a tenth is left for calls that are tried again.
 DEFAULT_CALLS = 900

@@ -17,19 +17,19 @@ Ours alone::
     _refs/<random id>/<nonce>/<name>      "a link of <name> leads to _data/<random id>": written before that link;
                                           its metadata has the digest, by which the link is found
     _refs/<random id>/!condemned          "_data/<random id> is being deleted"
-    <name>/uploads/<session>/<start>      an entry of an upload session's log (`registry.upload_log`)
-    _registry/session-secret              the secret behind every key that signs (`registry.signing_key`)
+    <name>/uploads/<session>/<start>      an entry of an upload session's log (`registry.uploads.log`)
+    _registry/session-secret              the secret behind every key that signs (`registry.access.signing_key`)
     _registry/format                      the bucket is in our format: nothing of SR's is left to migrate
     _registry/migration                   how far the migration is
-    <name>/_gc                            the register of garbage collection (`registry.gc_register`)
-    _registry/cron                        how far the clean-up that runs by itself is (`registry.upkeep`)
+    <name>/_gc                            the register of garbage collection (`registry.content.gc_register`)
+    _registry/cron                        how far the clean-up that runs by itself is (`registry.upkeep.cron`)
 
 No repository name begins with "_", and names may contain "blobs", "manifests" and "uploads" as segments: a key is
 read as prefix and exactly one checked last part, never by splitting at a word.
 """
 
-from registry.errors import RegistryError
-from registry.names import Digest, Reference, RepositoryName, parse_digest, parse_name
+from registry.spec.errors import RegistryError
+from registry.spec.names import Digest, Reference, RepositoryName, parse_digest, parse_name
 
 SIGNING_KEY = "_registry/session-secret"
 FORMAT = "_registry/format"

@@ -3,10 +3,10 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 
-from registry import keys
-from registry.calls import Calls
-from registry.platform import Platform
-from registry.storage import IN_FLIGHT, StoredObject
+from registry.ports.platform import Platform
+from registry.ports.storage import IN_FLIGHT, StoredObject
+from registry.storage import keys
+from registry.storage.calls import Calls
 
 # So many are asked for one by one, five at once: a listing would not be done sooner.
 MAX_HEADS = 40

@@ -6,12 +6,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from registry.errors import Problem, RegistryError
-from registry.memory import BufferPool, Lease, Ledger, Turns
-from registry.names import Digest
-from registry.platform import COPY_BUFFER, MEDIUM_DOCUMENT, SMALL_DOCUMENT, Platform
-from registry.storage import Body, ClientGone, Content, Digester, Pipe, PipeBroken, Source
-from registry.tasks import beside, settled, within
+from registry.ports.memory import BufferPool, Lease, Ledger, Turns
+from registry.ports.platform import COPY_BUFFER, MEDIUM_DOCUMENT, SMALL_DOCUMENT, Platform
+from registry.ports.storage import Body, ClientGone, Content, Digester, Pipe, PipeBroken, Source
+from registry.ports.tasks import beside, settled, within
+from registry.spec.errors import Problem, RegistryError
+from registry.spec.names import Digest
 
 T = TypeVar("T")
 

@@ -13,12 +13,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
 
-from registry import keys
-from registry.calls import Calls
-from registry.errors import RegistryError
-from registry.names import RepositoryName, parse_name
-from registry.platform import Platform
-from registry.storage import Listing, StoredObject
+from registry.ports.platform import Platform
+from registry.ports.storage import Listing, StoredObject
+from registry.spec.errors import RegistryError
+from registry.spec.names import RepositoryName, parse_name
+from registry.storage import keys
+from registry.storage.calls import Calls
 
 # Folders that are listed by themselves after one that no page showed whole: where one is large, others are.
 _LARGE_ONES = 8

@@ -1,6 +1,6 @@
 """What a request costs, noted in its record: R2's calls by price class."""
 
-from registry.request_record import current
+from registry.telemetry.request_record import current
 
 # https://developers.cloudflare.com/r2/pricing/: Class A changes or lists, Class B reads; the methods of `Storage`.
 _CLASS_A = frozenset({"put", "list", "create_upload", "upload_part", "complete_upload"})

@@ -2,7 +2,7 @@
 
 import json
 
-from registry.request_record import current
+from registry.telemetry.request_record import current
 
 _encode = json.JSONEncoder(default=str).encode
 

@@ -7,7 +7,7 @@ import re
 from contextvars import ContextVar
 from dataclasses import dataclass
 
-from registry.endpoints import Endpoint, InRepository
+from registry.spec.endpoints import Endpoint, InRepository
 
 _RAY = re.compile(r"[0-9a-f]{16}", re.ASCII)
 

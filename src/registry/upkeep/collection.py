@@ -12,19 +12,30 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from registry import blobs, gc_register, keys, manifests
-from registry.calls import Calls, pages
-from registry.endpoints import Mode
-from registry.errors import Problem, RegistryError
-from registry.garbage import BLOBS, MANIFESTS, MIN_TOMBSTONE_AGE, REFERRERS, TAGS, TOMBSTONES, Garbage, Rules, cut_of
-from registry.gc_register import Phase, Register
-from registry.inventory import Inventory
-from registry.names import RepositoryName, is_digest
-from registry.platform import Platform
-from registry.retention import RetentionRule
-from registry.retries import NEVER, sent_by
-from registry.storage import IN_FLIGHT, MAX_DELETE_KEYS, StorageBusy, StorageError, StoredObject
-from registry.walk import Repository
+from registry.content import blobs, gc_register, manifests
+from registry.content.gc_register import Phase, Register
+from registry.ports.platform import Platform
+from registry.ports.retries import NEVER, sent_by
+from registry.ports.storage import IN_FLIGHT, MAX_DELETE_KEYS, StorageBusy, StorageError, StoredObject
+from registry.spec.endpoints import Mode
+from registry.spec.errors import Problem, RegistryError
+from registry.spec.names import RepositoryName, is_digest
+from registry.storage import keys
+from registry.storage.calls import Calls, pages
+from registry.storage.walk import Repository
+from registry.upkeep.garbage import (
+    BLOBS,
+    MANIFESTS,
+    MIN_TOMBSTONE_AGE,
+    REFERRERS,
+    TAGS,
+    TOMBSTONES,
+    Garbage,
+    Rules,
+    cut_of,
+)
+from registry.upkeep.inventory import Inventory
+from registry.upkeep.retention import RetentionRule
 
 BATCH = 10_000  # objects that are deleted between two looks at the register: a second or two, for which pushes wait
 _ATTEMPTS = 4  # at deciding while pushes come

@@ -10,18 +10,20 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 
-from registry import bucket_format, collection, gc_register, keys, retention, sweeper
-from registry.calls import Calls, OutOfCalls
-from registry.collection import Collector
-from registry.endpoints import Mode
-from registry.errors import RegistryError
-from registry.garbage import BLOBS, MANIFESTS, TAGS, Rules
-from registry.log import log
-from registry.names import RepositoryName
-from registry.platform import Platform
-from registry.storage import Attributes, StorageError
-from registry.upkeep_settings import UpkeepSettings
-from registry.walk import Repository, Walk
+from registry.content import gc_register
+from registry.ports.platform import Platform
+from registry.ports.storage import Attributes, StorageError
+from registry.spec.endpoints import Mode
+from registry.spec.errors import RegistryError
+from registry.spec.names import RepositoryName
+from registry.storage import bucket_format, keys
+from registry.storage.calls import Calls, OutOfCalls
+from registry.storage.walk import Repository, Walk
+from registry.telemetry.log import log
+from registry.upkeep import collection, retention, sweeper
+from registry.upkeep.collection import Collector
+from registry.upkeep.garbage import BLOBS, MANIFESTS, TAGS, Rules
+from registry.upkeep.settings import UpkeepSettings
 
 PASS_SECONDS = 24 * 3600  # from the beginning of one pass to that of the next
 TICK_SECONDS = 300  # after which a tick begins with nothing more: Cloudflare ends it after 900

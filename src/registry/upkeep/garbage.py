@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from registry.endpoints import Mode
-from registry.manifest_references import References, cuts
+from registry.spec.endpoints import Mode
+from registry.spec.manifest_references import References, cuts
 
 # Seconds. A manifest between its digest and its tag, or a child before its index, looks untagged.
 MIN_UNTAGGED_AGE = 24 * 3600

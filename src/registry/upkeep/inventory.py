@@ -8,18 +8,19 @@ import hashlib
 from array import array
 from collections.abc import Iterable, Sequence
 
-from registry import keys, manifests
-from registry.calls import Calls, pages
-from registry.discovery import tag_pages
-from registry.endpoints import Mode
-from registry.errors import Problem, RegistryError
-from registry.garbage import Contents, Rules, cut_of
-from registry.manifest_format import Manifest, parse_stored
-from registry.manifest_references import References, references_of
-from registry.names import ALGORITHMS, RepositoryName, is_digest, is_tag
-from registry.platform import Platform
-from registry.retention import RetentionRule, attached_to
-from registry.storage import StoredObject
+from registry.content import manifests
+from registry.content.listings import tag_pages
+from registry.ports.platform import Platform
+from registry.ports.storage import StoredObject
+from registry.spec.endpoints import Mode
+from registry.spec.errors import Problem, RegistryError
+from registry.spec.manifest_format import Manifest, parse_stored
+from registry.spec.manifest_references import References, references_of
+from registry.spec.names import ALGORITHMS, RepositoryName, is_digest, is_tag
+from registry.storage import keys
+from registry.storage.calls import Calls, pages
+from registry.upkeep.garbage import Contents, Rules, cut_of
+from registry.upkeep.retention import RetentionRule, attached_to
 
 
 class Inventory:

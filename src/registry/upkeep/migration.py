@@ -16,12 +16,13 @@ import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 
-from registry import blobs, bucket_format, keys, manifests
-from registry.calls import Calls, OutOfCalls
-from registry.errors import RegistryError
-from registry.names import Digest, RepositoryName, parse_name
-from registry.platform import Platform
-from registry.storage import MAX_PUT_SIZE, Attributes, ChecksumMismatch, StoredObject
+from registry.content import blobs, manifests
+from registry.ports.platform import Platform
+from registry.ports.storage import MAX_PUT_SIZE, Attributes, ChecksumMismatch, StoredObject
+from registry.spec.errors import RegistryError
+from registry.spec.names import Digest, RepositoryName, parse_name
+from registry.storage import bucket_format, keys
+from registry.storage.calls import Calls, OutOfCalls
 
 COPIED_BYTES = 4 * 1024**3  # that a step copies, about: a client waits for the answer
 LEFTOVER_AGE = 7 * 24 * 3600  # seconds after which what SR left is not in use: R2 drops its uploads by then

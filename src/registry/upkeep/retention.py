@@ -4,10 +4,10 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from registry.garbage import MIN_UNTAGGED_AGE
-from registry.names import RepositoryName
-from registry.permissions import Glob, parse_glob, parse_repository_glob
+from registry.access.permissions import Glob, parse_glob, parse_repository_glob
 from registry.setting_lists import check_members, parse_list, read_number
+from registry.spec.names import RepositoryName
+from registry.upkeep.garbage import MIN_UNTAGGED_AGE
 
 _DAY = 24 * 3600  # seconds
 _MAX_NUMBER = 100_000

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from registry.endpoints import Mode
-from registry.retention import RetentionRule
+from registry.spec.endpoints import Mode
+from registry.upkeep.retention import RetentionRule
 
 DEFAULT_GC_GRACE = 3600  # seconds that a blob without a manifest stays
 

@@ -14,15 +14,16 @@ import re
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 
-from registry import blobs, keys
-from registry.calls import Calls, pages
-from registry.errors import RegistryError
-from registry.log import log
-from registry.names import RepositoryName, parse_digest, parse_name
-from registry.platform import Platform
-from registry.sessions import SESSION_SECONDS
-from registry.storage import IN_FLIGHT, MAX_DELETE_KEYS, Listing, MultipartUpload, StorageError, StoredObject
-from registry.upload_log import UploadLog
+from registry.content import blobs
+from registry.ports.platform import Platform
+from registry.ports.storage import IN_FLIGHT, MAX_DELETE_KEYS, Listing, MultipartUpload, StorageError, StoredObject
+from registry.spec.errors import RegistryError
+from registry.spec.names import RepositoryName, parse_digest, parse_name
+from registry.storage import keys
+from registry.storage.calls import Calls, pages
+from registry.telemetry.log import log
+from registry.uploads.log import UploadLog
+from registry.uploads.sessions import SESSION_SECONDS
 
 DATA_AGE = 2 * SESSION_SECONDS  # seconds for which data without a link, or a ref, may belong to a request or session
 MARKER_AGE = 3600  # seconds after which nobody is at work any more at what a marker stands for

@@ -9,16 +9,17 @@ from array import array
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 
-from registry import blobs, keys, manifests
-from registry.calls import Calls, pages
-from registry.endpoints import Mode
-from registry.errors import RegistryError
-from registry.garbage import DigestIndex, Rules, cut_of
-from registry.inventory import Inventory
-from registry.manifest_format import Manifest, parse_stored
-from registry.names import ALGORITHMS, Digest, RepositoryName, is_digest, parse_digest, parse_reference
-from registry.platform import Platform
-from registry.storage import StorageError, StoredObject
+from registry.content import blobs, manifests
+from registry.ports.platform import Platform
+from registry.ports.storage import StorageError, StoredObject
+from registry.spec.endpoints import Mode
+from registry.spec.errors import RegistryError
+from registry.spec.manifest_format import Manifest, parse_stored
+from registry.spec.names import ALGORITHMS, Digest, RepositoryName, is_digest, parse_digest, parse_reference
+from registry.storage import keys
+from registry.storage.calls import Calls, pages
+from registry.upkeep.garbage import DigestIndex, Rules, cut_of
+from registry.upkeep.inventory import Inventory
 
 MAX_PROBLEMS = 200  # of one answer
 MAX_UNSURE = 200  # manifests that are read only since R2 does not know the digest of a blob of theirs

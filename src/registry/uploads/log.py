@@ -14,12 +14,8 @@ import json
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass, replace
 
-from registry import keys
-from registry.errors import Problem, RegistryError
-from registry.names import ALGORITHMS, Digest, RepositoryName
-from registry.platform import Platform
-from registry.ranges import ByteRange
-from registry.storage import (
+from registry.ports.platform import Platform
+from registry.ports.storage import (
     ABSENT,
     MAX_DELETE_KEYS,
     Attributes,
@@ -30,7 +26,11 @@ from registry.storage import (
     StorageError,
     StoredObject,
 )
-from registry.transfer import Span, through_pipe
+from registry.spec.errors import Problem, RegistryError
+from registry.spec.names import ALGORITHMS, Digest, RepositoryName
+from registry.spec.ranges import ByteRange
+from registry.storage import keys
+from registry.storage.transfer import Span, through_pipe
 
 _HEADER_LENGTH = "header"  # metadata: bytes of the header
 _NONCE = "nonce"  # metadata: equal entries get different objects

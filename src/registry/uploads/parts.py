@@ -3,14 +3,15 @@
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
-from registry import blobs, keys
-from registry.errors import Problem, RegistryError
-from registry.platform import PART_BUFFER, Platform
-from registry.retries import tidying
-from registry.storage import MAX_PARTS, Buffer, Digester, MultipartUpload, PartChanged, Pipe, Source
-from registry.tasks import beside
-from registry.transfer import Span, copy, through_pipe
-from registry.upload_log import Entry, State, UploadLog
+from registry.content import blobs
+from registry.ports.platform import PART_BUFFER, Platform
+from registry.ports.retries import tidying
+from registry.ports.storage import MAX_PARTS, Buffer, Digester, MultipartUpload, PartChanged, Pipe, Source
+from registry.ports.tasks import beside
+from registry.spec.errors import Problem, RegistryError
+from registry.storage import keys
+from registry.storage.transfer import Span, copy, through_pipe
+from registry.uploads.log import Entry, State, UploadLog
 
 SMALL_PART = PART_BUFFER  # bytes: a chunk of unknown length is read into one buffer a part
 LARGE_PART = 32 * 1024 * 1024  # bytes; when the chunk that fills the first part says that it is at least this long

@@ -8,10 +8,10 @@ import hmac
 import re
 from uuid import UUID
 
-from registry.errors import Problem, RegistryError
-from registry.names import RepositoryName
-from registry.platform import Platform
-from registry.signing_key import SigningKey
+from registry.access.signing_key import SigningKey
+from registry.ports.platform import Platform
+from registry.spec.errors import Problem, RegistryError
+from registry.spec.names import RepositoryName
 
 SESSION_SECONDS = 24 * 3600  # how long a session may take; the sweeper leaves `_data` alone for longer
 _MAC_DIGITS = 32  # hex digits: 128 bits

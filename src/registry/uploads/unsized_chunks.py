@@ -9,14 +9,14 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
 
-from registry import upload_parts
-from registry.errors import Problem, RegistryError
-from registry.memory import BufferLease
-from registry.platform import FIRST_BUFFER, Platform
-from registry.storage import Buffer, Digester, Source
-from registry.tasks import settled
-from registry.upload_log import State
-from registry.upload_parts import Parts, part_size_for
+from registry.ports.memory import BufferLease
+from registry.ports.platform import FIRST_BUFFER, Platform
+from registry.ports.storage import Buffer, Digester, Source
+from registry.ports.tasks import settled
+from registry.spec.errors import Problem, RegistryError
+from registry.uploads import parts
+from registry.uploads.log import State
+from registry.uploads.parts import Parts, part_size_for
 
 FILL_STEP = 512 * 1024  # bytes that a client must send within PATIENCE_SECONDS while others wait
 BUFFER_WAIT = 5.0  # seconds that a chunk waits for the buffer of a part before it goes on with a small one
@@ -75,7 +75,7 @@ class UnsizedChunk:
 
     def _room(self) -> int:
         """Bytes that a buffer may take: no more than the part has room for."""
-        return min(upload_parts.SMALL_PART, self._part_size - self._state.tail_size)
+        return min(parts.SMALL_PART, self._part_size - self._state.tail_size)
 
     async def _fill_parts(self, leases: contextlib.ExitStack, large: BufferLease, count: int) -> bool:
         """Fill buffers of parts, the first of which has `count` bytes; whether the chunk has ended.
@@ -88,7 +88,7 @@ class UnsizedChunk:
         storing: asyncio.Future[State] | None = None
         try:
             while True:
-                wanted = min(upload_parts.SMALL_PART, self._part_size - tail)
+                wanted = min(parts.SMALL_PART, self._part_size - tail)
                 count += await self._fill(buffers[0], wanted, count)
                 if storing is not None:
                     self._state, storing = await storing, None

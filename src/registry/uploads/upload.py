@@ -8,12 +8,10 @@ becomes a multipart upload.
 from collections.abc import Awaitable, Callable
 from typing import Self
 
-from registry import blobs, keys
-from registry.errors import Problem, RegistryError
-from registry.names import Digest, RepositoryName
-from registry.platform import Platform
-from registry.retries import tidying
-from registry.storage import (
+from registry.content import blobs
+from registry.ports.platform import Platform
+from registry.ports.retries import tidying
+from registry.ports.storage import (
     Buffer,
     ChecksumMismatch,
     Digester,
@@ -22,10 +20,13 @@ from registry.storage import (
     Source,
     UploadGone,
 )
-from registry.transfer import Span, copy, digest_of, through_pipe
-from registry.unsized_chunks import UnsizedChunk, wrong_size
-from registry.upload_log import ALGORITHM, Entry, OutOfDate, State, UploadLog, gone
-from registry.upload_parts import Parts, multipart, part_size_for
+from registry.spec.errors import Problem, RegistryError
+from registry.spec.names import Digest, RepositoryName
+from registry.storage import keys
+from registry.storage.transfer import Span, copy, digest_of, through_pipe
+from registry.uploads.log import ALGORITHM, Entry, OutOfDate, State, UploadLog, gone
+from registry.uploads.parts import Parts, multipart, part_size_for
+from registry.uploads.unsized_chunks import UnsizedChunk, wrong_size
 
 # Pieces of a tail: more are joined into one, for each is a call when a part fills, and a request has 50 of them.
 MAX_PIECES = 32

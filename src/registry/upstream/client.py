@@ -8,17 +8,17 @@ from dataclasses import dataclass
 from typing import Self, TypeVar
 from urllib.parse import parse_qsl, urlencode, urljoin, urlsplit, urlunsplit
 
-from registry import ecr
-from registry.challenges import Challenge, parse_challenges
-from registry.errors import Problem, RegistryError
-from registry.names import RepositoryName
-from registry.platform import SMALL_DOCUMENT, Platform
-from registry.storage import Source
-from registry.tasks import within
-from registry.transfer import DOCUMENT_FACTOR
-from registry.untrusted_json import read_json
-from registry.upstreams import Auth, Upstream
-from registry.web import WebError, WebResponse
+from registry.ports.platform import SMALL_DOCUMENT, Platform
+from registry.ports.storage import Source
+from registry.ports.tasks import within
+from registry.ports.web import WebError, WebResponse
+from registry.spec.challenges import Challenge, parse_challenges
+from registry.spec.errors import Problem, RegistryError
+from registry.spec.names import RepositoryName
+from registry.spec.untrusted_json import read_json
+from registry.storage.transfer import DOCUMENT_FACTOR
+from registry.upstream import ecr
+from registry.upstream.upstreams import Auth, Upstream
 
 T = TypeVar("T")
 

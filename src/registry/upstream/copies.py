@@ -9,21 +9,21 @@ import asyncio
 import contextlib
 from typing import Self
 
-from registry import blobs
-from registry.errors import RegistryError
-from registry.log import log
-from registry.memory import Turns
-from registry.names import Digest, RepositoryName
-from registry.platform import ANSWER_SECONDS, COPY_BUFFER, Platform
-from registry.sessions import new_uuid
-from registry.storage import MAX_PUT_SIZE, Buffer, ClientGone, Content, Pipe, PipeBroken, Source, StorageError
-from registry.tasks import beside
-from registry.transfer import Span, copy, through_pipe
-from registry.upload_log import State
-from registry.uploads import Upload
-from registry.upstream_client import Answer, UpstreamError
-from registry.upstreams import Upstream
-from registry.web import WebError
+from registry.content import blobs
+from registry.ports.memory import Turns
+from registry.ports.platform import ANSWER_SECONDS, COPY_BUFFER, Platform
+from registry.ports.storage import MAX_PUT_SIZE, Buffer, ClientGone, Content, Pipe, PipeBroken, Source, StorageError
+from registry.ports.tasks import beside
+from registry.ports.web import WebError
+from registry.spec.errors import RegistryError
+from registry.spec.names import Digest, RepositoryName
+from registry.storage.transfer import Span, copy, through_pipe
+from registry.telemetry.log import log
+from registry.uploads.log import State
+from registry.uploads.sessions import new_uuid
+from registry.uploads.upload import Upload
+from registry.upstream.client import Answer, UpstreamError
+from registry.upstream.upstreams import Upstream
 
 # Seconds that a copy goes on without its client. After 30 the runtime ends it (`waitUntil`), with nothing tidied.
 GRACE_SECONDS = 20

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from registry.untrusted_json import read_json
+from registry.spec.untrusted_json import read_json
 
 _HOST = re.compile(r"[0-9]{12}\.dkr\.ecr(?:-fips)?\.([a-z0-9-]+)\.amazonaws\.com(\.cn)?", re.ASCII)
 _ACTION = "AmazonEC2ContainerRegistry_V20150921.GetAuthorizationToken"

@@ -7,19 +7,19 @@ from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
 from typing import TypeVar
 
-from registry import gc_register, manifests
-from registry.blob_copies import BlobCopy
-from registry.errors import Problem, RegistryError
-from registry.log import log
-from registry.manifest_format import MAX_MANIFEST_SIZE, PULLED_TYPES
-from registry.manifests import Received
-from registry.names import Digest, Reference, RepositoryName, Tag
-from registry.platform import Platform
-from registry.ranges import ByteRange, content_range
-from registry.storage import Source, StorageError, StoredObject
-from registry.tasks import within
-from registry.upstream_client import UpstreamClient, UpstreamError
-from registry.upstreams import Upstream
+from registry.content import gc_register, manifests
+from registry.content.manifests import Received
+from registry.ports.platform import Platform
+from registry.ports.storage import Source, StorageError, StoredObject
+from registry.ports.tasks import within
+from registry.spec.errors import Problem, RegistryError
+from registry.spec.manifest_format import MAX_MANIFEST_SIZE, PULLED_TYPES
+from registry.spec.names import Digest, Reference, RepositoryName, Tag
+from registry.spec.ranges import ByteRange, content_range
+from registry.telemetry.log import log
+from registry.upstream.client import UpstreamClient, UpstreamError
+from registry.upstream.copies import BlobCopy
+from registry.upstream.upstreams import Upstream
 
 T = TypeVar("T")
 _K = TypeVar("_K", bound=str)

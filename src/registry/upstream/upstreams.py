@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from enum import Enum
 from urllib.parse import SplitResult, urlsplit
 
-from registry import ecr
-from registry.errors import RegistryError
-from registry.names import RepositoryName, parse_name
-from registry.permissions import Glob, parse_repository_glob
+from registry.access.permissions import Glob, parse_repository_glob
 from registry.setting_lists import check_members, parse_list, read_number
+from registry.spec.errors import RegistryError
+from registry.spec.names import RepositoryName, parse_name
+from registry.upstream import ecr
 
 DEFAULT_REVALIDATE = 300  # seconds after which the tag of a copy is compared with the upstream's
 DEFAULT_TIMEOUT = 30  # seconds that an upstream may take to begin an answer, or to go on with it

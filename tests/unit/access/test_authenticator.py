@@ -1,4 +1,4 @@
-"""User names and passwords, anonymous pulls, what the log says of refusals: `registry.auth`, `registry.accounts`."""
+"""User names and passwords, anonymous pulls, what the log says of refusals."""
 
 import asyncio
 import base64
@@ -10,8 +10,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from registry.crypto import PBKDF2_ITERATIONS
-from registry.password_guard import AT_ONCE, PER_ADDRESS, PER_NAME
+from registry.access.password_guard import AT_ONCE, PER_ADDRESS, PER_NAME
+from registry.ports.crypto import PBKDF2_ITERATIONS
 from registry.settings import Settings, read_settings
 from tests.fakes.client import VARIABLES, FakeRegistry, basic
 from tests.fakes.machine import FakeCrypto

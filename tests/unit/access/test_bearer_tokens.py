@@ -1,4 +1,4 @@
-"""The token endpoint: `registry.handle_tokens`, `registry.bearer_tokens`, `registry.scopes`."""
+"""The token endpoint: `registry.api.tokens`, `registry.access.bearer_tokens`, `registry.access.scopes`."""
 
 import json
 from typing import Any
@@ -9,16 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from registry import keys
-from registry.bearer_tokens import ACCESS_SECONDS
-from registry.scopes import parse_scopes
+from registry.access.bearer_tokens import ACCESS_SECONDS
+from registry.access.scopes import parse_scopes
+from registry.access.signed_tokens import LEEWAY
+from registry.access.signing_key import REREAD_SECONDS
+from registry.ports.storage import StorageError
 from registry.settings import read_settings
-from registry.signed_tokens import LEEWAY
-from registry.signing_key import REREAD_SECONDS
-from registry.storage import StorageError
+from registry.storage import keys
 from tests.fakes.client import START, VARIABLES, Answer, FakeRegistry
-from tests.test_auth import ACCOUNTS, hashed
 from tests.tokens import jwk, setting, sign
+from tests.unit.access.test_authenticator import ACCOUNTS, hashed
 
 CI = ("ci", "generated")
 

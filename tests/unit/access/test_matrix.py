@@ -5,12 +5,12 @@ from itertools import combinations
 
 import pytest
 
-from registry.endpoints import Open
 from registry.settings import read_settings
+from registry.spec.endpoints import Open
 from tests.fakes.client import FakeRegistry, basic
-from tests.test_auth import hashed, stretched
-from tests.test_endpoints import ROWS
 from tests.tokens import CLAIMS, jwk, setting, sign
+from tests.unit.access.test_authenticator import hashed, stretched
+from tests.unit.spec.test_endpoints import ROWS
 
 DIGEST = f"sha256:{'0' * 64}"
 NAME = "team/app"

@@ -1,4 +1,4 @@
-"""Identity tokens of a CI system: `registry.oidc`. The issuer on loopback is in tests/workerd/auth.test.mjs."""
+"""Identity tokens of a CI system: `registry.access.oidc`. The issuer on loopback is in tests/workerd/auth.test.mjs."""
 
 import json
 from collections.abc import Mapping
@@ -10,8 +10,8 @@ import pytest
 from registry.settings import read_settings
 from tests.fakes.client import START, VARIABLES, Answer, FakeRegistry
 from tests.fakes.machine import Reply, WebRequest
-from tests.test_bearer_tokens import body, get_token, post_token, use
 from tests.tokens import jwk, sign
+from tests.unit.access.test_bearer_tokens import body, get_token, post_token, use
 
 URL, JWKS = "https://token.actions.example", "https://token.actions.example/.well-known/jwks"
 ISSUER: dict[str, Any] = {

@@ -1,4 +1,4 @@
-"""Globs and tables of permissions: `registry.permissions`."""
+"""Globs and tables of permissions: `registry.access.permissions`."""
 
 import json
 
@@ -6,8 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from registry.endpoints import EVERYTHING, Access
-from registry.permissions import NOTHING, Permissions, allow, parse_glob, parse_permissions, parse_repository_glob
+from registry.access.permissions import (
+    NOTHING,
+    Permissions,
+    allow,
+    parse_glob,
+    parse_permissions,
+    parse_repository_glob,
+)
+from registry.spec.endpoints import EVERYTHING, Access
 
 PULL, PUSH = Access.PULL, Access.PUSH
 

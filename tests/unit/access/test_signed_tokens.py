@@ -1,4 +1,4 @@
-"""Signed tokens of the operator: `registry.signed_tokens` and `registry.public_keys`. One test per known attack."""
+"""Signed tokens of the operator, and their public keys. One test per known attack."""
 
 import base64
 import hmac
@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from registry.crypto import ALGORITHMS
-from registry.public_keys import parse_public_keys, pick
+from registry.access.public_keys import parse_public_keys, pick
+from registry.access.signed_tokens import LEEWAY, MAX_TOKEN, read_token
+from registry.ports.crypto import ALGORITHMS
 from registry.settings import read_settings
-from registry.signed_tokens import LEEWAY, MAX_TOKEN, read_token
 from tests.fakes.client import START, Answer, FakeRegistry, basic
 from tests.tokens import CLAIMS, encode, jwk, pem, private_key, setting, sign
 

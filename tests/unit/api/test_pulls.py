@@ -7,18 +7,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from registry.conditions import is_unchanged, may_resume
-from registry.errors import RegistryError
-from registry.http import Request
-from registry.ranges import MAX_RANGES, content_range, parse_ranges
-from registry.router import handle
+from registry.api.http import Request
+from registry.api.router import handle
+from registry.ports.storage import NO_ATTRIBUTES, Attributes, StorageError
 from registry.settings import read_settings
-from registry.storage import NO_ATTRIBUTES, Attributes, StorageError
-from registry.upload_parts import SMALL_PART
+from registry.spec.conditions import is_unchanged, may_resume
+from registry.spec.errors import RegistryError
+from registry.spec.ranges import MAX_RANGES, content_range, parse_ranges
+from registry.uploads.parts import SMALL_PART
 from tests.fakes.client import ORIGIN, VARIABLES, Answer, FakeRegistry, basic, digest_of
 from tests.fakes.streams import FakeSource
 from tests.images import push_image
-from tests.test_uploads import bytes_of
+from tests.unit.uploads.test_uploads import bytes_of
 
 NAME = "team/app"
 SMALL, LARGE = bytes_of(1000), bytes_of(SMALL_PART + 1000)

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from registry.ports.storage import ClientGone, StorageBusy, StorageError
 from registry.settings import Settings, read_settings
-from registry.storage import ClientGone, StorageBusy, StorageError
 from tests.fakes.client import SETTINGS, VARIABLES, FakeRegistry, digest_of
-from tests.test_auth import ACCOUNTS
 from tests.tokens import jwk, setting
+from tests.unit.access.test_authenticator import ACCOUNTS
 
 METHODS = st.sampled_from(["GET", "HEAD", "PUT", "POST", "PATCH", "DELETE", "OPTIONS", "TRACE", "BREW"])
 WORDS = [

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from registry.ports.storage import StorageError
 from registry.settings import read_settings
-from registry.storage import StorageError
 from tests.fakes.client import VARIABLES, FakeRegistry, digest_of, with_query
 from tests.images import push_image
 

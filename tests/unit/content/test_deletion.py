@@ -6,14 +6,14 @@ from dataclasses import replace
 
 import pytest
 
-from registry import keys
-from registry.manifest_deletion import CALLS
-from registry.storage import NO_ATTRIBUTES, StorageError
-from registry.upload_parts import SMALL_PART
+from registry.content.manifest_deletion import CALLS
+from registry.ports.storage import NO_ATTRIBUTES, StorageError
+from registry.storage import keys
+from registry.uploads.parts import SMALL_PART
 from tests.fakes.client import Answer, FakeRegistry, digest_of
 from tests.images import INDEX, descriptor, image, push_image, put_manifest
 from tests.invariants import check_links
-from tests.test_uploads import bytes_of
+from tests.unit.uploads.test_uploads import bytes_of
 
 NAME = "team/app"
 SMALL, LARGE = b"a small blob", bytes_of(SMALL_PART + 5)

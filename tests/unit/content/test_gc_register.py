@@ -7,14 +7,15 @@ import itertools
 
 import pytest
 
-from registry import gc_register, keys
-from registry.gc_register import FORGET_SECONDS, LEASE_SECONDS, MARGIN_SECONDS, Phase
-from registry.platform import Platform
-from registry.storage import Attributes
-from tests import test_gc_interleavings as interleavings
+from registry.content import gc_register
+from registry.content.gc_register import FORGET_SECONDS, LEASE_SECONDS, MARGIN_SECONDS, Phase
+from registry.ports.platform import Platform
+from registry.ports.storage import Attributes
+from registry.storage import keys
 from tests.fakes.client import FakeRegistry
 from tests.interleavings import Actor, Scene, World
-from tests.test_gc_interleavings import BY_ACT, DAY, R
+from tests.unit.upkeep import test_interleavings as interleavings
+from tests.unit.upkeep.test_interleavings import BY_ACT, DAY, R
 
 
 async def remove(platform: Platform) -> None:

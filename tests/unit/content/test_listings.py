@@ -9,14 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from registry.endpoints import Access
-from registry.permissions import parse_permissions
-from registry.sealed import is_sealed, seal, unseal
+from registry.access.permissions import parse_permissions
+from registry.api.sealed_cursors import is_sealed, seal, unseal
+from registry.ports.storage import NO_ATTRIBUTES
 from registry.settings import read_settings
-from registry.storage import NO_ATTRIBUTES
+from registry.spec.endpoints import Access
 from tests.fakes.client import VARIABLES, FakeRegistry, digest_of
 from tests.images import push_image
-from tests.test_auth import hashed
+from tests.unit.access.test_authenticator import hashed
 
 NAME = "team/app"
 

@@ -5,12 +5,12 @@ import re
 
 import pytest
 
-from registry import manifest_references
-from registry.calls import DEFAULT_CALLS
-from registry.manifest_format import parse_manifest
-from registry.manifest_references import pack, references_of
+from registry.ports.storage import NO_ATTRIBUTES, Attributes
 from registry.settings import read_settings
-from registry.storage import NO_ATTRIBUTES, Attributes
+from registry.spec import manifest_references
+from registry.spec.manifest_format import parse_manifest
+from registry.spec.manifest_references import pack, references_of
+from registry.storage.calls import DEFAULT_CALLS
 from tests.fakes.client import VARIABLES, Answer, FakeRegistry, digest_of
 from tests.images import INDEX, LAYER, MANIFEST, descriptor, image, push_image, put_manifest
 

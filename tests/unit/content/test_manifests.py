@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from registry.manifest_format import MAX_MANIFEST_SIZE
-from registry.paths import MAX_TAGS
-from registry.storage import NO_ATTRIBUTES, Attributes
+from registry.ports.storage import NO_ATTRIBUTES, Attributes
+from registry.spec.manifest_format import MAX_MANIFEST_SIZE
+from registry.spec.paths import MAX_TAGS
 from tests.fakes.client import FakeRegistry, digest_of
 from tests.images import (
     CONFIG,

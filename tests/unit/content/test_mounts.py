@@ -2,14 +2,14 @@
 
 import pytest
 
-from registry.callers import Caller
-from registry.endpoints import Access, MountBlob, StartUpload
-from registry.names import RepositoryName, parse_digest
-from registry.permissions import allow
-from registry.storage import Attributes
-from registry.upload_parts import SMALL_PART
+from registry.access.callers import Caller
+from registry.access.permissions import allow
+from registry.ports.storage import Attributes
+from registry.spec.endpoints import Access, MountBlob, StartUpload
+from registry.spec.names import RepositoryName, parse_digest
+from registry.uploads.parts import SMALL_PART
 from tests.fakes.client import Answer, FakeRegistry, digest_of, with_query
-from tests.test_uploads import bytes_of, check_blob
+from tests.unit.uploads.test_uploads import bytes_of, check_blob
 
 SMALL, LARGE = b"a small blob", bytes_of(SMALL_PART + 5)
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from registry import keys
-from registry.names import parse_digest, parse_name
-from registry.referrers import MAX_ANNOTATIONS, MAX_ANSWER
-from registry.storage import NO_ATTRIBUTES
+from registry.content.referrers import MAX_ANNOTATIONS, MAX_ANSWER
+from registry.ports.storage import NO_ATTRIBUTES
+from registry.spec.names import parse_digest, parse_name
+from registry.storage import keys
 from tests.fakes.client import FakeRegistry, digest_of
 from tests.images import INDEX, MANIFEST, descriptor, image, put_manifest
 

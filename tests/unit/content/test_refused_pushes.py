@@ -5,10 +5,10 @@ from collections.abc import Callable
 
 import pytest
 
-from registry import keys
-from registry.gc_register import Phase
-from registry.names import RepositoryName
-from registry.storage import NO_ATTRIBUTES, Attributes
+from registry.content.gc_register import Phase
+from registry.ports.storage import NO_ATTRIBUTES, Attributes
+from registry.spec.names import RepositoryName
+from registry.storage import keys
 from tests.fakes.client import FakeRegistry, digest_of
 from tests.images import INDEX, MANIFEST, descriptor, image, put_manifest
 

@@ -1,19 +1,19 @@
-"""The memory of all uploads together: `registry.memory`."""
+"""The memory of all uploads together: `registry.ports.memory`."""
 
 import asyncio
 
 import pytest
 
-from registry.errors import RegistryError
-from registry.memory import LEASE_SECONDS, PATIENCE_SECONDS, WAIT_SECONDS, BufferPool, Ledger
-from registry.platform import SMALL_DOCUMENT
-from registry.storage import Buffer
-from registry.transfer import DOCUMENT_SECONDS, DRAIN_SECONDS
-from registry.upload_parts import SMALL_PART
+from registry.ports.memory import LEASE_SECONDS, PATIENCE_SECONDS, WAIT_SECONDS, BufferPool, Ledger
+from registry.ports.platform import SMALL_DOCUMENT
+from registry.ports.storage import Buffer
+from registry.spec.errors import RegistryError
+from registry.storage.transfer import DOCUMENT_SECONDS, DRAIN_SECONDS
+from registry.uploads.parts import SMALL_PART
 from tests.fakes.client import Clock, FakeRegistry, digest_of, with_query
 from tests.fakes.streams import Chunk, FakeSource, FakeStreams
 from tests.images import MANIFEST
-from tests.test_uploads import bytes_of, in_pieces
+from tests.unit.uploads.test_uploads import bytes_of, in_pieces
 
 
 class TricklingSource(FakeSource):

@@ -4,10 +4,10 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from registry.counting import count
-from registry.request_record import RequestRecord, current
-from registry.retries import RetryingStorage, sent_by
-from registry.storage import ABSENT, Attributes, MultipartUpload, StorageBusy, StorageError
+from registry.ports.retries import RetryingStorage, sent_by
+from registry.ports.storage import ABSENT, Attributes, MultipartUpload, StorageBusy, StorageError
+from registry.telemetry.counting import count
+from registry.telemetry.request_record import RequestRecord, current
 from tests.fakes.client import START, Clock
 from tests.fakes.r2 import FakeR2
 from tests.fakes.streams import FakeSource

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from registry.challenges import Challenge, parse_challenges
+from registry.spec.challenges import Challenge, parse_challenges
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Parsing of requests: `registry.names`, `registry.endpoints`, `registry.paths`."""
+"""Parsing of requests: `registry.spec.names`, `registry.spec.endpoints`, `registry.spec.paths`."""
 
 from typing import Any
 
@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from registry import endpoints
-from registry.endpoints import (
+from registry.spec import endpoints
+from registry.spec.endpoints import (
     AppendChunk,
     CancelUpload,
     CheckHealth,
@@ -39,9 +39,9 @@ from registry.endpoints import (
     UploadBlob,
     VerifyRepository,
 )
-from registry.errors import RegistryError
-from registry.names import MAX_NAME_LENGTH, Digest, RepositoryName, Tag, parse_digest, parse_name, parse_reference
-from registry.paths import build, parse
+from registry.spec.errors import RegistryError
+from registry.spec.names import MAX_NAME_LENGTH, Digest, RepositoryName, Tag, parse_digest, parse_name, parse_reference
+from registry.spec.paths import build, parse
 
 SHA256 = Digest("sha256", "0" * 64)
 SHA512 = Digest("sha512", "a" * 128)

@@ -9,21 +9,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from registry import collection, gc_register
-from registry.calls import Calls
-from registry.collection import Collector
-from registry.endpoints import Mode
-from registry.errors import RegistryError
-from registry.garbage import MAX_SHOWN, DigestIndex, Rules
-from registry.manifest_format import parse_manifest
-from registry.manifest_references import MAX_LENGTH, SHORT, cuts, pack, references_of, short, unpack
-from registry.names import RepositoryName
-from registry.storage import NO_ATTRIBUTES, Attributes, StorageError
-from registry.upload_parts import SMALL_PART
+from registry.content import gc_register
+from registry.ports.storage import NO_ATTRIBUTES, Attributes, StorageError
+from registry.spec.endpoints import Mode
+from registry.spec.errors import RegistryError
+from registry.spec.manifest_format import parse_manifest
+from registry.spec.manifest_references import MAX_LENGTH, SHORT, cuts, pack, references_of, short, unpack
+from registry.spec.names import RepositoryName
+from registry.storage.calls import Calls
+from registry.upkeep import collection
+from registry.upkeep.collection import Collector
+from registry.upkeep.garbage import MAX_SHOWN, DigestIndex, Rules
+from registry.uploads.parts import SMALL_PART
 from tests.fakes.client import Answer, FakeRegistry, digest_of
 from tests.images import INDEX, MANIFEST, descriptor, image, push_image, put_manifest
 from tests.invariants import check_links
-from tests.test_uploads import bytes_of
+from tests.unit.uploads.test_uploads import bytes_of
 
 NAME = "team/app"
 LARGE = bytes_of(SMALL_PART + 5)

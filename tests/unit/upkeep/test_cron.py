@@ -4,17 +4,17 @@ import json
 
 import pytest
 
-from registry.blobs import LARGE_BLOB
+from registry.content.blobs import LARGE_BLOB
+from registry.ports.storage import NO_ATTRIBUTES, Attributes, StorageError
 from registry.settings import read_settings
-from registry.storage import NO_ATTRIBUTES, Attributes, StorageError
-from registry.upkeep import PASS_SECONDS, Upkeep
+from registry.upkeep.cron import PASS_SECONDS, Upkeep
 from tests.fakes.client import VARIABLES, FakeRegistry, digest_of, with_query
 from tests.fakes.r2 import Usage
 from tests.images import push_image
 from tests.invariants import check_links
-from tests.test_legacy_bucket import OBJECTS, legacy
-from tests.test_uploads import bytes_of
-from tests.test_verification import verify
+from tests.unit.upkeep.test_legacy_bucket import OBJECTS, legacy
+from tests.unit.upkeep.test_verification import verify
+from tests.unit.uploads.test_uploads import bytes_of
 
 __all__ = ["legacy"]
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 
+from registry.ports.storage import NO_ATTRIBUTES, Attributes, StorageError
 from registry.settings import read_settings
-from registry.storage import NO_ATTRIBUTES, Attributes, StorageError
 from tests.fakes.client import VARIABLES, FakeRegistry, digest_of
 from tests.images import MANIFEST, image
 

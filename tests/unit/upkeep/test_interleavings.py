@@ -21,36 +21,24 @@ from unittest import mock
 
 import pytest
 
-from registry import (
-    blobs,
-    bucket_format,
-    collection,
-    garbage,
-    gc_register,
-    keys,
-    manifest_checks,
-    manifest_deletion,
-    manifest_push,
-    manifest_references,
-    manifests,
-    migration,
-    sweeper,
-    upkeep,
-)
-from registry.calls import DEFAULT_CALLS, Calls
-from registry.collection import Collector
-from registry.endpoints import Mode
-from registry.errors import Problem, RegistryError
-from registry.garbage import Garbage, Rules
-from registry.manifest_format import Manifest
-from registry.manifest_references import References, references_of
-from registry.names import RepositoryName, Tag, parse_digest
-from registry.platform import Platform
-from registry.retention import parse_rules
+from registry.content import blobs, gc_register, manifest_checks, manifest_deletion, manifest_push, manifests
+from registry.ports.platform import Platform
+from registry.ports.storage import MAX_LIST_KEYS, NO_ATTRIBUTES, Attributes
 from registry.settings import read_settings
-from registry.storage import MAX_LIST_KEYS, NO_ATTRIBUTES, Attributes
-from registry.upload_log import State
-from registry.uploads import Upload
+from registry.spec import manifest_references
+from registry.spec.endpoints import Mode
+from registry.spec.errors import Problem, RegistryError
+from registry.spec.manifest_format import Manifest
+from registry.spec.manifest_references import References, references_of
+from registry.spec.names import RepositoryName, Tag, parse_digest
+from registry.storage import bucket_format, keys
+from registry.storage.calls import DEFAULT_CALLS, Calls
+from registry.upkeep import collection, cron, garbage, migration, sweeper
+from registry.upkeep.collection import Collector
+from registry.upkeep.garbage import Garbage, Rules
+from registry.upkeep.retention import parse_rules
+from registry.uploads.log import State
+from registry.uploads.upload import Upload
 from tests.fakes import r2
 from tests.fakes.client import VARIABLES, digest_of
 from tests.fakes.streams import FakeSource
@@ -731,7 +719,7 @@ def quiet_week(act: Actor, trouble: Trouble) -> Scene:
         for _ in range(8):
             world.clock.now += DAY + 1
             for _ in range(12):
-                await upkeep.tick(platform, SETTINGS.upkeep, Calls(), keep_pushed=False)
+                await cron.tick(platform, SETTINGS.upkeep, Calls(), keep_pushed=False)
         _check_links(world)
         _check_only_what_is_needed(world)
 

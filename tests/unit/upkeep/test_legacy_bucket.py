@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from registry.names import Digest
-from registry.storage import Attributes
-from registry.upload_parts import SMALL_PART
+from registry.ports.storage import Attributes
+from registry.spec.names import Digest
+from registry.uploads.parts import SMALL_PART
 from tests.fakes.client import FakeRegistry, digest_of
-from tests.test_uploads import bytes_of
+from tests.unit.uploads.test_uploads import bytes_of
 
 OBJECTS: list[dict[str, Any]] = json.loads((Path(__file__).parent / "fixtures/legacy-bucket.json").read_text())
 MANIFESTS = [found for found in OBJECTS if "/manifests/" in found["key"]]

@@ -5,15 +5,15 @@ from typing import Any
 
 import pytest
 
-from registry import migration
-from registry.calls import DEFAULT_CALLS
-from registry.names import parse_digest
-from registry.storage import NO_ATTRIBUTES, Attributes, StorageError
-from registry.upload_parts import SMALL_PART
+from registry.ports.storage import NO_ATTRIBUTES, Attributes, StorageError
+from registry.spec.names import parse_digest
+from registry.storage.calls import DEFAULT_CALLS
+from registry.upkeep import migration
+from registry.uploads.parts import SMALL_PART
 from tests.fakes.client import FakeRegistry, digest_of
 from tests.images import image
-from tests.test_legacy_bucket import LINKS, MANIFESTS, legacy  # noqa: F401 - a fixture
-from tests.test_uploads import bytes_of, check_blob
+from tests.unit.upkeep.test_legacy_bucket import LINKS, MANIFESTS, legacy  # noqa: F401 - a fixture
+from tests.unit.uploads.test_uploads import bytes_of, check_blob
 
 LARGE = bytes_of(SMALL_PART + 5)
 LINK = "X-Serverless-Registry-Symlink"

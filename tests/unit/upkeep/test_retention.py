@@ -11,22 +11,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from registry import collection
-from registry.calls import Calls
-from registry.collection import Collector
-from registry.endpoints import Mode
-from registry.garbage import Rules
-from registry.inventory import Inventory
-from registry.platform import Platform
-from registry.retention import RetentionRule, attached_to, parse_rules
+from registry.ports.platform import Platform
+from registry.ports.storage import NO_ATTRIBUTES, Attributes
 from registry.settings import read_settings
-from registry.storage import NO_ATTRIBUTES, Attributes
-from tests import test_gc_interleavings as interleavings
+from registry.spec.endpoints import Mode
+from registry.storage.calls import Calls
+from registry.upkeep import collection
+from registry.upkeep.collection import Collector
+from registry.upkeep.garbage import Rules
+from registry.upkeep.inventory import Inventory
+from registry.upkeep.retention import RetentionRule, attached_to, parse_rules
 from tests.fakes.client import VARIABLES, FakeRegistry, digest_of
 from tests.fakes.r2 import Usage
 from tests.images import MANIFEST, image, push_image
 from tests.interleavings import Actor, Scene, Violation, World
-from tests.test_upkeep import one_pass, with_settings
+from tests.unit.upkeep import test_interleavings as interleavings
+from tests.unit.upkeep.test_cron import one_pass, with_settings
 
 NAME = "team/app"
 DAY = 24 * 3600

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from registry.blobs import LARGE_BLOB
-from registry.names import parse_digest
-from registry.storage import NO_ATTRIBUTES, Attributes
+from registry.content.blobs import LARGE_BLOB
+from registry.ports.storage import NO_ATTRIBUTES, Attributes
+from registry.spec.names import parse_digest
 from tests.fakes.client import FakeRegistry, digest_of
 from tests.images import INDEX, MANIFEST, descriptor, image, push_image, put_manifest
-from tests.test_uploads import bytes_of
+from tests.unit.uploads.test_uploads import bytes_of
 
 NAME = "team/app"
 LARGE = bytes_of(LARGE_BLOB + 3)

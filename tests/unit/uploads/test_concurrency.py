@@ -9,7 +9,7 @@ import pytest
 
 from tests.fakes.client import Answer, FakeRegistry, digest_of, with_query
 from tests.invariants import PART, check_blob, check_links
-from tests.test_uploads import bytes_of
+from tests.unit.uploads.test_uploads import bytes_of
 
 pytestmark = pytest.mark.usefixtures("small_parts")
 NAME = "team/app"

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from registry.storage import StorageError
-from registry.upload_parts import LARGE_PART, SMALL_PART
+from registry.ports.storage import StorageError
+from registry.uploads.parts import LARGE_PART, SMALL_PART
 from tests.fakes.client import Answer, FakeRegistry, digest_of, with_query
 
 MIB = 1024 * 1024

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from registry.blob_copies import GRACE_SECONDS
+from registry.ports.storage import Attributes, StorageError
+from registry.ports.web import WebError
 from registry.settings import read_settings
-from registry.storage import Attributes, StorageError
-from registry.web import WebError
+from registry.upstream.copies import GRACE_SECONDS
 from tests.fakes.client import ORIGIN, VARIABLES, Answer, FakeRegistry, digest_of, with_query
 from tests.fakes.machine import Reply, WebRequest
 from tests.fakes.upstream import UPSTREAM, FakeUpstream, ask_registry, pieces

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from registry.names import RepositoryName
 from registry.settings import read_settings
-from registry.upstreams import Auth, Upstream, parse_upstreams
+from registry.spec.names import RepositoryName
+from registry.upstream.upstreams import Auth, Upstream, parse_upstreams
 
 SECRETS = {"REGISTRY_TOKEN": "s3cret\n", "EMPTY": "", "GCR": "eyJ0\neXBl\n"}
 

@@ -1,0 +1,1 @@
+"""HTTP: the router, a module of handlers for each kind of resource, CORS, the request log. It uses everything below."""

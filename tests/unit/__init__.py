@@ -1,0 +1,1 @@
+"""Unit and property tests on the fake bindings; the folders are those of `src/registry`."""
