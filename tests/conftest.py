@@ -8,7 +8,7 @@ from hypothesis import settings
 from tests import invariants
 from tests.fakes.client import FakeRegistry
 from tests.unit import test_faults
-from tests.unit.upkeep import test_interleavings
+from tests.unit.upkeep import scenes
 
 # Machines are slow and shared: how long an example takes says nothing.
 settings.register_profile("any machine", deadline=None)
@@ -30,8 +30,8 @@ def small_parts() -> Iterator[None]:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Say how much was broken on purpose, and in how many orders."""
-    if test_interleavings.counted["schedules"]:
-        count = test_interleavings.counted["schedules"]
+    if scenes.counted["schedules"]:
+        count = scenes.counted["schedules"]
         terminalreporter.write_line(f"garbage collection: {count} schedules, none loses anything")
     if test_faults.injected["runs"]:
         terminalreporter.write_line(

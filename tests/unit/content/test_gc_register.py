@@ -14,8 +14,8 @@ from registry.ports.storage import Attributes
 from registry.storage import keys
 from tests.fakes.client import FakeRegistry
 from tests.interleavings import Actor, Scene, World
-from tests.unit.upkeep import test_interleavings as interleavings
-from tests.unit.upkeep.test_interleavings import BY_ACT, DAY, R
+from tests.unit.upkeep import scenes
+from tests.unit.upkeep.scenes import BY_ACT, DAY, R
 
 
 async def remove(platform: Platform) -> None:
@@ -25,32 +25,32 @@ async def remove(platform: Platform) -> None:
 
 def begin() -> World:
     """A repository whose register was written long ago."""
-    world = interleavings.begin()
+    world = scenes.begin()
     metadata = {"phase": "idle", "run": "", "lease": str(world.clock.now - 2 * DAY), "nonce": "x"}
     world.bucket.seed(keys.gc_register(R), b"x", Attributes(metadata=metadata), None)
     return world
 
 
-PUSHES = [interleavings.put_two_tags, interleavings.tag_untagged, interleavings.put_index, interleavings.mount_and_put]
-OTHERS = [*PUSHES, *interleavings.COLLECTORS, remove]
+PUSHES = [scenes.put_two_tags, scenes.tag_untagged, scenes.put_index, scenes.mount_and_put]
+OTHERS = [*PUSHES, *scenes.COLLECTORS, remove]
 
 
 def scene(*acts: Actor) -> Scene:
     """Actors that meet."""
-    kinds = [BY_ACT.get(act, interleavings.Kind(act)) for act in acts]
-    return Scene(f"{acts}", begin, acts, interleavings.check(kinds))
+    kinds = [BY_ACT.get(act, scenes.Kind(act)) for act in acts]
+    return Scene(f"{acts}", begin, acts, scenes.check(kinds))
 
 
 def test_a_register_that_is_taken_away_in_every_order() -> None:
     """Beside each, exhaustively, and beside a push and a collection by seeds."""
     count = 0
-    with interleavings.scaled_down(), contextlib.redirect_stdout(io.StringIO()):
-        interleavings.begin()
+    with scenes.scaled_down(), contextlib.redirect_stdout(io.StringIO()):
+        scenes.begin()
         for other in OTHERS:
             count += asyncio.run(scene(remove, other).every_schedule())
-        for push, other in itertools.product(PUSHES, [*interleavings.COLLECTORS, remove]):
+        for push, other in itertools.product(PUSHES, [*scenes.COLLECTORS, remove]):
             count += asyncio.run(scene(remove, push, other).random_schedules(range(100)))
-    interleavings.counted["schedules"] += count
+    scenes.counted["schedules"] += count
     assert count > 1_000
 
 

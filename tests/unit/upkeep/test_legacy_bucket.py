@@ -14,7 +14,7 @@ from registry.uploads.parts import SMALL_PART
 from tests.fakes.client import FakeRegistry, digest_of
 from tests.unit.uploads.test_uploads import bytes_of
 
-OBJECTS: list[dict[str, Any]] = json.loads((Path(__file__).parent / "fixtures/legacy-bucket.json").read_text())
+OBJECTS: list[dict[str, Any]] = json.loads((Path(__file__).parents[2] / "fixtures/legacy-bucket.json").read_text())
 MANIFESTS = [found for found in OBJECTS if "/manifests/" in found["key"]]
 BLOBS = [found for found in OBJECTS if "/blobs/" in found["key"]]
 LINKS = [found for found in BLOBS if found["custom_metadata"]]

@@ -25,8 +25,9 @@ from tests.fakes.client import VARIABLES, FakeRegistry, digest_of
 from tests.fakes.r2 import Usage
 from tests.images import MANIFEST, image, push_image
 from tests.interleavings import Actor, Scene, Violation, World
-from tests.unit.upkeep import test_interleavings as interleavings
+from tests.unit.upkeep import scenes
 from tests.unit.upkeep.test_cron import one_pass, with_settings
+from tests.unit.upkeep.test_mutants import leaving_out
 
 NAME = "team/app"
 DAY = 24 * 3600
@@ -176,45 +177,45 @@ RULE = parse_rules('[{"repositories": "**", "keep_days": 1, "delete_untagged_aft
 async def retain(platform: Platform) -> None:
     """What the clean-up does with a repository whose tags have all expired."""
     rules = Rules(Mode.UNTAGGED, 0)
-    run = collection.begin(platform, interleavings.R, rules, retention=RULE)
+    run = collection.begin(platform, scenes.R, rules, retention=RULE)
     await Collector(platform, run, Calls(200)).collect()
 
 
-def scene(push: interleavings.Kind, *others: Actor) -> Scene:
+def scene(push: scenes.Kind, *others: Actor) -> Scene:
     """Every tag was put long ago; a push that is acknowledged has its tags."""
 
     async def look(world: World) -> None:
         if world.outcomes[0] == "done":
             manifest, names = push.acknowledges or (b"", ())
-            assert all(interleavings._at(world, tag) == manifest for tag in names), "a tag is gone"  # noqa: SLF001
-            interleavings._check_whole(world, manifest, frozenset())  # noqa: SLF001
-        interleavings._check_links(world)  # noqa: SLF001
+            assert all(scenes.at(world, tag) == manifest for tag in names), "a tag is gone"
+            scenes.check_whole(world, manifest, frozenset())
+        scenes.check_links(world)
 
-    return Scene("retention", interleavings.begin, [push.act, *others], look)
+    return Scene("retention", scenes.begin, [push.act, *others], look)
 
 
-PUSHES = [kind for kind in interleavings.KINDS if kind.acknowledges is not None]
+PUSHES = [kind for kind in scenes.KINDS if kind.acknowledges is not None]
 
 
 @pytest.mark.parametrize("push", PUSHES, ids=lambda kind: kind.act.__name__)
-def test_retention_beside_a_push(push: interleavings.Kind) -> None:
+def test_retention_beside_a_push(push: scenes.Kind) -> None:
     """In every order, and with a collection or a second run beside them by seeds."""
-    interleavings.begin()
-    with interleavings.scaled_down(), contextlib.redirect_stdout(io.StringIO()):
+    scenes.begin()
+    with scenes.scaled_down(), contextlib.redirect_stdout(io.StringIO()):
         count = asyncio.run(scene(push, retain).every_schedule())
-        for other in (retain, interleavings.collect_untagged, interleavings.delete_tagged):
-            if other is not interleavings.delete_tagged or push.act is not interleavings.put_tagged_again:
+        for other in (retain, scenes.collect_untagged, scenes.delete_tagged):
+            if other is not scenes.delete_tagged or push.act is not scenes.put_tagged_again:
                 count += asyncio.run(scene(push, retain, other).random_schedules(range(100)))
-    interleavings.counted["schedules"] += count
+    scenes.counted["schedules"] += count
     assert count > 300
 
 
 def test_the_checker_finds_a_tag_that_is_not_looked_at_again() -> None:
     """Without the second look, a tag that was pushed meanwhile is lost."""
-    push = next(kind for kind in PUSHES if kind.act is interleavings.put_tagged_again)
-    interleavings.begin()
-    mutant = interleavings.leaving_out(Inventory, "_see", ("self.going.pop(reference, None)", "pass"))
-    with interleavings.scaled_down(), mutant, pytest.raises(Violation), contextlib.redirect_stdout(io.StringIO()):
+    push = next(kind for kind in PUSHES if kind.act is scenes.put_tagged_again)
+    scenes.begin()
+    mutant = leaving_out(Inventory, "_see", ("self.going.pop(reference, None)", "pass"))
+    with scenes.scaled_down(), mutant, pytest.raises(Violation), contextlib.redirect_stdout(io.StringIO()):
         asyncio.run(scene(push, retain).every_schedule())
 
 
