@@ -141,7 +141,7 @@ registry.attacks("floods", [
         answers.push(...(await Promise.all(Array.from({ length: 20 }, () => registry.send({ path: "/healthz" })))));
       }
       assert.ok(answers.every(({ status }) => status === 200));
-      const lines = await registry.telemetry.log.linesOf(answers);
+      const lines = await registry.log.linesOf(answers);
       assert.equal(lines.length, answers.length);
       const calls = lines.reduce((sum, { class_a, class_b }) => sum + class_a + class_b, 0);
       // Every ten seconds a round's requests may all find that the last answer is too old.
@@ -151,7 +151,7 @@ registry.attacks("floods", [
   },
   {
     name: "a thousand ranges in one request, and ranges that are none, bring the blob once",
-    send: [`bytes=${"0-1,".repeat(1000)}0-1`, "bytes=0-0,-1", "bytes=-", "lines=0-1", `bytes=${"9".repeat(400)}-`].map(getLayer),
+    send: [`bytes=${"0-1,".repeat(1000)}0-1`, "bytes=-", "lines=0-1", `bytes=${"9".repeat(400)}-`].map(getLayer),
     answer: "200",
     check: ({ body }) => assert.ok(body.equals(image.blobs[1])),
   },

@@ -347,11 +347,10 @@ registry.attacks(
       answer: "400 UNSUPPORTED",
     },
     {
-      name: "garbage collection: modes, graces and cursors that are none",
+      name: "garbage collection: modes and graces that are none",
       send: requests(
         OWNER,
         ["mode=all", "mode=", "mode=untagged&mode=unreferenced", "grace=-1", "grace=1e9", `grace=${"9".repeat(50)}`, "dry_run=1"]
-          .concat(["cursor=..%2f..%2f_registry%2fsession-secret", `cursor=${"A".repeat(32)}`])
           .map((query) => `POST /v2/team/app/gc?${query}`),
       ),
       answer: "400 UNSUPPORTED",
