@@ -13,6 +13,8 @@ Written by SR and by us, read the same::
 
 Ours alone::
 
+    <name>/_referrers/<subject>/<subject> a copy of an upstream's list (`registry.upstream_referrers`). No manifest is
+                                          its own subject; it is collected when the subject is gone
     _data/<random id>                     a large blob's bytes: written once, never replaced, of no repository
     _refs/<random id>/<nonce>/<name>      "a link of <name> leads to _data/<random id>": written before that link
     _refs/<random id>/!condemned          "_data/<random id> is being deleted"
@@ -80,6 +82,11 @@ def referrers(name: RepositoryName, subject: Digest) -> str:
 def referrer(name: RepositoryName, subject: Digest, digest: Digest) -> str:
     """The descriptor of manifest `digest`, which names `subject`."""
     return f"{referrers(name, subject)}{digest}"
+
+
+def copied_referrers(name: RepositoryName, subject: Digest) -> str:
+    """The copy of what an upstream has among the referrers of `subject`."""
+    return referrer(name, subject, subject)
 
 
 def data(data_id: str) -> str:
