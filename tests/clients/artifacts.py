@@ -1,10 +1,14 @@
-"""Clients for what is no image: charts and signatures."""
+"""Clients for what is no image: charts, signatures, templates, files."""
 
+import json
 from collections.abc import Mapping
 from typing import ClassVar
 
-from .target import WRITER
-from .tools import Lab, Tool
+from .images import MIB, noise
+from .target import ROOT, WRITER
+from .tools import NO_REFERRERS, Lab, Tool
+
+NPM = ROOT / "build/npm/node_modules"
 
 CHART = {
     "Chart.yaml": "apiVersion: v2\nname: {name}\nversion: 0.1.0\n",
@@ -95,3 +99,104 @@ class Cosign(Tool):
         status, body = lab.ask("GET", f"{name}/referrers/{digest}")
         assert status == 200
         assert body.count(b'"artifactType"') == 2, body
+
+
+class Devcontainers(Tool):
+    """Templates and features of development containers."""
+
+    title, source = "devcontainers", "@devcontainers/cli"
+    limits: ClassVar[Mapping[str, str]] = {
+        "login": "it reads credentials from its environment, or docker's configuration",
+        "index": "a template has no platforms",
+        "copy": "it has no command that copies (`devcontainer --help`)",
+        "referrers": NO_REFERRERS,
+        "delete": "it has no command that deletes (`devcontainer --help`)",
+        "chunks": "it sends a blob as one PUT (seen on the wire)",
+    }
+
+    def prepare(self, lab: Lab) -> None:
+        """Take the credentials."""
+        credentials = {"DEVCONTAINERS_OCI_AUTH": f"{lab.host}|{WRITER.name}|{WRITER.password}"}
+        self.client = self.client.inside(lab.folder, credentials)
+
+    def run(self, *arguments: str, stdin: str = "") -> str:
+        """A script of Node."""
+        return super().run(str(NPM / "@devcontainers/cli/devcontainer.js"), *arguments, stdin=stdin)
+
+    def _publish(self, lab: Lab, version: str) -> None:
+        source = lab.folder / "templates"
+        (source / "plain/.devcontainer").mkdir(parents=True, exist_ok=True)
+        template = {"id": "plain", "name": "plain", "version": version}
+        (source / "plain/devcontainer-template.json").write_text(json.dumps(template))
+        (source / "plain/.devcontainer/devcontainer.json").write_text(json.dumps({"image": lab.name}))
+        self.run("templates", "publish", "--registry", lab.host, "--namespace", lab.name, str(source))
+
+    def push_and_pull(self, lab: Lab) -> None:
+        """A template is published, and applied to a folder."""
+        self._publish(lab, "1.2.3")
+        assert lab.pushed("1.2.3", "/plain") == lab.pushed("1", "/plain")
+        folder = lab.folder / "workspace"
+        folder.mkdir()
+        template = f"{lab.host}/{lab.name}/plain:1.2"
+        self.run("templates", "apply", "--template-id", template, "--workspace-folder", str(folder))
+        assert json.loads((folder / ".devcontainer/devcontainer.json").read_text()) == {"image": lab.name}
+
+    def tags(self, lab: Lab) -> None:
+        """Of a second version: it asks which there are before it publishes."""
+        for version in ("1.2.3", "1.3.0"):
+            self._publish(lab, version)
+        shown = self.run("features", "info", "tags", "--output-format", "json", f"{lab.host}/{lab.name}/plain")
+        assert json.loads(shown)["publishedTags"] == ["1", "1.2", "1.2.3", "1.3", "1.3.0", "latest"]
+
+
+class Dxf(Tool):
+    """Blobs with names, from Python."""
+
+    title, source = "dxf", "python-dxf"
+    needs_tokens = True
+    limits: ClassVar[Mapping[str, str]] = {
+        "login": "dxf sends passwords by HTTPS alone: here it gets a token",
+        "index": "dxf has no command that pushes an index (`dxf --help`)",
+        "referrers": NO_REFERRERS,
+        "chunks": "dxf sends a blob as one PUT (`dxf/__init__.py`)",
+    }
+
+    def prepare(self, lab: Lab) -> None:
+        """Get a token."""
+        scopes = "&".join(f"scope=repository:{lab.name}{name}:pull,push,delete" for name in ("", "/copy"))
+        status, body = lab.ask("GET", f"token?{scopes}")
+        assert status == 200, body
+        settings = {"DXF_HOST": lab.host, "DXF_INSECURE": "1", "DXF_TOKEN": json.loads(body)["token"]}
+        self.client = self.client.inside(lab.folder, settings)
+
+    def _push_file(self, lab: Lab, alias: str) -> str:
+        (lab.folder / alias).write_text(noise(f"{lab.name}{alias}", 5 * MIB).hex())
+        return self.run("push-blob", lab.name, alias, f"@{alias}").strip()
+
+    def push_and_pull(self, lab: Lab) -> None:
+        """A file, by its name and by its digest."""
+        digest = self._push_file(lab, "first")
+        for name in ("@first", digest):
+            assert self.run("pull-blob", lab.name, name) == (lab.folder / "first").read_text()
+
+    def copy(self, lab: Lab) -> None:
+        """A blob is mounted."""
+        digest = self._push_file(lab, "first")
+        with lab.registry.counted() as counts:
+            self.run("mount-blob", f"{lab.name}/copy", lab.name, digest, "@second")
+        assert lab.ask("HEAD", f"{lab.name}/copy/blobs/{digest}")[0] == 200
+        assert counts.get("written", 0) < MIB
+
+    def tags(self, lab: Lab) -> None:
+        """The aliases."""
+        for alias in ("first", "second"):
+            self._push_file(lab, alias)
+        assert self.run("list-aliases", lab.name).split() == ["first", "second"]
+
+    def delete(self, lab: Lab) -> None:
+        """An alias, then the blob behind it."""
+        digest = self._push_file(lab, "first")
+        self.run("del-alias", lab.name, "first")
+        assert lab.ask("HEAD", f"{lab.name}/manifests/first")[0] == 404
+        self.run("del-blob", lab.name, digest)
+        assert lab.ask("HEAD", f"{lab.name}/blobs/{digest}")[0] == 404
