@@ -125,15 +125,17 @@ $(GO_READY): tests/clients/go-tools.txt $(GO)
 
 # What only `make clients` needs; these take minutes to compile. BuildKit's go.mod excludes versions, so that it must be
 # the main module.
-$(GO_CLIENTS): tests/clients/go-clients.txt $(wildcard tests/clients/containers-image/*) $(GO_READY)
+$(GO_CLIENTS): tests/clients/go-clients.txt $(wildcard tests/clients/containers-image/* tests/clients/notation/*) $(GO_READY)
 	grep -v '^#' $< | grep -v moby/buildkit | GOBIN=$(CURDIR)/build/go/bin xargs -n 1 $(GO) install
 	rm -rf build/go/buildkit
 	cp -r "$$($(GO) mod download -json $$(grep moby/buildkit $<) | sed -n 's/.*"Dir": "\(.*\)".*/\1/p')" build/go/buildkit
 	chmod -R u+w build/go/buildkit
 	cd build/go/buildkit && GOBIN=$(CURDIR)/build/go/bin $(CURDIR)/$(GO) install -mod=mod ./cmd/buildctl ./cmd/buildkitd
 	rm -rf build/go/buildkit
-	cd tests/clients/containers-image && GOBIN=$(CURDIR)/build/go/bin \
-		$(CURDIR)/$(GO) install -tags 'containers_image_openpgp exclude_graphdriver_btrfs' .
+	for program in containers-image notation; do \
+		(cd tests/clients/$$program && GOBIN=$(CURDIR)/build/go/bin \
+			$(CURDIR)/$(GO) install -tags 'containers_image_openpgp exclude_graphdriver_btrfs' .) || exit; \
+	done
 	@touch $@
 
 $(GO_NEWEST): tests/clients/go-newest.txt $(GO_CLIENTS)

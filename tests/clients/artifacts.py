@@ -1,8 +1,17 @@
 """Clients for what is no image: charts, signatures, templates, files."""
 
 import json
+import secrets
 from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import ClassVar
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from .images import MIB, noise
 from .target import ROOT, WRITER
@@ -99,6 +108,67 @@ class Cosign(Tool):
         status, body = lab.ask("GET", f"{name}/referrers/{digest}")
         assert status == 200
         assert body.count(b'"artifactType"') == 2, body
+
+
+class Notation(Tool):
+    """Signatures of the Notary Project, by its library (`notation/main.go`)."""
+
+    title, source = "notation", "github.com/notaryproject/notation-go"
+    limits: ClassVar[Mapping[str, str]] = {
+        "login": "the library gets credentials from who calls it",
+        "push_and_pull": "notation signs what others pushed",
+        "index": "notation signs what others pushed",
+        "copy": "notation has no command that copies",
+        "tags": "notation has no command that lists the tags of a registry",
+        "delete": "notation has no command that deletes",
+        "chunks": "notation pushes with oras-go, which sends a blob as one PUT",
+    }
+
+    def prepare(self, lab: Lab) -> None:
+        """Take the credentials."""
+        self.client = self.client.inside(lab.folder, {"NAME": WRITER.name, "PASSWORD": WRITER.password})
+
+    def referrers(self, lab: Lab) -> None:
+        """Two signatures, found through the referrers; of another key there is none."""
+        name = f"{lab.name}/signed"
+        image = f"{lab.host}/{name}@{lab.push_base(name)}"
+        keys = [self.make_key(lab.folder) for _ in range(3)]
+        for key in keys[:2]:
+            self.sign(key, image)
+        for key in keys[:2]:
+            self.run(*self.verification(key, image))
+        self.client.fails(*self.verification(keys[2], image))
+
+    def sign(self, key: Path, image: str) -> None:
+        """Sign an image."""
+        self.run("sign", str(key), str(key.with_suffix(".pem")), image)
+
+    @staticmethod
+    def verification(key: Path, image: str) -> list[str]:
+        """The command that verifies it."""
+        return ["verify", str(key.with_suffix(".pem")), image]
+
+    @staticmethod
+    def make_key(folder: Path) -> Path:
+        """Make a key, with a certificate beside it that it signs itself: as the Notary Project requires them."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        country = x509.NameAttribute(NameOID.COUNTRY_NAME, "US")
+        more = (NameOID.STATE_OR_PROVINCE_NAME, NameOID.ORGANIZATION_NAME, NameOID.COMMON_NAME)
+        name = x509.Name([country, *(x509.NameAttribute(one, secrets.token_hex(4)) for one in more)])
+        now = datetime.now(UTC)
+        certificate = (
+            x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+            .not_valid_before(now - timedelta(hours=1))
+            .not_valid_after(now + timedelta(hours=1))
+            .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+            .add_extension(x509.KeyUsage(True, *[False] * 8), critical=True)
+            .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CODE_SIGNING]), critical=False)
+            .sign(key, hashes.SHA256())
+        )
+        path = folder / f"{secrets.token_hex(4)}.key"
+        path.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+        path.with_suffix(".pem").write_bytes(certificate.public_bytes(Encoding.PEM))
+        return path
 
 
 class Devcontainers(Tool):

@@ -9,7 +9,7 @@ from .tools import ACTIONS, Tool
 PAGE = "docs/clients.md"
 _FOLDER = ROOT / "tests/clients"
 _PINS = (
-    *("go-tools.txt", "go-clients.txt", "go-newest.txt", "containers-image/go.mod"),
+    *("go-tools.txt", "go-clients.txt", "go-newest.txt", "containers-image/go.mod", "notation/go.mod"),
     *("py-constraints.txt", "npm/package.json"),
 )
 _HEAD = """# Clients

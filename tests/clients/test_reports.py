@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from .artifacts import Cosign
+from .artifacts import Cosign, Notation
 from .builders import Buildctl
 from .conftest import built_client, skopeo_client
 from .images import KIB, MIB, OCI_MANIFEST, OciLayout, digest_of, layer, noise, tarball
 from .processes import Client
-from .target import WRITER, local_runtime
+from .target import WRITER, Registry, local_runtime
 from .test_fallback import NAME, REVALIDATE, Upstream, behind, push_there
 from .tools import ContainersImage, Lab, Tool
 from .upstreams import docker_registry
@@ -140,6 +140,25 @@ def test_signatures_of_another_registry(upstream: Upstream, folder: Path) -> Non
         for signer in (first, later):
             cosign.succeeds(*signer.verification(here))
         cosign.succeeds(*old.verification(here, "--new-bundle-format=false"))
+
+
+def test_signatures_of_notation(upstream: Upstream, folder: Path, make_tool: MakeTool) -> None:
+    """The Notary Project's, the same way: oras-go keeps a list in a tag where there is no referrers API."""
+    layout = OciLayout(folder / "image")
+    image = layout.add_image([layer(upstream.host, KIB)])
+    push_there(skopeo_client(folder / "skopeo-home"), upstream, layout.tag("1", image))
+    notation = make_tool(Notation, folder)
+    assert isinstance(notation, Notation)
+    notation.prepare(Lab(Registry(upstream.host), folder, NAME))
+    first, other = (notation.make_key(folder) for _ in range(2))
+    notation.sign(first, f"{upstream.host}/{NAME}@{image['digest']}")
+    with behind(upstream, folder) as registry:
+        here = f"{registry.host}/hub/{NAME}@{image['digest']}"
+        notation.run(*notation.verification(first, here))
+        notation.client.fails(*notation.verification(other, here))
+        upstream.stop()
+        time.sleep(REVALIDATE)  # that is what is tested: so long a list counts as fresh
+        notation.run(*notation.verification(first, here))
 
 
 # ------------------------------------------------------------------ pulls in parts
