@@ -15,6 +15,10 @@ VENDORED := $(VENV)/.vendored
 GO := .go/bin/go
 GO_READY := build/go/.ready
 GO_CLIENTS := build/go/.clients-ready
+# Clients that take more than a minute to build: with NEWEST=1.
+GO_NEWEST := build/go/.newest-ready
+PY_CLIENTS := build/py/.ready
+JS_CLIENTS := build/npm/.ready
 PUSH := $(VENV)/bin/registry-push
 
 # Inputs of `make fuzz` in workerd.
@@ -44,8 +48,8 @@ attacks: $(JS_READY) $(VENDORED) ## attacks on the registry in real workerd; one
 conformance: $(PY_READY) $(JS_READY) $(VENDORED) $(GO_READY) ## the official suite of the distribution specification; reports in build/conformance
 	$(VENV)/bin/pytest -o addopts= -rP tests/conformance
 
-clients: $(PY_READY) $(JS_READY) $(VENDORED) $(GO_CLIENTS) $(PUSH) ## real clients (docs/clients.md) against the local registry (tests/clients/install.sh installs them)
-	$(VENV)/bin/pytest -o addopts= tests/clients
+clients: $(PY_READY) $(JS_READY) $(VENDORED) $(GO_CLIENTS) $(if $(NEWEST),$(GO_NEWEST)) $(PY_CLIENTS) $(JS_CLIENTS) $(PUSH) ## real clients (docs/clients.md) against the local registry (tests/clients/install.sh installs them; NEWEST=1 for more)
+	NEWEST=$(NEWEST) $(VENV)/bin/pytest -o addopts= tests/clients
 
 ops: $(PY_READY) $(JS_READY) ## the R2 calls that every flow costs, beside their budgets (JSON=1 for a machine, ONLY=post,...)
 	@PYTHONPATH=src:. $(VENV)/bin/python -m tests.ops
@@ -121,13 +125,32 @@ $(GO_READY): tests/clients/go-tools.txt $(GO)
 
 # What only `make clients` needs; these take minutes to compile. BuildKit's go.mod excludes versions, so that it must be
 # the main module.
-$(GO_CLIENTS): tests/clients/go-clients.txt $(GO_READY)
+$(GO_CLIENTS): tests/clients/go-clients.txt $(wildcard tests/clients/containers-image/* tests/clients/notation/*) $(GO_READY)
 	grep -v '^#' $< | grep -v moby/buildkit | GOBIN=$(CURDIR)/build/go/bin xargs -n 1 $(GO) install
 	rm -rf build/go/buildkit
 	cp -r "$$($(GO) mod download -json $$(grep moby/buildkit $<) | sed -n 's/.*"Dir": "\(.*\)".*/\1/p')" build/go/buildkit
 	chmod -R u+w build/go/buildkit
 	cd build/go/buildkit && GOBIN=$(CURDIR)/build/go/bin $(CURDIR)/$(GO) install -mod=mod ./cmd/buildctl ./cmd/buildkitd
 	rm -rf build/go/buildkit
+	for program in containers-image notation; do \
+		(cd tests/clients/$$program && GOBIN=$(CURDIR)/build/go/bin \
+			$(CURDIR)/$(GO) install -tags 'containers_image_openpgp exclude_graphdriver_btrfs' .) || exit; \
+	done
+	@touch $@
+
+$(GO_NEWEST): tests/clients/go-newest.txt $(GO_CLIENTS)
+	grep -v '^#' $< | GOBIN=$(CURDIR)/build/go/bin xargs -n 1 $(GO) install
+	@touch $@
+
+$(PY_CLIENTS): tests/clients/py-constraints.txt
+	$(PYTHON) -m venv build/py
+	build/py/bin/pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	@touch $@
+
+$(JS_CLIENTS): tests/clients/npm/package-lock.json
+	mkdir -p build/npm
+	cp tests/clients/npm/package.json tests/clients/npm/package-lock.json build/npm
+	npm ci --prefix build/npm --no-fund --no-audit --loglevel=error
 	@touch $@
 
 constraints: $(PY_READY) $(JS_READY) ## pin the newest versions that pyproject.toml allows, and what ships of them file by file

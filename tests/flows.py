@@ -15,10 +15,11 @@ from tests import heap
 from tests.fakes.client import VARIABLES, FakeRegistry, digest_of, with_query
 from tests.fakes.many_images import ManyImages
 from tests.fakes.upstream import UPSTREAM, FakeUpstream
-from tests.images import MANIFEST, image, put_manifest
+from tests.images import MANIFEST, descriptor, image, put_manifest
 
 KIB, MIB = 1024, 1024 * 1024
 NAME = "team/app"
+SUBJECT = descriptor(b"subject", MANIFEST)
 LAYERS = (KIB, MIB, 6 * MIB, 24 * MIB, 64 * MIB)  # bytes
 
 
@@ -100,9 +101,9 @@ async def pull(registry: FakeRegistry) -> None:
     """The image, as a client pulls it: the manifest by tag, then its blobs."""
     manifest = await registry.call("GET", f"/v2/{NAME}/manifests/1.0")
     document = json.loads(manifest.body)
-    for descriptor in (document["config"], *document["layers"]):
-        blob = await registry.call("GET", f"/v2/{NAME}/blobs/{descriptor['digest']}")
-        assert digest_of(blob.body) == descriptor["digest"]
+    for one in (document["config"], *document["layers"]):
+        blob = await registry.call("GET", f"/v2/{NAME}/blobs/{one['digest']}")
+        assert digest_of(blob.body) == one["digest"]
 
 
 async def mount(registry: FakeRegistry, size: int) -> None:
@@ -173,6 +174,53 @@ async def get_part(registry: FakeRegistry, size: int) -> None:
     """The second half of a blob."""
     url = f"/v2/{NAME}/blobs/{digest_of(bytes_of(size))}"
     assert (await registry.call("GET", url, headers={"Range": f"bytes={size // 2}-"})).status == 206
+
+
+async def get_ranges(registry: FakeRegistry, size: int) -> None:
+    """Six ranges, of which four touch or overlap: three are left."""
+    url = f"/v2/{NAME}/blobs/{digest_of(bytes_of(size))}"
+    asked = "bytes=0-99,100-199,50-149,1000-1999,190-250,5000-5999"
+    answer = await registry.call("GET", url, headers={"Range": asked})
+    assert (answer.status, answer.body.count(b"Content-Range")) == (206, 3)
+
+
+def signed(count: int) -> Callable[[FakeRegistry], Awaitable[None]]:
+    """A manifest with so many signatures."""
+
+    async def prepare(registry: FakeRegistry) -> None:
+        await registry.push_blob(NAME, b"{}")
+        for number in range(count):
+            data = json.dumps(image(b"{}", [], subject=SUBJECT, annotations={"n": str(number)})).encode()
+            assert (await put_manifest(registry, NAME, digest_of(data), data)).status == 201
+
+    return prepare
+
+
+def signed_there(count: int) -> Callable[[FakeRegistry], Awaitable[None]]:
+    """The same in a registry behind this one."""
+
+    async def prepare(registry: FakeRegistry) -> None:
+        await an_upstream(registry)
+        await nothing(registry)
+        upstream = FakeUpstream(referrers_page=count)
+        for number in range(count):
+            upstream.attach(NAME, b"subject", "a/signature", n=str(number))
+        registry.web.servers[UPSTREAM] = upstream
+
+    return prepare
+
+
+async def signed_there_and_listed(registry: FakeRegistry) -> None:
+    """They were listed a minute ago."""
+    await signed_there(90)(registry)
+    await list_referrers(registry, 90)
+    registry.clock.now += 60
+
+
+async def list_referrers(registry: FakeRegistry, count: int) -> None:
+    """All of them, in one answer."""
+    answer = await registry.call("GET", f"/v2/{NAME}/referrers/{SUBJECT['digest']}")
+    assert len(json.loads(answer.body)["manifests"]) == count
 
 
 async def delete(registry: FakeRegistry, path: str) -> None:
@@ -428,6 +476,10 @@ FLOWS: dict[str, Flow] = {
     "pull-through-5-layers": Flow(an_upstream, pull, 13, 12, sum(LAYERS), 1.0),
     "pull-copied-5-layers": Flow(a_copied_image, pull, 0, 10),
     "get-half-a-linked-blob": Flow(pushed(64 * MIB), lambda r: get_part(r, 64 * MIB), 0, 2),
+    "get-3-ranges": Flow(pushed(64 * MIB), lambda r: get_ranges(r, 64 * MIB), 0, 4),
+    "referrers-90": Flow(signed(90), lambda r: list_referrers(r, 90), 1, 0),
+    "referrers-1000-there": Flow(signed_there(1000), lambda r: list_referrers(r, 1000), 3, 2),
+    "referrers-90-copied": Flow(signed_there_and_listed, lambda r: list_referrers(r, 90), 2, 2),
     "delete-tag": Flow(a_pushed_image, lambda r: delete(r, "manifests/1.0"), 0, 1),
     "delete-manifest": Flow(a_pushed_image, delete_image, 4, 2),
     "gc-50": Flow(images(50, 4), collect, 12, 12, calls=12),

@@ -67,21 +67,21 @@ class Buildctl(Tool):
 
     def push_and_pull(self, lab: Lab) -> None:
         """A build, pushed; another one on top of it, which pulls it; and its cache, which goes there and comes back."""
-        self._build(lab, "FROM scratch\nCOPY file /first\n", f"name={lab.image()},push=true")
+        self.build(lab, "FROM scratch\nCOPY file /first\n", f"name={lab.image()},push=true")
         assert len(lab.check_manifest(lab.pushed())["layers"]) == 1
         self.run("prune", "--all")
         second = f"FROM {lab.image()}\nCOPY file /second\n", f"name={lab.image('2')},push=true"
         cache = f"type=registry,ref={lab.image('cache')}"
-        self._build(lab, *second, "--export-cache", f"{cache},mode=max")
+        self.build(lab, *second, "--export-cache", f"{cache},mode=max")
         assert len(lab.check_manifest(lab.pushed("2"), "2")["layers"]) == 2
         assert lab.pushed("cache")
         self.run("prune", "--all")
-        self._build(lab, *second, "--import-cache", cache)
+        self.build(lab, *second, "--import-cache", cache)
 
     def index(self, lab: Lab) -> None:
         """Two architectures, and the provenance of each: attestations are further entries of the index."""
         options = ("--opt", "platform=linux/amd64,linux/arm64", "--opt", "attest:provenance=mode=min")
-        self._build(
+        self.build(
             lab, "FROM scratch\nCOPY file /file\n", f"name={lab.image()},push=true,oci-mediatypes=true", *options
         )
         document = lab.check_manifest(lab.pushed())
@@ -89,11 +89,13 @@ class Buildctl(Tool):
         platforms = sorted(entry["platform"]["architecture"] for entry in document["manifests"])
         assert platforms == ["amd64", "arm64", "unknown", "unknown"]
 
-    def _build(self, lab: Lab, dockerfile: str, output: str, *options: str) -> None:
+    def build(self, lab: Lab, dockerfile: str, output: str, *options: str) -> str:
+        """Build, and do with the image what `output` says; what was printed meanwhile."""
         context = lab.folder / "context"
         context.mkdir(exist_ok=True)
         (context / "Dockerfile").write_text(dockerfile)
         (context / "file").write_bytes(noise(lab.name, 300_000))
         local = ("--local", f"context={context}", "--local", f"dockerfile={context}")
         output = f"type=image,{output}"
-        self.run("build", "--progress=plain", "--frontend=dockerfile.v0", *local, *options, "--output", output)
+        command = ("build", "--progress=plain", "--frontend=dockerfile.v0", *local, *options, "--output", output)
+        return self.client.succeeds(*command).stderr

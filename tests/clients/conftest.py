@@ -16,12 +16,13 @@ from pathlib import Path
 
 import pytest
 
+from .artifacts import Devcontainers, Dxf
 from .builders import Buildctl
-from .daemons import Buildah, Containerd, Docker, Podman
+from .daemons import Buildah, Containerd, Containerd2, Docker, Docker29, Podman
 from .issuer import JOB_RULE, Issuer
 from .processes import Client, Server
 from .target import PERSON, READER, ROOT, WRITER, Registry, local_runtime, log_in
-from .tools import GO_BIN, Lab, Skopeo, Tool
+from .tools import GO_BIN, ContainersImage, Lab, Skopeo, Tool
 
 # Debian's own. Another docker client may come first on the PATH (see install.sh).
 DOCKER = Path("/usr/bin/docker")
@@ -31,6 +32,7 @@ PODMAN = Path("/usr/bin/podman")
 BUILDAH = Path("/usr/bin/buildah")
 CONTAINERD = Path("/usr/bin/containerd")
 CTR = Path("/usr/bin/ctr")
+NODE = ROOT / "node_modules/.bin/node"
 SYSTEM_PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 
 READING_CLIENTS = frozenset({"reading_docker", "reading_skopeo"})
@@ -61,6 +63,15 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
     if report.failed:
         report.sections.extend((f"output of {server.name}", server.output()) for server in servers)
     return report
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say how much of docs/clients.md was proved."""
+    passed = [report.nodeid for report in terminalreporter.getreports("passed") if report.when == "call"]
+    cells = sum("test_matrix.py::test_cell[" in nodeid for nodeid in passed)
+    tokens = sum("test_matrix.py::test_bearer[" in nodeid for nodeid in passed)
+    if cells or tokens:
+        terminalreporter.write_line(f"{cells} cells of docs/clients.md proved, and {tokens} clients with tokens")
 
 
 @pytest.fixture(scope="session")
@@ -150,31 +161,37 @@ def repository(registry: Registry, request: pytest.FixtureRequest) -> str:
 
 
 @contextmanager
-def run_dockerd(home: Path, attempts: int) -> Iterator[str]:
+def run_dockerd(home: Path, attempts: int, dockerd: Path = DOCKERD) -> Iterator[str]:
     """Run dockerd and give its address; it tries a download so many times.
 
-    It needs root and nothing else: no bridge, no iptables, no storage driver but plain copies.
+    It needs root and nothing else: no bridge, no iptables, no storage driver but plain copies. One that was built
+    runs the containerd that was built.
     """
-    assert DOCKERD.exists(), f"{DOCKERD} is missing: run tests/clients/install.sh"
+    assert dockerd.exists(), f"{dockerd} is missing: run tests/clients/install.sh"
+    is_debians = dockerd == DOCKERD
     home.mkdir()
     # Instead of /etc/docker/daemon.json; the key is otherwise written to /etc/docker.
     settings = home / "daemon.json"
-    settings.write_text(json.dumps({"deprecated-key-path": str(home / "key.json")}))
+    settings.write_text(json.dumps({"deprecated-key-path": str(home / "key.json")} if is_debians else {}))
     address = f"unix://{home}/docker.sock"
     command = [
-        str(DOCKERD),
+        str(dockerd),
         f"--config-file={settings}",
         f"--data-root={home}/data",
         f"--exec-root={home}/exec",
         f"--pidfile={home}/pid",
         f"--host={address}",
-        "--storage-driver=vfs",
+        f"--storage-driver={'vfs' if is_debians else 'native'}",
         "--bridge=none",
         "--iptables=false",
         "--ip6tables=false",
         f"--max-download-attempts={attempts}",
     ]
-    environment = {"PATH": SYSTEM_PATH, "HOME": str(home)}
+    environment = {
+        "PATH": SYSTEM_PATH if is_debians else f"{dockerd.parent}:{SYSTEM_PATH}",
+        "HOME": str(home),
+        "DOCKER_MIN_API_VERSION": "1.24",  # that Debian's client speaks
+    }
     with Server("dockerd", command, environment, "API listen on") as server:
         servers.append(server)
         yield address
@@ -185,6 +202,13 @@ def run_dockerd(home: Path, attempts: int) -> Iterator[str]:
 def docker_socket(session_folder: Path) -> Iterator[str]:
     """Return the address of a dockerd that tries once: a second attempt would hide a failure."""
     with run_dockerd(session_folder / "dockerd", attempts=1) as address:
+        yield address
+
+
+@pytest.fixture(scope="session")
+def docker29_socket(session_folder: Path) -> Iterator[str]:
+    """Return the address of a dockerd that was built."""
+    with run_dockerd(session_folder / "dockerd29", attempts=1, dockerd=GO_BIN / "dockerd") as address:
         yield address
 
 
@@ -246,21 +270,39 @@ def anonymous_podman(folder: Path) -> Client:
     return storing_client(PODMAN, folder / "podman")
 
 
-@pytest.fixture(scope="session")
-def containerd_socket(session_folder: Path) -> Iterator[str]:
-    """Run containerd with a store of its own and return its address."""
-    home = session_folder / "containerd"
+@contextmanager
+def run_containerd(home: Path, containerd: Path, more: str = "") -> Iterator[str]:
+    """Run containerd with a store of its own, and `more` in its settings, and give its address."""
     home.mkdir()
     address = f"{home}/c.sock"
     (home / "config.toml").write_text(
         f'version = 2\nroot = "{home}/root"\nstate = "{home}/state"\n'
         'disabled_plugins = ["io.containerd.grpc.v1.cri"]\n'
-        f'[grpc]\naddress = "{address}"\n'
+        f'[grpc]\naddress = "{address}"\n{more}'
     )
     environment = {"PATH": SYSTEM_PATH, "HOME": str(home)}
-    command = [str(CONTAINERD), "--config", str(home / "config.toml")]
+    command = [str(containerd), "--config", str(home / "config.toml")]
     with Server("containerd", command, environment, "containerd successfully booted") as server:
         servers.append(server)
+        yield address
+
+
+@pytest.fixture(scope="session")
+def containerd_socket(session_folder: Path) -> Iterator[str]:
+    """Return the address of Debian's containerd."""
+    with run_containerd(session_folder / "containerd", CONTAINERD) as address:
+        yield address
+
+
+@pytest.fixture(scope="session")
+def containerd2_socket(session_folder: Path) -> Iterator[str]:
+    """Return the address of a containerd that was built, which pulls a layer in parts of a MiB, four at once."""
+    parallel = (
+        '[plugins."io.containerd.transfer.v1.local"]\n'
+        "max_concurrent_downloads = 4\nconcurrent_layer_fetch_buffer = 1048576\n"
+        'unpack_config = [{platform = "linux/amd64", snapshotter = "native"}]\n'
+    )
+    with run_containerd(session_folder / "containerd2", GO_BIN / "containerd", parallel) as address:
         yield address
 
 
@@ -270,6 +312,7 @@ def built_client(program: str, home: Path) -> Client:
     environment = {
         "HOME": str(home),
         "DOCKER_CONFIG": str(home / "docker"),
+        "REGISTRY_AUTH_FILE": str(home / "docker/config.json"),
         "REGCTL_CONFIG": str(home / "regctl.json"),
         # cosign: of the keys that it makes, and it keeps no trust root of sigstore.dev.
         "COSIGN_PASSWORD": "for tests",
@@ -311,22 +354,27 @@ def make_tool(request: pytest.FixtureRequest) -> Callable[[type[Tool], Path], To
 
     def make(kind: type[Tool], folder: Path) -> Tool:
         home = folder / "home"
-        if kind is Docker:
-            return kind(docker_client(home, request.getfixturevalue("docker_socket")))
+        if kind in (Docker, Docker29):
+            socket = "docker_socket" if kind is Docker else "docker29_socket"
+            return kind(docker_client(home, request.getfixturevalue(socket)))
         if kind is Skopeo:
             return kind(skopeo_client(home))
         if kind in (Podman, Buildah):
             return kind(storing_client(PODMAN if kind is Podman else BUILDAH, home))
-        if kind is Containerd:
+        if kind in (Containerd, Containerd2):
             home.mkdir()
             environment = {
                 "PATH": SYSTEM_PATH,
                 "HOME": str(home),
-                "CONTAINERD_ADDRESS": request.getfixturevalue("containerd_socket"),
+                "CONTAINERD_ADDRESS": request.getfixturevalue(f"{kind.__name__.lower()}_socket"),
                 "CONTAINERD_NAMESPACE": secrets.token_hex(4),
             }
-            return kind(Client(CTR, environment))
-        client = built_client(kind.__name__.lower(), home)
+            return kind(Client(CTR if kind is Containerd else GO_BIN / "ctr", environment))
+        if kind in (Devcontainers, Dxf):
+            home.mkdir()
+            program = NODE if kind is Devcontainers else ROOT / "build/py/bin/dxf"
+            return kind(Client(program, {"PATH": SYSTEM_PATH, "HOME": str(home)}))
+        client = built_client("containers-image" if kind is ContainersImage else kind.__name__.lower(), home)
         if kind is Buildctl:
             client = client.inside(folder, {"BUILDKIT_HOST": request.getfixturevalue("buildkit_address")})
         return kind(client)

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import ClassVar
 
 from .images import MIB, OCI_INDEX
+from .processes import Client
 from .target import WRITER
-from .tools import Lab, Tool
+from .tools import NO_REFERRERS, PATCH_AT_ONCE, Lab, Tool
 
 NO_LISTING = "no command lists the tags of a registry"
 NO_DELETING = "no command deletes in a registry"
-NO_REFERRERS = "no command for referrers"
 
 
 class Docker(Tool):
@@ -25,6 +25,7 @@ class Docker(Tool):
         "delete": NO_DELETING,
         "chunks": "dockerd sends a layer as one PATCH of unknown length (seen on the wire)",
     }
+    keeps_indexes: ClassVar[bool] = False  # what a pulled index is called: the index, or the image that it led to
 
     def _log_in(self, lab: Lab, password: str) -> None:
         self.run("login", "--username", WRITER.name, "--password-stdin", lab.host, stdin=password)
@@ -57,7 +58,7 @@ class Docker(Tool):
         assert lab.pushed()
         self.run("rmi", lab.image("amd64"))
         self.run("pull", lab.image())
-        assert self._image_id(lab.image()) == made
+        assert self._image_id(lab.image()) == (lab.pushed() if self.keeps_indexes else made)
 
     def copy(self, lab: Lab) -> None:
         """A second name of an image: its layers are mounted."""
@@ -71,6 +72,18 @@ class Docker(Tool):
         assert counts.get("written", 0) < MIB
 
 
+class Docker29(Docker):
+    """The newest dockerd, which keeps images in containerd's store; with Debian's client."""
+
+    title, source = "docker 29 (dockerd, containerd's store)", "github.com/moby/moby/v2"
+    is_newest = True
+    limits: ClassVar[Mapping[str, str]] = {
+        **Docker.limits,
+        "chunks": "dockerd 29 pushes with containerd, which sends a blob as one PUT",
+    }
+    keeps_indexes = True
+
+
 class Podman(Tool):
     """Rootful, with plain copies for storage."""
 
@@ -78,7 +91,7 @@ class Podman(Tool):
     limits: ClassVar[Mapping[str, str]] = {
         "referrers": NO_REFERRERS,
         "delete": NO_DELETING,
-        "chunks": "containers/image sends a layer as one PATCH (`docker_image_dest.go`)",
+        "chunks": PATCH_AT_ONCE,
     }
     plain = "--tls-verify=false"
 
@@ -196,3 +209,28 @@ class Containerd(Tool):
         self._pull(lab, source)
         self.run("images", "tag", source, target)
         self.run("images", "push", *self.plain, target)
+
+
+class Containerd2(Containerd):
+    """The newest containerd with its `ctr`: parallel ranges of a layer, the transfer service."""
+
+    title, source = "containerd 2 (ctr)", "github.com/containerd/containerd/v2"
+
+    def __init__(self, client: Client) -> None:
+        """No pull yet."""
+        super().__init__(client)
+        self.ranges: list[int] = []  # requests for blobs of each pull
+
+    def _pull(self, lab: Lab, image: str) -> str:
+        # By the transfer service, which takes a large layer in several ranges at once (see `run_containerd`).
+        self.run("images", "rm", "--sync", image)
+        with lab.registry.requests() as requests:
+            self.run("images", "pull", "--all-platforms", "--snapshotter", "native", *self.plain, image)
+        self.ranges.append(requests.get("GET /v2/<name>/blobs/<digest>", 0))
+        [line] = [line for line in self.run("images", "ls").splitlines() if line.startswith(image)]
+        return line.split()[2]
+
+    def push_and_pull(self, lab: Lab) -> None:
+        """A layer of 9 MiB in several requests."""
+        super().push_and_pull(lab)
+        assert self.ranges[-1] > 8, self.ranges

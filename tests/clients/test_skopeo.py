@@ -251,3 +251,20 @@ def test_commands_are_quick(skopeo: Client, layout: OciLayout, repository: str) 
     began = time.monotonic()
     skopeo.succeeds(*inspect_command(f"{repository}:1"))
     assert time.monotonic() - began < QUICK
+
+
+def test_sync(skopeo: Client, layout: OciLayout, repository: str) -> None:
+    """`skopeo sync` copies a repository with all of its tags and architectures."""
+    images = {name: layout.add_image(small_layers(f"{repository}{name}"), name) for name in ("amd64", "arm64")}
+    source = layout.tag("1", layout.add_index(images))
+    for tag in ("1", "2"):
+        push(skopeo, source, f"{repository}:{tag}", "--all")
+    target = f"{repository}-mirror"
+    plain = ("--src-tls-verify=false", "--dest-tls-verify=false")
+    skopeo.succeeds("sync", *plain, "--all", "--src", "docker", "--dest", "docker", repository, target)
+    digests = {
+        skopeo.succeeds(*inspect_command(f"{name}:{tag}", "--format", "{{.Digest}}")).stdout
+        for name in (repository, f"{target}/{repository.rpartition('/')[2]}")
+        for tag in ("1", "2")
+    }
+    assert digests == {f"{entry_digest(layout.folder)}\n"}

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from .images import KIB, MIB, OciLayout, docker_archive, entry_digest, layer
+from .images import KIB, MIB, OCI_MANIFEST, OciLayout, digest_of, docker_archive, entry_digest, layer
 from .processes import Client
 from .target import ROOT, STRANGER, WRITER, Registry
 
@@ -118,6 +118,33 @@ class Lab:
         self.check_manifest(digest, reference, name)
         return digest
 
+    def attach(self, digest: str, text: str = "a note") -> str:
+        """Push a manifest that names this one, without a client; its digest."""
+        content = self.note(digest, text)
+        made = digest_of(content)
+        self.put_empty_blob()
+        self._put(f"{self.name}/manifests/{made}", content, OCI_MANIFEST)
+        return made
+
+    def put_empty_blob(self) -> None:
+        """Push what notes refer to."""
+        self._put(f"{self.name}/blobs/uploads/?digest={digest_of(b'{}')}", b"{}", method="POST")
+
+    def note(self, digest: str, text: str) -> bytes:
+        """A manifest that names this one."""
+        status, subject = self.ask("GET", f"{self.name}/manifests/{digest}")
+        assert status == 200
+        document = {
+            "schemaVersion": 2,
+            "mediaType": OCI_MANIFEST,
+            "artifactType": "application/vnd.example.note",
+            "config": {"mediaType": "application/vnd.oci.empty.v1+json", "digest": digest_of(b"{}"), "size": 2},
+            "layers": [],
+            "subject": {"mediaType": json.loads(subject)["mediaType"], "digest": digest, "size": len(subject)},
+            "annotations": {"note": text},
+        }
+        return json.dumps(document).encode()
+
     def check_deleted(self, digest: str) -> None:
         """Neither the digest nor the tag is there."""
         assert [self.ask("HEAD", f"{self.name}/manifests/{one}")[0] for one in (digest, "1")] == [404, 404]
@@ -128,6 +155,8 @@ class Tool:
 
     title: ClassVar[str]
     source: ClassVar[str]
+    is_newest: ClassVar[bool] = False  # takes more than a minute to build: with NEWEST=1 alone
+    needs_tokens: ClassVar[bool] = False  # works where the registry issues tokens
     limits: ClassVar[Mapping[str, str]] = {}
 
     def __init__(self, client: Client) -> None:
@@ -200,13 +229,17 @@ ACTIONS = {
 }
 
 
+NO_REFERRERS = "no command for referrers"
+PATCH_AT_ONCE = "containers/image sends a layer as one PATCH (`docker_image_dest.go`)"
+
+
 class Skopeo(Tool):
     """Copies images as they are."""
 
     title, source = "skopeo", "Debian 12"
     limits: ClassVar[Mapping[str, str]] = {
         "referrers": "skopeo 1.9 has no command for referrers (`skopeo --help`)",
-        "chunks": "containers/image sends a layer as one PATCH (`docker_image_dest.go`)",
+        "chunks": PATCH_AT_ONCE,
     }
 
     def _log_in(self, lab: Lab, password: str) -> None:
@@ -231,15 +264,53 @@ class Skopeo(Tool):
         source, _ = lab.layout()
         for tag in ("1", "2"):
             self._push(lab, source, lab.image(tag))
+        assert self._tags(lab) == ["1", "2"]
+
+    def _tags(self, lab: Lab) -> list[str]:
         found = json.loads(self.run("list-tags", "--tls-verify=false", f"docker://{lab.host}/{lab.name}"))
-        assert found["Tags"] == ["1", "2"]
+        return list(found["Tags"])
 
     def delete(self, lab: Lab) -> None:
         """By tag: skopeo deletes the digest behind it."""
         source, digest = lab.layout()
         self._push(lab, source, lab.image())
-        self.run("delete", "--tls-verify=false", f"docker://{lab.image()}")
+        self._delete(lab.image())
         lab.check_deleted(digest)
+
+    def _delete(self, image: str) -> None:
+        self.run("delete", "--tls-verify=false", f"docker://{image}")
+
+
+class ContainersImage(Skopeo):
+    """The newest containers/image, as `containers-image/main.go` calls it."""
+
+    title, source = "containers/image (podman 5, skopeo, CRI-O)", "go.podman.io/image/v5"
+    limits: ClassVar[Mapping[str, str]] = {
+        "login": "it is a library, which reads what `podman login` writes",
+        "referrers": NO_REFERRERS,
+        "chunks": PATCH_AT_ONCE,
+    }
+
+    def prepare(self, lab: Lab) -> None:
+        """Write what `podman login` writes."""
+        lab.write_docker_credentials(self.client)
+
+    def _push(self, lab: Lab, source: Path, image: str) -> None:
+        self.run("copy", "--all", f"oci:{source}:1", f"docker://{image}")
+
+    def _pull(self, lab: Lab, image: str) -> str:
+        target = lab.folder / "pulled"
+        self.run("copy", "--all", f"docker://{image}", f"oci:{target}:1")
+        return entry_digest(target)
+
+    def _copy(self, lab: Lab, source: str, target: str) -> None:
+        self.run("copy", "--all", f"docker://{source}", f"docker://{target}")
+
+    def _tags(self, lab: Lab) -> list[str]:
+        return list(json.loads(self.run("tags", f"docker://{lab.host}/{lab.name}")))
+
+    def _delete(self, image: str) -> None:
+        self.run("delete", f"docker://{image}")
 
 
 class Crane(Tool):

@@ -9,7 +9,7 @@ from urllib.parse import parse_qs, urlsplit
 from tests.fakes.client import FakeRegistry, digest_of
 from tests.fakes.machine import Reply, WebRequest
 from tests.fakes.streams import Chunk
-from tests.images import INDEX, MANIFEST, image
+from tests.images import INDEX, MANIFEST, descriptor, image
 
 UPSTREAM = "https://up.example"
 TOKEN_SERVER = "https://auth.example"
@@ -27,6 +27,7 @@ class FakeUpstream:
 
     blobs: dict[tuple[str, str], bytes] = field(default_factory=dict)
     manifests: dict[tuple[str, str], tuple[bytes, str]] = field(default_factory=dict)
+    referrers_page: int = 0  # descriptors of one answer of its referrers API; 0: it has none
     challenge: str | None = None  # asks for credentials with it
     accepted: set[str] = field(default_factory=set)  # values of Authorization
     quirk: Callable[[WebRequest, Reply], Reply] = lambda _, reply: reply
@@ -54,6 +55,39 @@ class FakeUpstream:
         for reference in (tag, digest_of(data)):
             self.manifests[name, reference] = data, media_type
 
+    def attach(self, name: str, subject: bytes, kind: str, **annotations: str) -> bytes:
+        """A manifest that names the subject, as a client of this registry pushes it; its bytes."""
+        self.blobs[name, digest_of(b"{}")] = b"{}"
+        document = image(b"{}", [], subject=descriptor(subject, MANIFEST), artifactType=kind, annotations=annotations)
+        data = json.dumps(document).encode()
+        self.manifests[name, digest_of(data)] = data, MANIFEST
+        if not self.referrers_page:
+            tag = digest_of(subject).replace(":", "-")
+            index = json.dumps({"schemaVersion": 2, "mediaType": INDEX, "manifests": self._referrers(name, subject)})
+            self.manifests[name, tag] = index.encode(), INDEX
+        return data
+
+    def _referrers(self, name: str, subject: bytes | str) -> list[dict[str, object]]:
+        """The descriptors of what names the subject, which is bytes or a digest."""
+        digest = subject if isinstance(subject, str) else digest_of(subject)
+        found = []
+        for (repository, reference), (data, media_type) in self.manifests.items():
+            document = json.loads(data) if ":" in reference and repository == name else {}
+            if (document.get("subject") or {}).get("digest") == digest:
+                more = {member: document[member] for member in ("artifactType", "annotations")}
+                found.append(descriptor(data, media_type) | more)
+        return found
+
+    def _list_referrers(self, name: str, digest: str, query: str) -> Reply:
+        begin = int(parse_qs(query).get("from", ["0"])[0])
+        found = self._referrers(name, digest)
+        end = begin + self.referrers_page
+        headers = {"content-type": INDEX}
+        if end < len(found):
+            headers["link"] = f'</v2/{name}/referrers/{digest}?from={end}>; rel="next"'
+        index = {"schemaVersion": 2, "mediaType": INDEX, "manifests": found[begin:end]}
+        return Reply(200, headers, pieces(json.dumps(index).encode()))
+
     def asked(self, method: str, part: str) -> list[str]:
         """The paths that were asked for, of those with `part` in them."""
         return [one.path for one in self.requests if one.method == method and part in one.path]
@@ -66,7 +100,8 @@ class FakeUpstream:
     def _answer(self, request: WebRequest) -> Reply:
         if self.challenge is not None and request.headers.get("authorization") not in self.accepted:
             return Reply(401, {"www-authenticate": self.challenge}, [b"{}"])
-        path, _, reference = urlsplit(request.path).path.removeprefix("/v2/").rpartition("/")
+        url = urlsplit(request.path)
+        path, _, reference = url.path.removeprefix("/v2/").rpartition("/")
         name, _, kind = path.rpartition("/")
         if kind == "blobs" and (name, reference) in self.blobs:
             return _blob(self.blobs[name, reference], request.headers.get("range"))
@@ -79,6 +114,8 @@ class FakeUpstream:
                 "docker-content-digest": digest_of(data),
             }
             return Reply(200, headers, [data])
+        if kind == "referrers" and self.referrers_page:
+            return self._list_referrers(name, reference, url.query)
         return Reply(404, {}, [b'{"errors": []}'])
 
 

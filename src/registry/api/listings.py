@@ -3,6 +3,7 @@
 from registry.api.http import Request, Response, json_response
 from registry.api.sealed_cursors import is_sealed, seal, unseal
 from registry.content import listings, referrers
+from registry.content.referrers import Room
 from registry.registry import Registry
 from registry.spec.endpoints import Endpoint, ListReferrers, ListRepositories, ListTags
 from registry.spec.errors import Problem, RegistryError
@@ -10,6 +11,7 @@ from registry.spec.manifest_format import OCI_INDEX
 from registry.spec.paths import build
 from registry.storage.calls import Calls
 from registry.storage.transfer import send
+from registry.upstream.referrers import unpack
 
 _CURSORS = "cursors of the catalogue"  # what their key is derived for
 
@@ -29,17 +31,23 @@ async def list_tags(registry: Registry, endpoint: ListTags, request: Request) ->
 
 
 async def list_referrers(registry: Registry, endpoint: ListReferrers, request: Request) -> Response:
-    """end-12: an index of what names this digest; an empty one when nothing does, or nobody knows the digest."""
-    platform = registry.platform
-    page = await referrers.list_page(platform, endpoint.name, endpoint.digest, endpoint.artifact_type, endpoint.last)
+    """end-12: an index of what names this digest, here or at an upstream; an empty one when nobody knows of any."""
+    platform, name, subject = registry.platform, endpoint.name, endpoint.digest
+    with Room(platform) as room:
+        elsewhere = await registry.fallback.referrers(name, subject, room)
+        listed = unpack(elsewhere.data)
+        page = await referrers.list_page(room, name, subject, endpoint.artifact_type, endpoint.last, listed)
+        if elsewhere.failure is not None and page.is_empty:
+            raise elsewhere.failure
+        lease = room.hand_over()
     headers = {"Content-Type": OCI_INDEX, "Content-Length": str(len(page.index))}
     if endpoint.artifact_type is not None:
         headers["OCI-Filters-Applied"] = "artifactType"
     if page.last is not None:
-        headers["Link"] = _next(ListReferrers(endpoint.name, endpoint.digest, endpoint.artifact_type, page.last))
-    if page.lease is None:
+        headers["Link"] = _next(ListReferrers(name, subject, endpoint.artifact_type, page.last))
+    if lease is None:
         return Response(200, headers, page.index)
-    return Response(200, headers, await send(platform, page.lease, page.index, request.keep_running))
+    return Response(200, headers, await send(platform, lease, page.index, request.keep_running))
 
 
 async def list_repositories(registry: Registry, endpoint: ListRepositories, request: Request) -> Response:

@@ -7,13 +7,13 @@ no metadata.
 
 import asyncio
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Self
 
 from registry.ports.memory import Lease
 from registry.ports.platform import Platform
-from registry.ports.storage import IN_FLIGHT, MAX_LIST_KEYS, Attributes, StoredObject
+from registry.ports.storage import IN_FLIGHT, MAX_LIST_KEYS, Attributes, Listing, StoredObject
 from registry.spec.manifest_format import OCI_INDEX, Manifest
 from registry.spec.media_types import JSON
 from registry.spec.names import Digest, RepositoryName, parse_digest
@@ -42,14 +42,21 @@ class Entry:
     attributes: Attributes
 
 
+def describe(
+    media_type: str, digest: Digest, size: int, artifact_type: str | None, annotations: Mapping[str, str]
+) -> str:
+    """The descriptor of a manifest of `size` bytes, as JSON."""
+    descriptor: dict[str, object] = {"mediaType": media_type, "digest": str(digest), "size": size}
+    if artifact_type is not None:
+        descriptor["artifactType"] = artifact_type
+    if some := _some(annotations):
+        descriptor["annotations"] = some
+    return json.dumps(descriptor)
+
+
 def make_entry(manifest: Manifest, digest: Digest, size: int) -> Entry:
     """The entry of a manifest of `size` bytes."""
-    descriptor: dict[str, object] = {"mediaType": manifest.media_type, "digest": str(digest), "size": size}
-    if manifest.artifact_type is not None:
-        descriptor["artifactType"] = manifest.artifact_type
-    if annotations := _some(manifest.annotations):
-        descriptor["annotations"] = annotations
-    text = json.dumps(descriptor)
+    text = describe(manifest.media_type, digest, size, manifest.artifact_type, manifest.annotations)
     metadata = {_DESCRIPTOR: text}
     if len(text) > _MAX_METADATA:
         artifact_type = json.dumps(manifest.artifact_type)
@@ -69,25 +76,59 @@ def _some(annotations: Mapping[str, str]) -> dict[str, str]:
     return kept
 
 
+class Room:
+    """The memory that a list takes, once for all that a request does with it; given back unless it was handed over."""
+
+    def __init__(self, platform: Platform) -> None:
+        self.platform = platform
+        self._lease: Lease | None = None
+
+    async def take(self, _: int = 0) -> None:
+        """Wait for it, unless it is there."""
+        if self._lease is None:
+            self._lease = await self.platform.pulled_documents.reserve(2 * MAX_ANSWER)
+
+    def hand_over(self) -> Lease | None:
+        """The lease, for who gives it back from now on; None when none was taken."""
+        lease, self._lease = self._lease, None
+        return lease
+
+    def __enter__(self) -> Self:
+        """Use it."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Give it back."""
+        if (lease := self.hand_over()) is not None:
+            with lease:
+                pass
+
+
 @dataclass(frozen=True, slots=True)
 class ReferrerPage:
-    """An answer: an index of descriptors, behind which digest more may follow, and the room that it takes."""
+    """An answer: an index of descriptors, whether there are any, and behind which digest more may follow."""
 
     index: bytes
+    is_empty: bool
     last: Digest | None  # None on the last page
-    lease: Lease | None
 
 
 async def list_page(
-    platform: Platform, name: RepositoryName, subject: Digest, artifact_type: str | None, last: Digest | None
+    room: Room,
+    name: RepositoryName,
+    subject: Digest,
+    artifact_type: str | None,
+    last: Digest | None,
+    elsewhere: Iterable[tuple[str, str]] = (),
 ) -> ReferrerPage:
-    """The manifests that name `subject`, those of one artifact type when it is given, up to MAX_ANSWER."""
-    with ExitStack() as on_error:
-        page = _Page(platform, name, subject, artifact_type, on_error)
-        following = await page.fill(last)
-        on_error.pop_all()
-        head = f'{{"schemaVersion": 2, "mediaType": "{OCI_INDEX}", "manifests": ['
-        return ReferrerPage(f"{head}{', '.join(page.shown)}]}}".encode(), following, page.lease)
+    """The manifests that name `subject`, those of one artifact type when it is given, up to MAX_ANSWER.
+
+    `elsewhere`: digests and descriptors that another registry has, in order; ours stand for the same ones.
+    """
+    page = _Page(room, name, subject, artifact_type, elsewhere)
+    following = await page.fill(last)
+    head = f'{{"schemaVersion": 2, "mediaType": "{OCI_INDEX}", "manifests": ['
+    return ReferrerPage(f"{head}{', '.join(page.shown)}]}}".encode(), not page.shown, following)
 
 
 def _batches(entries: Sequence[StoredObject]) -> Iterator[Sequence[StoredObject]]:
@@ -105,16 +146,22 @@ class _Page:
     """One answer while it is put together."""
 
     def __init__(
-        self, platform: Platform, name: RepositoryName, subject: Digest, artifact_type: str | None, leases: ExitStack
+        self,
+        room: Room,
+        name: RepositoryName,
+        subject: Digest,
+        artifact_type: str | None,
+        elsewhere: Iterable[tuple[str, str]],
     ) -> None:
-        self._platform = platform
+        self._platform = room.platform
         self._prefix = keys.referrers(name, subject)
+        self._copy = keys.copied_referrers(name, subject)
         self._artifact_type = artifact_type
-        self._leases = leases
+        self._room = room
+        self._elsewhere = [self._stand_in(digest, text) for digest, text in elsewhere]
         self._calls = 0
         self._size = 0  # bytes of what is shown, or about to be read
         self.shown: list[str] = []
-        self.lease: Lease | None = None
 
     async def fill(self, last: Digest | None) -> Digest | None:
         """Show what comes behind `last`; where to go on, None at the end."""
@@ -125,7 +172,7 @@ class _Page:
                 self._prefix, start_after=after, limit=limit, with_metadata=True
             )
             self._calls += 1
-            for batch in _batches(listing.objects):
+            for batch in _batches(self._merged(listing, after)):
                 for found in batch:
                     # At least one: the next answer begins behind it.
                     if self.shown and self._size + found.size > MAX_ANSWER:
@@ -133,23 +180,30 @@ class _Page:
                     if self._may_match(found):
                         self._size += found.size
                     if self._size > _SMALL:
-                        await self._take_room()
+                        await self._room.take()
                 self.shown += filter(None, await asyncio.gather(*map(self._descriptor, batch)))
                 after = batch[-1].key
             if listing.cursor is None:
                 return None
+            after = listing.objects[-1].key
             if self._calls >= _MAX_CALLS:
                 return self._digest(after)
-            await self._take_room()
+            await self._room.take()
             limit = MAX_LIST_KEYS
+
+    def _stand_in(self, digest: str, text: str) -> StoredObject:
+        """What would lie here, were it ours."""
+        return StoredObject(f"{self._prefix}{digest}", len(text), "", 0.0, JSON, {_DESCRIPTOR: text}, None)
+
+    def _merged(self, listing: Listing, after: str | None) -> Sequence[StoredObject]:
+        """What is listed, and what is elsewhere between there and its end."""
+        own = {found.key: found for found in listing.objects if found.key != self._copy}
+        begin, end = after or "", None if listing.cursor is None else listing.objects[-1].key
+        more = {one.key: one for one in self._elsewhere if begin < one.key and (end is None or one.key <= end)}
+        return sorted({**more, **own}.values(), key=lambda found: found.key) if more else list(own.values())
 
     def _digest(self, key: str | None) -> Digest | None:
         return None if key is None else parse_digest(key.removeprefix(self._prefix))
-
-    async def _take_room(self) -> None:
-        if self.lease is None:
-            self.lease = await self._platform.pulled_documents.reserve(2 * MAX_ANSWER)
-            self._leases.enter_context(self.lease)
 
     def _may_match(self, found: StoredObject) -> bool:
         """Whether the entry is shown, as far as its metadata says."""

@@ -13,6 +13,8 @@ Written by SR and by us, read the same::
 
 Ours alone::
 
+    <name>/_referrers/<subject>/<subject> a copy of an upstream's list (`registry.upstream.referrers`). No manifest is
+                                          its own subject; it is collected when the subject is gone
     _data/<random id>                     a large blob's bytes: written once, never replaced, of no repository
     _refs/<random id>/<nonce>/<name>      "a link of <name> leads to _data/<random id>": written before that link;
                                           its metadata has the digest, by which the link is found
@@ -90,6 +92,11 @@ def referrers(name: RepositoryName, subject: Digest) -> str:
 def referrer(name: RepositoryName, subject: Digest, digest: Digest) -> str:
     """The descriptor of manifest `digest`, which names `subject`."""
     return f"{referrers(name, subject)}{digest}"
+
+
+def copied_referrers(name: RepositoryName, subject: Digest) -> str:
+    """The copy of what an upstream has among the referrers of `subject`."""
+    return referrer(name, subject, subject)
 
 
 def data(data_id: str) -> str:

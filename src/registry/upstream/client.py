@@ -2,8 +2,7 @@
 
 import base64
 import re
-from collections.abc import Awaitable, Mapping
-from contextlib import ExitStack
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Self, TypeVar
 from urllib.parse import parse_qsl, urlencode, urljoin, urlsplit, urlunsplit
@@ -48,7 +47,9 @@ class UpstreamError(Exception):
         problem: Problem = Problem.UPSTREAM_FAILED,
         is_denial: bool = False,
         retry_after: str | None = None,
+        status: int | None = None,
     ) -> None:
+        self.status = status  # of its answer, where that was the problem
         self.reason = f"{upstream.host} {reason}"
         self.is_denial = is_denial  # it may have the thing, but not for us
         self._problem = problem
@@ -77,6 +78,7 @@ class Answer:
     digest: str | None  # as it says
     content_type: str | None
     content_range: str | None
+    link: str | None
     body: Source
 
 
@@ -127,17 +129,21 @@ class UpstreamClient:
             raise UpstreamError(upstream, f"denies access to {name}, or has no such thing", is_denial=True)
         retry_after = response.header("retry-after") or ""
         raise UpstreamError(
-            upstream, f"answered {response.status}", retry_after=retry_after if _is_number(retry_after) else None
+            upstream,
+            f"answered {response.status}",
+            retry_after=retry_after if _is_number(retry_after) else None,
+            status=response.status,
         )
 
-    async def read(self, upstream: Upstream, answer: Answer, limit: int, leases: ExitStack | None = None) -> bytes:
-        """A body of at most `limit` bytes; `leases` gets the room that a large one takes. Raises UpstreamError."""
+    async def read(
+        self, upstream: Upstream, answer: Answer, limit: int, take_room: Callable[[int], Awaitable[None]] | None = None
+    ) -> bytes:
+        """A body of at most `limit` bytes; `take_room` gets the bytes that a large one takes. Raises UpstreamError."""
         try:
             data = await self._in_time(upstream, answer.body.read(min(SMALL_DOCUMENT, limit + 1)))
             if len(data) == SMALL_DOCUMENT:
-                if leases is not None:
-                    room = DOCUMENT_FACTOR * min(limit if answer.size is None else answer.size, limit)
-                    leases.enter_context(await self._platform.pulled_documents.reserve(room))
+                if take_room is not None:
+                    await take_room(DOCUMENT_FACTOR * min(limit if answer.size is None else answer.size, limit))
                 data += await self._in_time(upstream, answer.body.read(limit + 1 - len(data)))
         except WebError:
             raise UpstreamError(upstream, "broke its answer off") from None
@@ -291,6 +297,7 @@ def _answer(response: WebResponse) -> Answer:
         response.header("docker-content-digest"),
         response.header("content-type"),
         response.header("content-range"),
+        response.header("link"),
         response.body,
     )
 

@@ -1,0 +1,372 @@
+"""Referrers through pull fallback: what an upstream has is listed, copied like a tag, and merged with ours."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+
+from registry.content.referrers import MAX_ANSWER
+from registry.ports.storage import StorageError
+from registry.upstream import referrers as upstream_referrers
+from tests.fakes.client import FakeRegistry, digest_of
+from tests.fakes.machine import Reply, WebRequest
+from tests.fakes.upstream import UPSTREAM, FakeUpstream, pieces
+from tests.images import INDEX, MANIFEST, descriptor, image, put_manifest
+from tests.unit.upstream.test_fallback import fail, with_upstreams
+
+NAME = "team/app"
+SIGNATURE, SBOM = "application/vnd.dev.sigstore.bundle.v0.3+json", "a/sbom"
+# Referrers APIs show so many at once; 0 is a registry without one, where clients keep a list in a tag.
+APIS = [0, 1, 100]
+
+
+@pytest.fixture
+def upstream() -> FakeUpstream:
+    """Another registry, with an image."""
+    upstream = FakeUpstream()
+    upstream.push(NAME, "1", [b"layer"])
+    return upstream
+
+
+@pytest.fixture
+def registry(upstream: FakeUpstream) -> FakeRegistry:
+    """A registry with that one behind it."""
+    registry = with_upstreams({"registry": UPSTREAM})
+    registry.web.servers[UPSTREAM] = upstream
+    return registry
+
+
+def subject_of(upstream: FakeUpstream) -> bytes:
+    """The image's manifest."""
+    return upstream.manifests[NAME, "1"][0]
+
+
+async def ask(registry: FakeRegistry, subject: bytes, query: str = "") -> Any:
+    """The answer to a list of referrers."""
+    url = f"/v2/{NAME}/referrers/{digest_of(subject)}{query}"
+    return await registry.call("GET", url, user=("reader", "looks-only"))
+
+
+async def referrers(registry: FakeRegistry, subject: bytes, query: str = "") -> list[str]:
+    """Digests, of all pages."""
+    found: list[str] = []
+    while True:
+        answer = await ask(registry, subject, query)
+        assert (answer.status, answer.headers["Content-Type"]) == (200, INDEX), answer
+        found += [one["digest"] for one in json.loads(answer.body)["manifests"]]
+        if "Link" not in answer.headers:
+            return found
+        query = "?" + answer.headers["Link"].partition(">")[0].partition("?")[2]
+
+
+# ------------------------------------------------------------------ what is there is listed
+@pytest.mark.parametrize("page", APIS)
+async def test_signatures_of_an_upstream(registry: FakeRegistry, upstream: FakeUpstream, page: int) -> None:
+    """Listed and filtered, before and after they were pulled; by another isolate, and without the upstream."""
+    upstream.referrers_page = page
+    subject = subject_of(upstream)
+    signature = upstream.attach(NAME, subject, SIGNATURE, note="first")
+    sbom = upstream.attach(NAME, subject, SBOM)
+    for _ in range(2):
+        assert sorted(await referrers(registry, subject)) == sorted(map(digest_of, (signature, sbom)))
+        assert await referrers(registry, subject, f"?artifactType={SBOM}") == [digest_of(sbom)]
+        (found,) = json.loads((await ask(registry, subject, f"?artifactType={quote(SIGNATURE)}")).body)["manifests"]
+        assert found == descriptor(signature, MANIFEST) | {"artifactType": SIGNATURE, "annotations": {"note": "first"}}
+        pulled = await registry.call("GET", f"/v2/{NAME}/manifests/{digest_of(signature)}")
+        assert pulled.body == signature
+        registry.restart()
+    assert len(upstream.asked("GET", f"/referrers/{digest_of(subject)}")) == max(1, 2 // (page or 2))
+    del registry.web.servers[UPSTREAM]
+    registry.clock.now += 1_000
+    assert len(await referrers(registry, subject)) == 2
+
+
+async def test_an_empty_list_hides_no_tag(registry: FakeRegistry, upstream: FakeUpstream) -> None:
+    """A registry that learned the API lately: what clients left in the tag is listed; other tags are pulled as ever."""
+    subject = subject_of(upstream)
+    signature = upstream.attach(NAME, subject, SIGNATURE)
+    tag = digest_of(subject).replace(":", "-")
+    upstream.put(NAME, f"{tag}.sig", signature, MANIFEST)
+    upstream.quirk = lambda request, reply: (
+        Reply(200, {"content-type": INDEX}, [b'{"schemaVersion": 2, "manifests": []}'])
+        if "/referrers/" in request.path
+        else reply
+    )
+    assert await referrers(registry, subject) == [digest_of(signature)]
+    for name in (tag, f"{tag}.sig"):
+        assert (await registry.call("GET", f"/v2/{NAME}/manifests/{name}")).status == 200
+
+
+@pytest.mark.parametrize("page", APIS)
+async def test_nothing_there(registry: FakeRegistry, upstream: FakeUpstream, page: int) -> None:
+    """An empty list, asked for once in a while, and nothing is written for who asks for what there is not."""
+    upstream.referrers_page = page
+    for _ in range(3):
+        assert await referrers(registry, b"unknown") == []
+    assert len(upstream.requests) == 2
+    assert registry.bucket.keys("") == registry.bucket.keys("_registry/")
+    upstream.attach(NAME, b"unknown", SIGNATURE)
+    registry.clock.now += 300
+    assert len(await referrers(registry, b"unknown")) == 1
+
+
+@pytest.mark.parametrize("page", APIS)
+async def test_a_signature_that_comes_and_goes(registry: FakeRegistry, upstream: FakeUpstream, page: int) -> None:
+    """After `revalidate`. What was pulled stays; a list that did not change is not written again."""
+    upstream.referrers_page = page
+    subject = subject_of(upstream)
+    first = upstream.attach(NAME, subject, SIGNATURE)
+    assert await referrers(registry, subject) == [digest_of(first)]
+    registry.bucket.reset()
+    for _ in range(3):
+        registry.clock.now += 301
+        assert await referrers(registry, subject) == [digest_of(first)]
+    assert registry.bucket.usage.written == 0
+    second = upstream.attach(NAME, subject, SBOM)
+    assert await referrers(registry, subject) == [digest_of(first)]
+    registry.clock.now += 301
+    assert sorted(await referrers(registry, subject)) == sorted(map(digest_of, (first, second)))
+    assert (await registry.call("GET", f"/v2/{NAME}/manifests/{digest_of(second)}")).status == 200
+    del upstream.manifests[NAME, digest_of(first)], upstream.manifests[NAME, digest_of(second)]
+    empty = json.dumps({"schemaVersion": 2, "mediaType": INDEX, "manifests": []}).encode()
+    upstream.put(NAME, digest_of(subject).replace(":", "-"), empty, INDEX)
+    registry.clock.now += 301
+    assert await referrers(registry, subject) == [digest_of(second)]
+
+
+# ------------------------------------------------------------------ merged with ours
+async def test_merged_in_the_order_of_digests(
+    registry: FakeRegistry, upstream: FakeUpstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each once, however the pages of either fall."""
+    upstream.referrers_page = 7
+    registry = with_upstreams({"registry": UPSTREAM, "pushed_repositories": True})
+    registry.web.servers[UPSTREAM] = upstream
+    registry.bucket.page_with_metadata = 3
+    subject = subject_of(upstream)
+    theirs = [upstream.attach(NAME, subject, SIGNATURE, n=str(number)) for number in range(30)]
+    await registry.push_blob(NAME, b"{}")
+    ours = [
+        json.dumps(image(b"{}", [], subject=descriptor(subject, MANIFEST), artifactType=SBOM, n=number)).encode()
+        for number in range(30)
+    ]
+    for data in (*ours, *theirs[:5]):
+        assert (await put_manifest(registry, NAME, digest_of(data), data)).status == 201
+    expected = sorted(map(digest_of, (*ours, *theirs)))
+    for _ in range(2):
+        assert await referrers(registry, subject) == expected
+        registry.restart()
+    monkeypatch.setattr("registry.content.referrers.MAX_ANSWER", 2_000)
+    assert await referrers(registry, subject) == expected
+    assert await referrers(registry, subject, f"?artifactType={SBOM}") == sorted(map(digest_of, ours))
+
+
+async def test_a_repository_that_was_pushed_to(registry: FakeRegistry, upstream: FakeUpstream) -> None:
+    """Nobody else is asked for its signatures: what a stranger signs there is nothing here."""
+    subject = subject_of(upstream)
+    upstream.attach(NAME, subject, SIGNATURE)
+    own = json.dumps({"schemaVersion": 2, "manifests": []}).encode()
+    assert (await put_manifest(registry, NAME, "1", own, INDEX)).status == 201
+    assert await referrers(registry, subject) == []
+    assert upstream.requests == []
+
+
+async def test_the_first_that_has_some(upstream: FakeUpstream) -> None:
+    """An upstream without signatures leaves it to the next one, and so does one that denies."""
+    other = "https://other.example"
+    registry = with_upstreams({"registry": other}, {"registry": UPSTREAM, "exclude": ["secret/**"]})
+    registry.web.servers[UPSTREAM] = upstream
+    subject = subject_of(upstream)
+    signature = upstream.attach(NAME, subject, SIGNATURE)
+    for challenge in (None, "Negotiate"):
+        registry.web.servers[other] = FakeUpstream(referrers_page=10, challenge=challenge)
+        assert await referrers(registry, subject) == [digest_of(signature)]
+        registry.clock.now += 301
+
+
+async def test_a_collection_keeps_the_copy_with_its_subject(registry: FakeRegistry, upstream: FakeUpstream) -> None:
+    """And takes it when that is gone."""
+    subject = subject_of(upstream)
+    upstream.attach(NAME, subject, SIGNATURE)
+    assert (await registry.call("GET", f"/v2/{NAME}/manifests/1")).status == 200
+    assert len(await referrers(registry, subject)) == 1
+    copy = f"{NAME}/_referrers/{digest_of(subject)}/{digest_of(subject)}"
+    for is_there in (True, False):
+        registry.clock.now += 7 * 24 * 3600
+        assert (await registry.call("POST", f"/v2/{NAME}/gc?mode=untagged")).status == 200
+        assert (copy in registry.bucket.objects) == is_there
+        assert (await registry.call("DELETE", f"/v2/{NAME}/manifests/{digest_of(subject)}")).status in (202, 404)
+
+
+# ------------------------------------------------------------------ upstreams that fail
+@pytest.mark.parametrize("failure", ["gone", "500", "404", "401", "silent"])
+async def test_a_copied_list_is_served(registry: FakeRegistry, upstream: FakeUpstream, failure: str) -> None:
+    """When the upstream is down, or has lost it; and it is not asked at every pull."""
+    subject = subject_of(upstream)
+    signature = upstream.attach(NAME, subject, SIGNATURE)
+    assert await referrers(registry, subject) == [digest_of(signature)]
+    asked = len(registry.web.requests)
+    registry.clock.now += 301
+    fail(registry, upstream, failure)
+    before = registry.clock.now
+    for _ in range(3):
+        assert await referrers(registry, subject) == [digest_of(signature)]
+    assert registry.clock.now - before < 10
+    assert len(registry.web.requests) <= asked + 2
+    assert registry.web.open_bodies == 0
+
+
+@pytest.mark.parametrize(("failure", "status"), [("gone", 502), ("500", 502), ("silent", 504), ("404", 200)])
+async def test_nothing_copied_and_an_upstream_that_fails(
+    registry: FakeRegistry, upstream: FakeUpstream, failure: str, status: int
+) -> None:
+    """It is said: an empty list would mean that nobody signed. Signatures that were pulled are listed all the same."""
+    subject = subject_of(upstream)
+    signature = upstream.attach(NAME, subject, SIGNATURE)
+    quirk = upstream.quirk
+    fail(registry, upstream, failure)
+    assert (await ask(registry, subject)).status == status
+    upstream.quirk = quirk
+    registry.web.servers[UPSTREAM] = upstream
+    assert (await registry.call("GET", f"/v2/{NAME}/manifests/{digest_of(signature)}")).status == 200
+    fail(registry, upstream, failure)
+    registry.clock.now += 301
+    assert await referrers(registry, subject) == [digest_of(signature)]
+
+
+@pytest.mark.parametrize(("failure", "status"), [("gone", 502), ("500", 502), ("404", 200)])
+async def test_a_copied_list_is_not_served(upstream: FakeUpstream, failure: str, status: int) -> None:
+    """With `serve_stale` false."""
+    registry = with_upstreams({"registry": UPSTREAM, "serve_stale": False})
+    registry.web.servers[UPSTREAM] = upstream
+    subject = subject_of(upstream)
+    upstream.attach(NAME, subject, SIGNATURE)
+    assert len(await referrers(registry, subject)) == 1
+    registry.clock.now += 301
+    fail(registry, upstream, failure)
+    answer = await ask(registry, subject)
+    assert answer.status == status
+    assert status != 200 or json.loads(answer.body)["manifests"] == []
+
+
+def as_list(body: bytes, **headers: str) -> Callable[[WebRequest, Reply], Reply]:
+    """Answers a list of referrers so."""
+    sent = {"content-type": INDEX, **headers}
+    return lambda request, reply: Reply(200, sent, pieces(body)) if "/referrers/" in request.path else reply
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"[]",
+        b"\xff",
+        b'{"manifests": {}}',
+        b'{"manifests": [], "manifests": []}',
+        b'{"manifests": ' + b"[" * 10_000,
+        b'{"manifests": [' + b"0," * 200_000 + b"0]}",
+        b'{"manifests": ["' + b"x" * MAX_ANSWER + b'"]}',
+    ],
+    ids=["empty", "list", "no UTF-8", "object", "twice", "deep", "many", "large"],
+)
+async def test_lists_that_are_none(registry: FakeRegistry, upstream: FakeUpstream, body: bytes) -> None:
+    """502, and no memory stays taken."""
+    upstream.quirk = as_list(body)
+    answer = await ask(registry, subject_of(upstream))
+    assert answer.status == 502
+    assert registry.registry.platform.pulled_documents.held == 0
+    assert registry.web.open_bodies == 0
+
+
+async def test_a_page_that_is_no_list(registry: FakeRegistry, upstream: FakeUpstream) -> None:
+    """A registry without the API that answers everything: then the tag counts."""
+    signature = upstream.attach(NAME, subject_of(upstream), SIGNATURE)
+    for status, kind in ((200, "text/html"), (400, ""), (405, ""), (401, "")):
+        upstream.quirk = lambda request, reply, status=status, kind=kind: (  # type: ignore[misc]
+            Reply(status, {"content-type": kind}, [b"<html>"]) if "/referrers/" in request.path else reply
+        )
+        assert await referrers(registry, subject_of(upstream)) == [digest_of(signature)]
+        registry.clock.now += 301
+
+
+async def test_descriptors_that_are_none(registry: FakeRegistry, upstream: FakeUpstream) -> None:
+    """Are left out; of the others nothing is shown that is no descriptor's."""
+    good = descriptor(b"x", MANIFEST)
+    bad: list[object] = [
+        *(None, 1, "x", [], {}),
+        *({**good, "digest": value} for value in (None, 1, "sha256:x", "../../x", digest_of(b"x") + "\n")),
+        *({**good, "size": value} for value in (None, -1, 1.5, True, "1")),
+        *({**good, "mediaType": value} for value in (None, 1, "text/html")),
+    ]
+    more = {"urls": ["https://evil.example"], "data": "AAAA", "annotations": {"a": 1, "b": "c"}, "artifactType": 1}
+    upstream.quirk = as_list(json.dumps({"schemaVersion": 2, "manifests": [*bad, good | more, good]}).encode())
+    answer = await ask(registry, subject_of(upstream))
+    assert json.loads(answer.body)["manifests"] == [good | {"annotations": {"b": "c"}}]
+
+
+@pytest.mark.parametrize(
+    "link",
+    [
+        '<https://evil.example/v2/x?from=1>; rel="next"',
+        "<?from=1>;rel=next",
+        f'</v2/{NAME}/referrers/x?{"y" * 4_000}>; rel="next"',
+        '<//[>; rel="next"',
+        "from=1",
+        "<?a\\b>; rel=next",
+    ],
+)
+async def test_links_lead_nowhere_else(registry: FakeRegistry, upstream: FakeUpstream, link: str) -> None:
+    """Only to the next page of the same list, and not without end."""
+    index = json.dumps({"schemaVersion": 2, "manifests": [descriptor(b"x", MANIFEST)]}).encode()
+    upstream.quirk = as_list(index, link=link)
+    assert await referrers(registry, subject_of(upstream)) == [digest_of(b"x")]
+    assert {request.origin for request in registry.web.requests} == {UPSTREAM}
+    assert all(request.path.startswith(f"/v2/{NAME}/referrers/sha256:") for request in upstream.requests)
+    assert len(upstream.requests) <= 20
+
+
+async def test_very_many(
+    registry: FakeRegistry, upstream: FakeUpstream, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What there is no room for is left out, and the log says so; the room for a list is taken once."""
+    monkeypatch.setattr(upstream_referrers, "MAX_KEPT", 100_000)
+    items = [descriptor(str(number).encode(), MANIFEST) for number in range(1_000)]
+    upstream.quirk = as_list(json.dumps({"schemaVersion": 2, "manifests": items}).encode())
+    for _ in range(2):
+        found = await referrers(registry, subject_of(upstream))
+        assert 500 < len(found) < 1_000
+        ledger = registry.registry.platform.pulled_documents
+        assert (ledger.held, ledger.peak) == (0, 2 * MAX_ANSWER)
+        registry.restart()
+    assert "referrers-cut" in capsys.readouterr().out
+
+
+async def test_storage_that_fails(registry: FakeRegistry, upstream: FakeUpstream) -> None:
+    """A list that cannot be copied is served all the same."""
+    subject = subject_of(upstream)
+    signature = upstream.attach(NAME, subject, SIGNATURE)
+
+    def fail_writes(call: str, key: str) -> None:
+        if call == "put" and "_referrers" in key:
+            raise StorageError("R2 fell over")
+
+    registry.bucket.fail = fail_writes
+    assert await referrers(registry, subject) == [digest_of(signature)]
+
+
+async def test_a_thousand_signatures(
+    registry: FakeRegistry, upstream: FakeUpstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Five R2 calls at most once they are copied, with the pages of production."""
+    monkeypatch.setattr("tests.fakes.r2.PAGE_WITH_METADATA", 1000)
+    upstream.referrers_page = 1_000
+    subject = subject_of(upstream)
+    for number in range(1_000):
+        upstream.attach(NAME, subject, SIGNATURE, n=str(number))
+    assert len(await referrers(registry, subject)) == 1_000
+    registry.restart()
+    registry.bucket.reset()
+    assert len(await referrers(registry, subject)) == 1_000
+    assert registry.bucket.usage.class_a + registry.bucket.usage.class_b <= 5
