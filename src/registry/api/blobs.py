@@ -12,7 +12,7 @@ from registry.spec.media_types import OCTETS
 from registry.spec.names import Digest
 from registry.spec.ranges import ByteRange, content_range, parse_ranges
 from registry.storage import bucket_format
-from registry.upstream.client import UpstreamError
+from registry.upstream.exchange import UpstreamError
 
 
 async def head_blob(registry: Registry, endpoint: HeadBlob, request: Request) -> Response:

@@ -22,7 +22,7 @@ from registry.telemetry.log import log
 from registry.uploads.log import State
 from registry.uploads.sessions import new_uuid
 from registry.uploads.upload import Upload
-from registry.upstream.client import Answer, UpstreamError
+from registry.upstream.exchange import Answer, UpstreamError
 from registry.upstream.upstreams import Upstream
 
 # Seconds that a copy goes on without its client. After 30 the runtime ends it (`waitUntil`), with nothing tidied.

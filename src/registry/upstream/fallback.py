@@ -3,55 +3,27 @@
 Only pulls come here. What a push asks for exists when it is in this bucket.
 """
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
-from typing import TypeVar
 
 from registry.content import gc_register, manifests
 from registry.content.manifests import Received
-from registry.content.referrers import Room
-from registry.ports.platform import SMALL_DOCUMENT, Platform
-from registry.ports.storage import Attributes, Source, StorageError, StoredBody, StoredObject
+from registry.ports.platform import Platform
+from registry.ports.storage import Source, StorageError, StoredObject
 from registry.ports.tasks import within
 from registry.spec.errors import Problem, RegistryError
 from registry.spec.manifest_format import MAX_MANIFEST_SIZE, PULLED_TYPES
 from registry.spec.names import Digest, Reference, RepositoryName, Tag
 from registry.spec.ranges import ByteRange, content_range
-from registry.storage import keys
 from registry.telemetry.log import log
-from registry.upstream import referrers
-from registry.upstream.client import UpstreamClient, UpstreamError
+from registry.upstream.client import UpstreamClient
+from registry.upstream.copied_referrers import RETRY_SECONDS, REVALIDATE_TIMEOUT, CopiedReferrers
 from registry.upstream.copies import BlobCopy
+from registry.upstream.exchange import UpstreamError
+from registry.upstream.selection import Selection, Times
 from registry.upstream.upstreams import Upstream
 
-T = TypeVar("T")
-_K = TypeVar("_K", bound=str)
-
-_FOR_EVER = float("inf")
-
-REVALIDATE_TIMEOUT = 5  # seconds that a pull waits for an upstream when there is a copy to serve
-_RETRY_SECONDS = 30  # after which an upstream that failed to revalidate a tag is asked again
-_REMEMBERED = 10_000  # tags, and repositories
-_NOT_PUSHED_SECONDS = 30  # for which a repository is taken for one that nobody has pushed to
 _ACCEPT = {"Accept": ", ".join(PULLED_TYPES)}
-
-
-@dataclass(frozen=True, slots=True)
-class Elsewhere:
-    """A list of upstreams' referrers (`registry.upstream.referrers.unpack`).
-
-    `failure`: there is none, since an upstream failed; to be raised when there is nothing here either.
-    """
-
-    data: bytes = b""
-    failure: RegistryError | None = None
-
-
-async def _read_list(stored: StoredBody, room: Room) -> bytes:
-    if stored.object.size > SMALL_DOCUMENT:
-        await room.take()
-    return await stored.body.read(stored.object.size)
 
 
 class PullFallback:
@@ -61,11 +33,12 @@ class PullFallback:
         self, platform: Platform, upstreams: tuple[Upstream, ...], before_first_write: Callable[[], Awaitable[None]]
     ) -> None:
         self._platform = platform
-        self._upstreams = upstreams
         self._before_first_write = before_first_write
+        self._selection = Selection(platform, upstreams)
         self._client = UpstreamClient(platform)
-        self._compared: dict[str, float] = {}  # key of a tag -> when, in seconds since the epoch
-        self._pushed: dict[RepositoryName, float] = {}  # those nobody pushed to, until when; those somebody did: inf
+        self._compared = Times[str]()  # by the key of the tag
+        self.note_push = self._selection.note_push
+        self.referrers = CopiedReferrers(platform, self._selection, self._client, before_first_write).list
 
     # ------------------------------------------------------------------ blobs
     async def blob_size(self, name: RepositoryName, digest: Digest) -> int | None:
@@ -80,18 +53,18 @@ class PullFallback:
                 raise UpstreamError(upstream, "does not say how large the blob is")
             return answer.size
 
-        return await self._first(name, digest, Problem.BLOB_UNKNOWN, ask)
+        return await self._selection.first(name, digest, Problem.BLOB_UNKNOWN, ask)
 
     async def blob(self, name: RepositoryName, digest: Digest) -> BlobCopy | None:
         """A blob that an upstream has, to be passed on and copied; None when none has it."""
-        if self._upstreams:
+        if self._selection.upstreams:
             await self._before_first_write()
 
         async def ask(upstream: Upstream, there: RepositoryName) -> BlobCopy | None:
             answer = await self._client.ask(upstream, "GET", there, f"blobs/{digest}")
             return None if answer is None else BlobCopy(self._platform, name, digest, upstream, answer)
 
-        return await self._first(name, digest, Problem.BLOB_UNKNOWN, ask)
+        return await self._selection.first(name, digest, Problem.BLOB_UNKNOWN, ask)
 
     async def part(self, name: RepositoryName, digest: Digest, part: ByteRange, size: int) -> Source | None:
         """Some bytes of a blob of `size` bytes: passed on, not copied. None when no upstream sends parts."""
@@ -107,7 +80,7 @@ class PullFallback:
             await answer.body.cancel()
             return None
 
-        return await self._first(name, digest, Problem.BLOB_UNKNOWN, ask)
+        return await self._selection.first(name, digest, Problem.BLOB_UNKNOWN, ask)
 
     # ------------------------------------------------------------------ manifests
     async def manifest(
@@ -118,7 +91,7 @@ class PullFallback:
         Raises what the client is told when an upstream fails and there is nothing to serve.
         """
         if stored is None:
-            return await self._first(
+            return await self._selection.first(
                 name,
                 reference,
                 Problem.MANIFEST_UNKNOWN,
@@ -127,28 +100,11 @@ class PullFallback:
         origin = manifests.upstream_of(stored)
         if origin is None or isinstance(reference, Digest):
             return None
-        for upstream in self._upstreams:
+        for upstream in self._selection.upstreams:
             there = upstream.name_there(name) if upstream.origin == origin else None
             if there is not None:
                 return await self._revalidate(upstream, there, name, reference, stored)
         return None
-
-    async def note_push(self, name: RepositoryName) -> None:
-        """A manifest was pushed: from now on no upstream answers for the repository."""
-        if self._upstreams and self._pushed.get(name) != _FOR_EVER:
-            is_noted = await gc_register.note_push(self._platform, name)
-            self._remember(self._pushed, name, _FOR_EVER if is_noted else 0.0)
-
-    async def _may_answer(self, upstream: Upstream, name: RepositoryName) -> bool:
-        """Whether an upstream is asked for a repository: somebody else may have one of the same name there."""
-        if upstream.pushed_repositories:
-            return True
-        until = self._pushed.get(name, 0.0)
-        if until <= self._platform.now():
-            is_pushed = await manifests.is_pushed(self._platform, name)
-            until = _FOR_EVER if is_pushed else self._platform.now() + _NOT_PUSHED_SECONDS
-            self._remember(self._pushed, name, until)
-        return until != _FOR_EVER
 
     async def _revalidate(
         self, upstream: Upstream, there: RepositoryName, name: RepositoryName, tag: Tag, stored: StoredObject
@@ -160,7 +116,7 @@ class PullFallback:
         # There is a copy: nobody had pushed to the repository before there were upstreams.
         if not upstream.pushed_repositories and (await gc_register.read(self._platform, name)).is_pushed:
             return None
-        self._remember(self._compared, stored.key, now)
+        self._compared.note(stored.key, now)
         timeout = min(upstream.timeout, REVALIDATE_TIMEOUT) if upstream.serve_stale else upstream.timeout
         try:
             comparing = self._compare(upstream, there, name, tag, stored)
@@ -170,7 +126,7 @@ class PullFallback:
         except UpstreamError as failed:
             error = failed
         log("tag-not-revalidated", upstream=upstream.host, repository=name, tag=tag, reason=error.reason)
-        self._remember(self._compared, stored.key, now - upstream.revalidate + _RETRY_SECONDS)
+        self._compared.note(stored.key, now - upstream.revalidate + RETRY_SECONDS)
         if upstream.serve_stale:
             return None
         raise error.told(Problem.MANIFEST_UNKNOWN)
@@ -218,114 +174,3 @@ class PullFallback:
                 # Ours failed: that is nothing to the client.
                 log("copy-not-stored", repository=name, reference=str(reference), error=str(error))
             return received
-
-    # ------------------------------------------------------------------ referrers
-    async def referrers(self, name: RepositoryName, subject: Digest, room: Room) -> Elsewhere:
-        """The referrers of `subject` that upstreams have, of the first one that has any; cached like a tag.
-
-        Raises what the client is told when an upstream fails, and nothing that is here may be served instead.
-        """
-        upstreams = [one for one in self._upstreams if one.name_there(name) and await self._may_answer(one, name)]
-        if not upstreams:
-            return Elsewhere()
-        key = keys.copied_referrers(name, subject)
-        stored = await self._platform.storage.get(key)
-        copied = None if stored is None else await _read_list(stored, room)
-        now = self._platform.now()
-        seen = max(0.0 if stored is None else stored.object.uploaded, self._compared.get(key, 0.0))
-        is_stale_served = all(one.serve_stale for one in upstreams)
-        if now - seen < min(one.revalidate for one in upstreams):
-            return Elsewhere(copied or b"")
-        if copied is not None:
-            self._remember(self._compared, key, now)
-        try:
-            found = await self._list_there(name, subject, room, patient=copied is None or not is_stale_served)
-        except RegistryError as error:
-            if error.problem not in (Problem.UPSTREAM_FAILED, Problem.UPSTREAM_SLOW) or not is_stale_served:
-                raise
-            if copied is None:
-                return Elsewhere(failure=error)
-            retry = now - min(one.revalidate for one in upstreams) + _RETRY_SECONDS
-            self._remember(self._compared, key, retry)
-            return Elsewhere(copied)
-        self._remember(self._compared, key, now)
-        if found is None and copied is not None and is_stale_served:
-            return Elsewhere(copied)
-        data = referrers.pack(found or {})
-        if data != (copied or b""):
-            await self._keep_list(key, data)
-        return Elsewhere(data)
-
-    async def _list_there(
-        self, name: RepositoryName, subject: Digest, room: Room, *, patient: bool
-    ) -> Mapping[Digest, str] | None:
-        """What the first upstream that has any says; an empty list when one says there are none, None when none does.
-
-        Without patience an upstream has REVALIDATE_TIMEOUT.
-        """
-        is_answered = False
-
-        async def ask(upstream: Upstream, there: RepositoryName) -> Mapping[Digest, str] | None:
-            nonlocal is_answered
-            asking = referrers.fetch(self._client, upstream, there, subject, room.take)
-            if patient:
-                found = await asking
-            else:
-                timeout = min(upstream.timeout, REVALIDATE_TIMEOUT)
-                try:
-                    found = await within(timeout, self._platform.sleep, asking)
-                except TimeoutError:
-                    raise UpstreamError.too_slow(upstream, timeout) from None
-            is_answered = is_answered or found is not None
-            return found or None
-
-        try:
-            found = await self._first(name, subject, Problem.MANIFEST_UNKNOWN, ask)
-        except RegistryError as error:
-            if error.problem is not Problem.MANIFEST_UNKNOWN:
-                raise
-            return None  # denied: spec, "Listing Referrers": an empty list for what nobody knows
-        return {} if found is None and is_answered else found
-
-    async def _keep_list(self, key: str, data: bytes) -> None:
-        try:
-            await self._before_first_write()
-            await self._platform.storage.put(key, data, Attributes("text/plain"))
-        except (StorageError, RegistryError) as error:
-            log("copy-not-stored", key=key, error=str(error))
-
-    def _remember(self, known: dict[_K, float], key: _K, when: float) -> None:
-        if len(known) >= _REMEMBERED:
-            known.clear()
-        known[key] = when
-
-    async def _first(
-        self,
-        name: RepositoryName,
-        reference: Reference,
-        unknown: Problem,
-        ask: Callable[[Upstream, RepositoryName], Awaitable[T | None]],
-    ) -> T | None:
-        """What the first upstream that has it answers; raises what the client is told when none has and one failed.
-
-        A tag stops at an upstream that fails: the next one may have something else of the same name.
-        """
-        failure: UpstreamError | None = None
-        for upstream in self._upstreams:
-            there = upstream.name_there(name)
-            if there is None or not await self._may_answer(upstream, name):
-                continue
-            try:
-                found = await ask(upstream, there)
-            except UpstreamError as error:
-                log("upstream-failed", upstream=upstream.host, repository=name, reason=error.reason)
-                if failure is None or failure.is_denial:
-                    failure = error
-                if not (error.is_denial or isinstance(reference, Digest)):
-                    break
-            else:
-                if found is not None:
-                    return found
-        if failure is not None:
-            raise failure.told(unknown)
-        return None

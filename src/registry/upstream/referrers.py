@@ -15,7 +15,8 @@ from registry.spec.manifest_format import OCI_INDEX, is_media_type
 from registry.spec.names import Digest, RepositoryName, parse_digest
 from registry.spec.untrusted_json import MAX_DEPTH, read_json
 from registry.telemetry.log import log
-from registry.upstream.client import Answer, UpstreamClient, UpstreamError
+from registry.upstream.client import UpstreamClient
+from registry.upstream.exchange import Answer, UpstreamError
 from registry.upstream.upstreams import Upstream
 
 # Bytes of the descriptors of one subject that are kept: half of an answer of ours, some thousand signatures.

@@ -12,7 +12,7 @@ from registry.upstream.upstreams import parse_upstreams
 from tests.fakes.client import basic, digest_of
 from tests.fakes.machine import Reply, WebRequest
 from tests.fakes.upstream import TOKEN_SERVER, UPSTREAM, FakeTokenServer, FakeUpstream
-from tests.unit.upstream.test_fallback import with_upstreams
+from tests.unit.upstream.support import with_upstreams
 
 LAYER = b"a layer"
 NAMED = {"registry": UPSTREAM, "username": "me", "password_env": "THERE"}

@@ -14,7 +14,7 @@ from tests.fakes.client import FakeRegistry, digest_of
 from tests.fakes.machine import Reply, WebRequest
 from tests.fakes.upstream import UPSTREAM, FakeUpstream, pieces
 from tests.images import INDEX, MANIFEST, descriptor, image, put_manifest
-from tests.unit.upstream.test_fallback import fail, with_upstreams
+from tests.unit.upstream.support import fail, with_upstreams
 
 NAME = "team/app"
 SIGNATURE, SBOM = "application/vnd.dev.sigstore.bundle.v0.3+json", "a/sbom"
