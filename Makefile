@@ -5,13 +5,13 @@ PORT ?= 8787
 DATA ?= .data
 
 VENV := .venv
-# The machine's Node may be too old: the one from package-lock.json runs everything.
+# Everything runs on the Node of package-lock.json, because the machine's may be too old.
 NODE := node_modules/.bin/node
-# Installed once per change of what is locked.
+# Stamp files: each installation is repeated only when its lock file changes.
 PY_READY := $(VENV)/.ready
 JS_READY := node_modules/.ready
 VENDORED := $(VENV)/.vendored
-# A compiler from PyPI, for clients that are built from source: the machine's may be too old.
+# A Go compiler from PyPI builds clients from source, because the machine's may be too old.
 GO := .go/bin/go
 GO_READY := build/go/.ready
 GO_CLIENTS := build/go/.clients-ready
@@ -21,7 +21,7 @@ PY_CLIENTS := build/py/.ready
 JS_CLIENTS := build/npm/.ready
 PUSH := $(VENV)/bin/registry-push
 
-# Inputs of `make fuzz` in workerd.
+# Number of inputs that `make fuzz` tries in workerd.
 FUZZ_IN_WORKERD := $(if $(COUNT),$(COUNT),100000)
 
 .DEFAULT_GOAL := help
@@ -34,40 +34,40 @@ help: ## list the commands
 serve: $(JS_READY) $(VENDORED) ## run the registry on http://localhost:8787 (PORT=, DATA=, STATS=1)
 	@PORT=$(PORT) DATA=$(DATA) exec $(NODE) runtime/serve.mjs
 
-test: lint types unit workerd ## everything that needs no docker: lint, types, pytest, and the same in real workerd
+test: lint types unit workerd ## lint, types, pytest, and the tests in workerd; needs no docker
 
-unit: $(PY_READY) ## unit, property and contract tests on the fake bindings
+unit: $(PY_READY) ## unit, property and contract tests on fake bindings
 	$(VENV)/bin/pytest
 
-workerd: $(JS_READY) $(VENDORED) ## the contract suite and API tests inside real workerd
+workerd: $(JS_READY) $(VENDORED) ## contract and API tests in workerd
 	$(NODE) --test --test-reporter=spec tests/workerd/*.test.mjs
 
-attacks: $(JS_READY) $(VENDORED) ## attacks on the registry in real workerd; one file a kind in tests/attacks
+attacks: $(JS_READY) $(VENDORED) ## attacks on the registry in workerd (tests/attacks)
 	$(NODE) --test --test-reporter=spec tests/attacks/*.test.mjs
 
-conformance: $(PY_READY) $(JS_READY) $(VENDORED) $(GO_READY) ## the official suite of the distribution specification; reports in build/conformance
+conformance: $(PY_READY) $(JS_READY) $(VENDORED) $(GO_READY) ## official conformance suite of the distribution specification; reports in build/conformance
 	$(VENV)/bin/pytest -o addopts= -rP tests/conformance
 
 clients: $(PY_READY) $(JS_READY) $(VENDORED) $(GO_CLIENTS) $(if $(NEWEST),$(GO_NEWEST)) $(PY_CLIENTS) $(JS_CLIENTS) $(PUSH) ## real clients (docs/clients.md) against the local registry (tests/clients/install.sh installs them; NEWEST=1 for more)
 	NEWEST=$(NEWEST) $(VENV)/bin/pytest -o addopts= tests/clients
 
-ops: $(PY_READY) $(JS_READY) ## the R2 calls that every flow costs, beside their budgets (JSON=1 for a machine, ONLY=post,...)
+ops: $(PY_READY) $(JS_READY) ## count the R2 calls of every flow and compare them with budgets (JSON=1, ONLY=post,...)
 	@PYTHONPATH=src:. $(VENV)/bin/python -m tests.ops
 
-fuzz: $(PY_READY) $(JS_READY) $(VENDORED) ## a million inputs for the parsers, and a tenth of them in workerd (COUNT=, SEED=)
+fuzz: $(PY_READY) $(JS_READY) $(VENDORED) ## fuzz the parsers: a million inputs, and a tenth of them in workerd (COUNT=, SEED=)
 	@PYTHONPATH=src:. $(VENV)/bin/python -m tests.fuzz
 	@COUNT=$(FUZZ_IN_WORKERD) $(NODE) tests/workerd/fuzz.mjs
 
-smoke: $(PY_READY) ## push, pull and delete at a deployed registry: URL=https://… USERNAME= PASSWORD=
+smoke: $(PY_READY) ## push to, pull from and delete from a deployed registry: URL=https://… USERNAME= PASSWORD=
 	@PYTHONPATH=. $(VENV)/bin/python -m tests.smoke
 
-bench: $(JS_READY) $(VENDORED) ## speed beside a bare Worker and docker-registry, in one run (JSON=1, ONLY=bytes,..., BUDGET=1 to fail when one is missed)
+bench: $(JS_READY) $(VENDORED) ## compare the speed with a bare Worker and docker-registry (JSON=1, ONLY=bytes,..., BUDGET=1: fail on a missed budget)
 	@$(NODE) bench/bench.mjs
 
-bench-memory: $(JS_READY) $(VENDORED) ## peak memory of many uploads at once, and of one large layer
+bench-memory: $(JS_READY) $(VENDORED) ## peak memory of concurrent uploads, and of one large layer
 	@$(NODE) bench/memory.mjs
 
-bench-large: $(JS_READY) $(VENDORED) ## a layer above 5 GiB goes through once (SIZE_GIB=5.5; takes twice that on disk)
+bench-large: $(JS_READY) $(VENDORED) ## push one layer above 5 GiB (SIZE_GIB=5.5; needs twice that on disk)
 	@$(NODE) bench/large.mjs
 
 bench-push: $(PY_READY) $(JS_READY) $(VENDORED) $(PUSH) ## memory of registry-push and its proxy with one large layer (SIZE_GIB=2)
@@ -80,13 +80,13 @@ lint: $(PY_READY) ## ruff: rules and format
 types: $(PY_READY) ## mypy, strict
 	$(VENV)/bin/mypy
 
-format: $(PY_READY) ## let ruff format and fix
+format: $(PY_READY) ## format and fix with ruff
 	$(VENV)/bin/ruff format .
 	$(VENV)/bin/ruff check --fix .
 
-install: $(PY_READY) $(JS_READY) $(VENDORED) ## install what the other commands need, into this folder only
+install: $(PY_READY) $(JS_READY) $(VENDORED) ## install the dependencies of the other commands, into this folder only
 
-# Pinned with hashes, without a registry's address: pip and npm use the ones that are set up on this machine.
+# The lock files pin hashes but no addresses: pip and npm use the registries that are configured on the machine.
 $(PY_READY): constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check --require-hashes -r constraints.txt
@@ -96,8 +96,8 @@ $(JS_READY): package-lock.json
 	npm ci --no-fund --no-audit --loglevel=error
 	@touch $@
 
-# What ships in the Worker, as `pywrangler sync` vendors it. That downloads an interpreter; this does not.
-vendor: $(PY_READY) ## put into python_modules what ships in the Worker, verified; `npx wrangler deploy` takes it from there
+# Vendors the Worker's packages as `pywrangler sync` does, but without downloading an interpreter.
+vendor: $(PY_READY) ## install the Worker's packages into python_modules, with hashes checked; `npx wrangler deploy` uploads them
 	rm -rf python_modules
 	awk '/^[a-z]/ { ships = /^(pyjwt|workers-runtime-sdk)==/ } ships' constraints.txt > $(VENDORED).txt
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps --only-binary :all: --no-compile \
@@ -107,7 +107,7 @@ vendor: $(PY_READY) ## put into python_modules what ships in the Worker, verifie
 $(VENDORED): constraints.txt $(PY_READY)
 	@$(MAKE) --no-print-directory vendor
 
-# The push tool as its users install it. uv builds with the backend that it brings.
+# Builds and installs the push tool as its users do. uv brings the build backend.
 $(PUSH): push/pyproject.toml $(wildcard push/src/registry_push/*.py) $(PY_READY)
 	rm -rf build/push
 	$(VENV)/bin/uv build --quiet --offline --wheel --out-dir build/push push
@@ -123,8 +123,8 @@ $(GO_READY): tests/clients/go-tools.txt $(GO)
 	grep -v '^#' $< | GOBIN=$(CURDIR)/build/go/bin xargs -n 1 $(GO) install
 	@touch $@
 
-# What only `make clients` needs; these take minutes to compile. BuildKit's go.mod excludes versions, so that it must be
-# the main module.
+# Only `make clients` needs these, and they take minutes to compile. BuildKit must be the main module, because its go.mod
+# excludes versions.
 $(GO_CLIENTS): tests/clients/go-clients.txt $(wildcard tests/clients/containers-image/* tests/clients/notation/*) $(GO_READY)
 	grep -v '^#' $< | grep -v moby/buildkit | GOBIN=$(CURDIR)/build/go/bin xargs -n 1 $(GO) install
 	rm -rf build/go/buildkit
@@ -153,11 +153,11 @@ $(JS_CLIENTS): tests/clients/npm/package-lock.json
 	npm ci --prefix build/npm --no-fund --no-audit --loglevel=error
 	@touch $@
 
-constraints: $(PY_READY) $(JS_READY) ## pin the newest versions that pyproject.toml allows, and what ships of them file by file
+constraints: $(PY_READY) $(JS_READY) ## pin the newest versions that pyproject.toml allows; write vendored.sha256
 	$(VENV)/bin/uv pip compile pyproject.toml push/pyproject.toml --group dev --universal --generate-hashes --no-header --no-annotate \
 		--output-file constraints.txt
 	@$(MAKE) --no-print-directory vendor
 	$(NODE) tools/vendored.mjs --write
 
-clean: ## remove what was installed and built, but not the data
+clean: ## remove everything that was installed or built; keeps the data
 	rm -rf $(VENV) .go build node_modules python_modules .mypy_cache .pytest_cache .ruff_cache .hypothesis
