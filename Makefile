@@ -138,8 +138,17 @@ $(GO_CLIENTS): tests/clients/go-clients.txt $(wildcard tests/clients/containers-
 	done
 	@touch $@
 
+# flux's go.mod replaces modules, so that it must be the main module; what `flux install` applies is not in the module, and
+# is not asked for here.
 $(GO_NEWEST): tests/clients/go-newest.txt $(GO_CLIENTS)
-	grep -v '^#' $< | GOBIN=$(CURDIR)/build/go/bin xargs -n 1 $(GO) install
+	grep -v '^#' $< | grep -v fluxcd | GOBIN=$(CURDIR)/build/go/bin xargs -n 1 $(GO) install
+	rm -rf build/go/flux
+	cp -r "$$($(GO) mod download -json $$(grep fluxcd $<) | sed -n 's/.*"Dir": "\(.*\)".*/\1/p')" build/go/flux
+	chmod -R u+w build/go/flux
+	mkdir build/go/flux/cmd/flux/manifests
+	touch build/go/flux/cmd/flux/manifests/none.yaml
+	cd build/go/flux && GOBIN=$(CURDIR)/build/go/bin $(CURDIR)/$(GO) install ./cmd/flux
+	rm -rf build/go/flux
 	@touch $@
 
 $(PY_CLIENTS): tests/clients/py-constraints.txt

@@ -4,6 +4,7 @@ import { ADMIN, base64, bearer, digestOf, MANIFEST, startRegistry, startServer }
 
 const DEEP = 6090; // within the length that a token may have
 const encode = (text) => Buffer.from(text).toString("base64url");
+const INDEX = "application/vnd.oci.image.index.v1+json";
 const HEADER = encode('{"alg":"ES256","typ":"JWT"}');
 const shapes = {
   "nested arrays": (depth) => "[".repeat(depth),
@@ -17,7 +18,10 @@ const server = await startServer((request, response) => {
   // An issuer's keys, an upstream's manifests and tokens: all deep.
   const body = "[".repeat(50_000);
   if (request.url.startsWith("/v2/asks/")) response.writeHead(401, { "www-authenticate": `Bearer realm="${server.url}/token",service="x"` }).end(body);
-  else response.writeHead(200, { "content-type": request.url.includes("/manifests/") ? MANIFEST : "application/json", "content-length": body.length }).end(body);
+  else {
+    const type = request.url.includes("/manifests/") ? MANIFEST : request.url.includes("/referrers/") ? INDEX : "application/json";
+    response.writeHead(200, { "content-type": type, "content-length": body.length }).end(body);
+  }
 });
 const registry = await startRegistry({
   BEARER_TOKENS: "true",
@@ -71,5 +75,6 @@ registry.attacks("documents of other servers", [
     answer: ["401 UNAUTHORIZED", "503 TOOMANYREQUESTS"],
   },
   { name: "an upstream's manifest", send: { path: "/v2/up/x/manifests/1", authorization: ADMIN }, answer: "502 UNAVAILABLE" },
+  { name: "an upstream's list of referrers", send: { path: `/v2/up/x/referrers/${digestOf("x")}`, authorization: ADMIN }, answer: "502 UNAVAILABLE" },
   { name: "an upstream's token", send: { path: `/v2/asks/x/blobs/${digestOf("x")}`, authorization: ADMIN }, answer: "502 UNAVAILABLE" },
 ]);

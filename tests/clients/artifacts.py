@@ -171,6 +171,49 @@ class Notation(Tool):
         return path
 
 
+class Flux(Tool):
+    """Manifests for Kubernetes."""
+
+    title, source = "flux", "github.com/fluxcd/flux2/v2"
+    is_newest = True
+    limits: ClassVar[Mapping[str, str]] = {
+        "login": "flux reads docker's configuration, which `docker login` writes",
+        "index": "flux pushes one artifact",
+        "copy": "flux has no command that copies (`flux --help`)",
+        "referrers": NO_REFERRERS,
+        "delete": "flux has no command that deletes in a registry (`flux --help`)",
+        "chunks": "flux pushes with go-containerregistry, which sends a layer as one PATCH",
+    }
+
+    def prepare(self, lab: Lab) -> None:
+        """Write what `docker login` writes."""
+        lab.write_docker_credentials(self.client)
+
+    def _push_folder(self, lab: Lab, tag: str) -> str:
+        (lab.folder / "made").mkdir(exist_ok=True)
+        content = f"kind: {tag}\n"
+        (lab.folder / "made/map.yaml").write_text(content)
+        about = ("--path", str(lab.folder / "made"), "--source", "here", "--revision", f"{tag}@sha256:{'0' * 64}")
+        self.run("push", "artifact", f"oci://{lab.image(tag)}", *about, "--insecure-registry")
+        assert lab.pushed(tag)
+        return content
+
+    def push_and_pull(self, lab: Lab) -> None:
+        """A folder comes back."""
+        content = self._push_folder(lab, "1")
+        pulled = lab.folder / "pulled"
+        pulled.mkdir()
+        self.run("pull", "artifact", f"oci://{lab.image()}", "--output", str(pulled), "--insecure-registry")
+        assert (pulled / "map.yaml").read_text() == content
+
+    def tags(self, lab: Lab) -> None:
+        """The artifacts that were pushed."""
+        for tag in ("1", "2"):
+            self._push_folder(lab, tag)
+        shown = self.run("list", "artifacts", f"oci://{lab.host}/{lab.name}", "--insecure-registry")
+        assert sorted(line.split()[0] for line in shown.splitlines()[1:]) == [lab.image("1"), lab.image("2")]
+
+
 class Devcontainers(Tool):
     """Templates and features of development containers."""
 

@@ -19,8 +19,8 @@ from registry.upstream.client import UpstreamClient
 from registry.upstream.exchange import Answer, UpstreamError
 from registry.upstream.upstreams import Upstream
 
-# Bytes of the descriptors of one subject that are kept: half of an answer of ours, some thousand signatures.
-MAX_KEPT = MAX_ANSWER // 2
+# Bytes of the descriptors of one subject that are kept: some thousand signatures, whose objects take a few MiB.
+MAX_KEPT = MAX_ANSWER // 4
 _MAX_PAGES = 20  # of one list: registries show 40 descriptors and more at once, and a request has 50 calls to others
 _MAX_QUERY = 2_048  # bytes of the query that leads to the next page
 _ACCEPT = {"Accept": OCI_INDEX}
