@@ -86,7 +86,7 @@ class Proxy:
         host, origin = self.guard.listen, self.token_servers.registry.origin
         if self.credentials is not None and not (is_loopback(host) or self.token_servers.insecure):
             raise Misused(
-                f"any client that reaches {host} could push with your credentials: listen on 127.0.0.1, or pass --insecure"
+                f"a client that reaches {host} could push with your credentials: listen on 127.0.0.1 or pass --insecure"
             )
         logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # `say` tells what happens
         config = uvicorn.Config(
