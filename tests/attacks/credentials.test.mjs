@@ -80,7 +80,7 @@ test("a repository that was pushed to is nobody else's", async () => {
   const tags = JSON.parse((await registry.send({ path: "/v2/private/app/tags/list", authorization: ADMIN })).body);
   assert.deepEqual(tags.tags, ["1"]);
   assert.equal((await registry.send({ path: "/v2/copied/app/manifests/1", authorization: ADMIN })).status, 200);
-  assert.ok(registry.telemetry.log.lines.some((line) => line.includes("upstream-without-limits")), "the log warns of an upstream for everything");
+  assert.ok(registry.log.lines.some((line) => line.includes("upstream-without-limits")), "the log warns of an upstream for everything");
 });
 
 test("a refresh token has an end", () => {

@@ -141,7 +141,7 @@ registry.attacks("floods", [
         answers.push(...(await Promise.all(Array.from({ length: 20 }, () => registry.send({ path: "/healthz" })))));
       }
       assert.ok(answers.every(({ status }) => status === 200));
-      const lines = await registry.telemetry.log.linesOf(answers);
+      const lines = await registry.log.linesOf(answers);
       assert.equal(lines.length, answers.length);
       const calls = lines.reduce((sum, { class_a, class_b }) => sum + class_a + class_b, 0);
       // Every ten seconds a round's requests may all find that the last answer is too old.

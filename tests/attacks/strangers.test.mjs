@@ -91,7 +91,7 @@ registry.attacks("what one request may cost", [
     answer: "404 MANIFEST_BLOB_UNKNOWN",
     check: async (answer) => {
       assert.ok(answer.body.length < 16_384, `${answer.body.length} bytes`);
-      const [line] = await registry.telemetry.log.linesOf([answer]);
+      const [line] = await registry.log.linesOf([answer]);
       assert.ok(line.class_a + line.class_b < 60, JSON.stringify(line));
     },
   },
