@@ -1,9 +1,8 @@
-// How fast the registry is, beside the least that a Worker can do with the same bytes and beside Debian's docker-registry
-// on its file system. All sides take turns within one run, because machines are noisy: only the ratios mean something
-// elsewhere.
+// Measures the registry's speed, and compares it with minimal Workers and with Debian's docker-registry on its file
+// system. All sides take turns within one run, because machines are noisy. Only the ratios are valid on other machines.
 //
-// ONLY=bytes,requests,images,start,cpu  ROUNDS=5  JSON=1  BUDGET=1 (exit code 1 when a budget is missed)
-// The same as JSON also lies in build/bench.json.
+// Environment: ONLY=bytes,requests,images,start,cpu  ROUNDS=5  JSON=1  BUDGET=1 (exit code 1 when a budget is missed)
+// The results are also written to build/bench.json.
 import { existsSync, mkdirSync, writeFileSync } from "node:fs";
 
 import { finish, MACHINE, say } from "./support/report.mjs";
@@ -14,9 +13,9 @@ const ROUNDS = Number(process.env.ROUNDS ?? 5);
 const wanted = process.env.ONLY?.split(",") ?? SECTIONS;
 
 const unknown = wanted.find((name) => !SECTIONS.includes(name));
-if (unknown !== undefined) throw new Error(`ONLY=${unknown}: there is ${SECTIONS.join(", ")}`);
+if (unknown !== undefined) throw new Error(`ONLY=${unknown}: unknown section; use ${SECTIONS.join(", ")}`);
 for (const program of [DOCKER_REGISTRY, SKOPEO]) {
-  if (!existsSync(program)) throw new Error(`${program} is not there: tests/clients/install.sh installs it`);
+  if (!existsSync(program)) throw new Error(`${program} is missing: install it with tests/clients/install.sh`);
 }
 
 say(`${MACHINE}, Node ${process.versions.node}, ${ROUNDS} rounds. Ratios are the registry's to the other's, of each round:`);

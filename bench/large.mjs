@@ -1,6 +1,7 @@
-// One layer above 5 GiB, which R2 takes only in parts, goes in as docker sends it, comes back and is the same.
+// Pushes one layer above 5 GiB in docker's way, pulls it and compares the digests. R2 stores objects of this size only
+// in parts.
 //
-// SIZE_GIB=5.5  JSON=1
+// Environment: SIZE_GIB=5.5  JSON=1
 import { createHash, randomFillSync } from "node:crypto";
 import { statfsSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -10,13 +11,13 @@ import { startOurs } from "./support/targets.mjs";
 import { residentBytes, resetPeak } from "./support/workerd.mjs";
 
 const SIZE = Math.round(Number(process.env.SIZE_GIB ?? 5.5) * GIB); // bytes
-const DISK_FACTOR = 2.1; // free disk that is asked for, in sizes of the layer: room for the parts and for an accident
+const DISK_FACTOR = 2.1; // required free disk, as a multiple of the layer's size: the parts and a reserve
 
-// The layer: one random block again and again, each time with a number in it, so that no two parts are equal.
+// The layer repeats one random block with a running number in it, so that no two parts are equal.
 function* layer() {
   const random = randomFillSync(Buffer.alloc(MIB));
   for (let number = 0; number * MIB < SIZE; number += 1) {
-    const block = Buffer.from(random); // the one before may not be sent yet
+    const block = Buffer.from(random); // a copy, since the previous block may not be sent yet
     block.writeUInt32LE(number);
     yield block.subarray(0, Math.min(MIB, SIZE - number * MIB));
   }
@@ -29,7 +30,7 @@ function* hashed(blocks, hash) {
   }
 }
 
-// Runs `move` and tells how fast, and the most memory that workerd had meanwhile.
+// Runs `move`; returns its speed and workerd's peak memory.
 async function measured(pid, move) {
   resetPeak(pid);
   const start = performance.now();
@@ -40,7 +41,7 @@ async function measured(pid, move) {
 
 const { bavail, bsize } = statfsSync(tmpdir());
 if (bavail * bsize < SIZE * DISK_FACTOR) {
-  throw new Error(`${tmpdir()} has ${inMib(bavail * bsize)} MiB free; ${inMib(SIZE * DISK_FACTOR)} are needed (SIZE_GIB= for less)`);
+  throw new Error(`${tmpdir()} has ${inMib(bavail * bsize)} MiB free, but ${inMib(SIZE * DISK_FACTOR)} MiB are needed: free some, or set a smaller SIZE_GIB`);
 }
 
 say(`${(SIZE / GIB).toFixed(2)} GiB, ${MACHINE}\n`);
@@ -64,7 +65,7 @@ try {
       "peak resident MiB": inMib(peakResidentBytes),
     })),
   );
-  say(isSame ? `${digest}: what came back is what was sent.` : `${digest}: ANOTHER layer came back, of ${size} bytes.`);
+  say(isSame ? `${digest}: the pulled layer equals the pushed one.` : `${digest}: the pulled layer DIFFERS and has ${size} bytes.`);
   finish({ machine: MACHINE, bytes: SIZE, digest, isSame, push, pull }, { failed: !isSame });
 } finally {
   await dispose();

@@ -1,6 +1,6 @@
-// How much memory pushes and attacks take: of the isolate, which has 128 MB on Cloudflare, and of the whole workerd process.
+// Measures the memory of pushes and attacks: of the isolate, which has 128 MB on Cloudflare, and of workerd's process.
 //
-// ROUNDS=3 (of the process's)  JSON=1  BUDGET=1 (exit code 1 when a budget is missed)
+// Environment: ROUNDS=3 (of the process)  JSON=1  BUDGET=1 (exit code 1 when a budget is missed)
 import { createHash, randomFillSync } from "node:crypto";
 
 import { loads } from "./support/loads.mjs";
@@ -13,14 +13,14 @@ const ROUNDS = Number(process.env.ROUNDS ?? 3);
 const AT_ONCE = { count: 20, size: 64 * MIB }; // layers, bytes of each
 const TRICKLING = 10; // clients
 const LARGE_SIZE = 600 * MIB; // bytes
-const MAX_ISOLATE = 110 * MIB; // budget, bytes: Cloudflare ends an isolate at 128 MB
+const MAX_ISOLATE = 110 * MIB; // budget in bytes: Cloudflare ends an isolate at 128 MB
 const MAX_RSS_RATIO = 1.3; // budget: growth of the registry's process over that of the bare Worker's
 
 // ---------------------------------------------------------------------- the isolate
 async function isolateMemory(trickling) {
   const { client, runtime, dispose } = await startOurs(MEASURABLE);
   try {
-    await client.startUpload("memory/first"); // so that there is something to ask
+    await client.startUpload("memory/first"); // so that the registry exists and can be measured
     const watch = await watchMemory({ client, miniflare: runtime.miniflare });
     const run = await pushAtOnce(client, { ...AT_ONCE, trickling });
     return { trickling, ...run, ...(await watch.stop()) };
@@ -51,11 +51,11 @@ function sayIsolate(results) {
 const isSmall = ({ together }) => together < MAX_ISOLATE;
 
 // ---------------------------------------------------------------------- attacks
-// Each on a registry of its own: what is measured is one attack, not what the one before it left.
+// Each attack runs on a fresh registry, so that no memory of the previous one is measured.
 async function attackMemory({ name, run }) {
   const { client, runtime, dispose } = await startOurs(MEASURABLE);
   try {
-    await client.startUpload("memory/first"); // so that there is something to ask
+    await client.startUpload("memory/first"); // so that the registry exists and can be measured
     const watch = await watchMemory({ client, miniflare: runtime.miniflare });
     const began = performance.now();
     const { milliseconds } = (await run(client, new URL(runtime.url))) ?? {};
@@ -82,11 +82,11 @@ function sayAttacks(results) {
 }
 
 // ---------------------------------------------------------------------- the process
-// Bytes that workerd grows by, at its peak, while one large layer is pushed into a fresh runtime.
+// The peak growth of workerd in bytes while one large layer is pushed to a fresh runtime.
 async function growth(start, push) {
   const { client, pid, dispose } = await start();
   try {
-    await push(client, 1); // what the first push of all takes is not what is asked for
+    await push(client, 1); // warm-up: the first push takes memory once for all
     resetPeak(pid);
     const before = residentBytes(pid).now;
     await push(client, LARGE_SIZE);

@@ -1,7 +1,7 @@
-"""`make bench-push`: the largest memory of registry-push and of its proxy with one large layer, and how long they take.
+"""`make bench-push`: the peak memory and the time of registry-push and of its proxy with one large layer.
 
-A layer of SIZE_GIB (2) GiB goes to the local registry: from a docker archive, compressed by gzip and by zstd, and in
-docker's kind of request through the proxy. Exits with 1 above the budget.
+A layer of SIZE_GIB (2) GiB is pushed to the local registry: from a docker archive, with gzip and with zstd, and through
+the proxy in docker's way. The exit code is 1 when a peak is above the budget.
 """
 
 import base64
@@ -28,14 +28,14 @@ _BLOCK = 4 * MIB
 
 
 def content(size: int) -> Iterator[bytes]:
-    """Bytes that a compressor makes a little smaller; no two blocks are the same."""
-    randomness = random.Random(size)  # noqa: S311 - only to be no pattern
+    """Yield distinct blocks that a compressor makes a little smaller."""
+    randomness = random.Random(size)  # noqa: S311 - not for security
     for _ in range(size // _BLOCK):
         yield randomness.randbytes(_BLOCK - MIB) + bytes(MIB)
 
 
 def write_archive(path: Path, size: int) -> None:
-    """A docker archive with one layer, which has one file."""
+    """Write a docker archive with one layer, which has one file."""
     inner = tarfile.TarInfo("large")
     inner.size = size
     layer = chain([inner.tobuf()], content(size), [bytes(2 * tarfile.BLOCKSIZE)])
@@ -49,11 +49,11 @@ def write_archive(path: Path, size: int) -> None:
 def _add(archive: tarfile.TarFile, name: str, size: int, blocks: Iterator[bytes]) -> None:
     member = tarfile.TarInfo(name)
     member.size = size
-    archive.addfile(member, _Stream(blocks))  # type: ignore[arg-type] # it only reads
+    archive.addfile(member, _Stream(blocks))  # type: ignore[arg-type] # addfile only reads
 
 
 class _Stream:
-    """Blocks as a file that is read."""
+    """A readable file that consists of the given blocks."""
 
     def __init__(self, blocks: Iterator[bytes]) -> None:
         self._blocks = blocks
@@ -67,13 +67,13 @@ class _Stream:
 
 
 def peak_of(pid: int) -> int:
-    """The largest memory that a process has had, in bytes."""
+    """The peak resident memory of a process, in bytes."""
     [kib] = re.findall(r"^VmHWM:\s+(\d+) kB$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
     return int(kib) * 1024
 
 
 def run(command: list[str], environment: dict[str, str]) -> tuple[int, float]:
-    """Run a program that succeeds: its largest memory in bytes, and seconds."""
+    """Run a program, which must succeed; returns its peak memory in bytes and its time in seconds."""
     started = time.monotonic()
     pid = os.posix_spawn(command[0], command, environment)
     _, status, usage = os.wait4(pid, 0)
@@ -82,7 +82,7 @@ def run(command: list[str], environment: dict[str, str]) -> tuple[int, float]:
 
 
 def through_proxy(host: str, size: int, folder: Path) -> tuple[int, float]:
-    """One PATCH of unknown length, as docker sends it: the proxy's largest memory in bytes, and seconds."""
+    """Send one PATCH of unknown length, as docker does; returns the proxy's peak memory in bytes and the seconds."""
     command = [PROGRAM, "proxy", "--listen", "127.0.0.1:0", "--to", host]
     with Server("proxy", command, {"HOME": str(folder)}, "listening on") as server:
         [port] = re.findall(r"listening on http://127\.0\.0\.1:(\d+)", server.output())
@@ -100,7 +100,7 @@ def through_proxy(host: str, size: int, folder: Path) -> tuple[int, float]:
 
 
 def main() -> int:
-    """Run everything; 1 when something is above the budget."""
+    """Run all measurements; returns 1 when a peak is above the budget, else 0."""
     size = int(float(os.environ.get("SIZE_GIB", "2")) * 1024) * MIB
     with tempfile.TemporaryDirectory(prefix="bench-push-") as name:
         folder = Path(name)

@@ -1,10 +1,10 @@
-// Compares python_modules with what was tested: `node tools/vendored.mjs`. wrangler runs it before it bundles
-// ([build] in wrangler.toml), whoever vendored: pywrangler, which resolves anew, or `make vendor`.
+// Checks that python_modules holds the tested files: `node tools/vendored.mjs`. wrangler runs it before it bundles
+// ([build] in wrangler.toml), since pywrangler resolves the versions anew and `make vendor` does not.
 //
-// vendored.sha256 holds the tested files, in the format of sha256sum. `make constraints` renews it (--write) from wheels
-// that pip verified against constraints.txt.
+// vendored.sha256 holds the checksums of the tested files, in the format of sha256sum. `make constraints` rewrites it
+// (--write) from wheels that pip verified against constraints.txt.
 //
-// JavaScript, because where wrangler runs there is a node; python3 may be missing, too old, or have another name.
+// It is JavaScript because wrangler needs Node anyway; python3 may be missing, too old, or have another name.
 import { createHash } from "node:crypto";
 import { existsSync, lstatSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { dirname, join, resolve, sep } from "node:path";
@@ -15,23 +15,23 @@ const VENDORED = join(ROOT, "python_modules");
 const SUMS = join(ROOT, "vendored.sha256");
 const CONSTRAINTS = join(ROOT, "constraints.txt");
 
-// What pip, uv and pywrangler note beside the packages, each in its own way, and what wrangler does not upload.
+// Files that are not compared: installer metadata of pip, uv and pywrangler, and files that wrangler does not upload.
 const NOT_CODE = /^(\.synced|pyvenv\.cfg|[^/]+\.dist-info\/(INSTALLER|RECORD|REQUESTED))$|\.pyc$/;
 
-// Names shown of each kind of difference: enough to see which package it is.
+// File names shown for each kind of difference: enough to recognize the package.
 const SHOWN = 3;
 
 if (process.argv[2] === "--write") {
   writeFileSync(SUMS, [...vendoredSums()].map(([name, sum]) => `${sum}  ${name}\n`).join(""));
 } else {
-  const problem = whatIsWrong(testedSums(), vendoredSums());
+  const problem = findProblem(testedSums(), vendoredSums());
   if (problem) {
     console.error(problem);
     process.exitCode = 1;
   }
 }
 
-// SHA-256 by name, of every file that counts.
+// Map of file name to SHA-256, of all compared files.
 function vendoredSums() {
   const names = existsSync(VENDORED) ? readdirSync(VENDORED, { recursive: true }) : [];
   return new Map(
@@ -49,8 +49,8 @@ function testedSums() {
   return new Map(lines.map((line) => [line.slice(66), line.slice(0, 64)]));
 }
 
-// A sentence, or undefined.
-function whatIsWrong(tested, vendored) {
+// Returns an error message, or undefined.
+function findProblem(tested, vendored) {
   const unpinned = versionsOf(tested).filter((pin) => !pins().includes(pin));
   if (unpinned.length) return `vendored.sha256 has ${unpinned.join(", ")}, which constraints.txt does not pin: run \`make constraints\`.`;
 
@@ -65,7 +65,7 @@ function whatIsWrong(tested, vendored) {
     ...names("not tested:", [...vendored.keys()].filter((name) => !tested.has(name))),
   ];
   if (!differences.length) return undefined;
-  return `python_modules is not what was tested (${differences.join("; ")}): run \`uv run pywrangler sync --force\` or \`make vendor\`, and do not deploy while this sentence comes back.`;
+  return `python_modules is not what was tested (${differences.join("; ")}): run \`uv run pywrangler sync --force\` or \`make vendor\`, and do not deploy while this error remains.`;
 }
 
 // ["pyjwt==1.2.3"], from the names of the packages' .dist-info folders.

@@ -1,4 +1,4 @@
-"""The registry's entry, and one more route that tells how much memory its isolate holds. Only for benchmarks."""
+"""The registry's entry with a further route that reports the memory of its isolate. Only for benchmarks."""
 
 import json
 from typing import Any
@@ -11,15 +11,15 @@ import entry
 
 
 class Default(entry.Default):
-    """Everything but GET /bench/memory goes to the registry."""
+    """Passes all requests to the registry, except GET /bench/memory."""
 
     async def fetch(self, request: Request) -> Any:
         """Answer one request."""
         if urlsplit(request.js_object.url).path != "/bench/memory":
             return await super().fetch(request)
-        registry = entry._registry  # noqa: SLF001 - nothing else leads to the pools
+        registry = entry._registry  # noqa: SLF001 - the pools have no public access
         if registry is None:
-            return Response("no request came yet", status=404)
+            return Response("the registry has had no request yet", status=404)
         platform = registry.platform
         pools = (
             *(platform.buffers, platform.copies, platform.answers, platform.firsts),
@@ -28,7 +28,7 @@ class Default(entry.Default):
         return Response(
             json.dumps(
                 {
-                    "held": sum(pool.held for pool in pools),  # bytes, as all of these
+                    "held": sum(pool.held for pool in pools),  # bytes, as are all of these values
                     "peak": sum(pool.peak for pool in pools),
                     "limit": sum(pool.limit for pool in pools),
                     "linear": pyodide_js._module.HEAP8.length,  # noqa: SLF001 - the interpreter's memory

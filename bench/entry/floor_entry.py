@@ -1,4 +1,4 @@
-"""What a Python Worker costs at least: the R2 call of a request and nothing else. Only for benchmarks."""
+"""The minimal Python Worker: it makes a request's R2 call and nothing else. Only for benchmarks."""
 
 from typing import Any
 from urllib.parse import urlsplit
@@ -7,7 +7,7 @@ from workers import Request, Response, WorkerEntrypoint, import_from_javascript
 
 
 class Default(WorkerEntrypoint):
-    """/v2/ is answered at once; any other path is the key of an object."""
+    """Answers /v2/ without a bucket call; any other path is the key of an object."""
 
     async def fetch(self, request: Request) -> Any:
         """Answer one request."""

@@ -1,4 +1,4 @@
-// Blobs of all sizes: pushed in one request, pushed as docker does, pulled.
+// Throughput of blobs of different sizes: pushed in one request, pushed in docker's way, pulled.
 import { execFileSync } from "node:child_process";
 import { randomFillSync } from "node:crypto";
 
@@ -9,8 +9,8 @@ import { startBare, startDockerRegistry, startOurs } from "../support/targets.mj
 
 const SLICE_SIZE = MIB; // bytes of a piece in chunked transfer encoding
 const NAME = "bench/bytes";
-const MIN_RATIO = 0.9; // budget: our speed over the bare Worker's
-// Bytes, how many blobs a sample pushes and how many times it pulls: what is quick is done several times.
+const MIN_RATIO = 0.9; // budget: the registry's speed over the bare Worker's
+// Size in bytes, and the number of pushes and pulls in a sample: short operations are repeated.
 const SIZES = [
   { label: "1 KiB", size: 1024, pushes: 40, pulls: 40 },
   { label: "1 MiB", size: MIB, pushes: 20, pulls: 20 },
@@ -18,7 +18,7 @@ const SIZES = [
   { label: "256 MiB", size: 256 * MIB, pushes: 1, pulls: 2 },
 ];
 
-// A blob on a side that is a registry, and on the bare Worker: where it is afterwards.
+// Each function pushes a blob to a side (a registry or the bare Worker), and returns the path to pull it from.
 const REGISTRY = {
   async monolithic({ client }, { data, digest }) {
     await client.pushMonolithic(NAME, data, digest);
@@ -35,7 +35,7 @@ const bareWith = (route) => async ({ client }, { data, digest }) => {
   return `/${route}/${digest}`;
 };
 const BARE = { monolithic: bareWith("put"), chunked: bareWith("put") };
-// What the registry cannot do without: R2 checks a digest, or gets parts.
+// The same with the work that the registry needs: R2 checks the digest, or gets parts.
 const BARE_WITH_CHECKS = { monolithic: bareWith("checked"), chunked: bareWith("parts") };
 
 export async function run(rounds) {
@@ -60,7 +60,7 @@ export async function run(rounds) {
   }
 }
 
-// The rows of pushing one way and, when `pull` says so, of pulling what was pushed so.
+// The rows of pushing one way and, if `pull` is set, of pulling those blobs.
 async function pushedAndPulled(sides, rounds, kind, way, budgets, pull) {
   const at = new Map();
   const pushes = await inTurn(sides, rounds, ([target, ways], side) => pushed(kind, target, ways[way], (path) => at.set(side, path)));
@@ -70,13 +70,13 @@ async function pushedAndPulled(sides, rounds, kind, way, budgets, pull) {
   return [...rows, compared(`pull what came ${way}, ${kind.label}`, "MiB/s", pulls, budgets)];
 }
 
-// MiB a second of pushing fresh blobs; `keep` is told where the last one lies.
+// Pushes fresh blobs and returns MiB per second; `keep` gets the path of the last one.
 async function pushed({ size, pushes }, target, push, keep) {
   const blobs = Array.from({ length: pushes }, () => {
     const data = randomFillSync(Buffer.allocUnsafe(size));
     return { data, digest: digestOf(data) };
   });
-  execFileSync("sync"); // what the sample before left to the disk is not this one's
+  execFileSync("sync"); // so that writes of the previous sample are not measured
   const start = performance.now();
   let path;
   for (const blob of blobs) path = await push(target, blob);
@@ -89,7 +89,7 @@ async function pulled({ size, pulls }, target, path) {
   const start = performance.now();
   for (let time = 0; time < pulls; time += 1) {
     const answer = await target.client.send("GET", path, { headers: { "accept-encoding": "gzip" } });
-    if (answer.size !== size || answer.headers["content-length"] !== String(size)) throw new Error(`${path}: ${answer.size} bytes came, ${answer.headers["content-length"]} were announced`);
+    if (answer.size !== size || answer.headers["content-length"] !== String(size)) throw new Error(`${path}: got ${answer.size} bytes, expected ${size}; Content-Length was ${answer.headers["content-length"]}`);
   }
   return (size * pulls) / MIB / ((performance.now() - start) / 1000);
 }

@@ -1,5 +1,5 @@
-// CPU time of a push in chunks beyond a bare Worker's: what grows with the layer, and what every push costs. It says how
-// large a layer may be where a request may use so much.
+// CPU time of a push in chunks beyond a bare Worker's: per GiB of the layer, and per push. From these follows the
+// largest layer under the CPU limit of a request.
 import { randomFillSync } from "node:crypto";
 
 import { digestOf, inSlices } from "../support/client.mjs";
@@ -10,10 +10,10 @@ import { cpuSeconds } from "../support/workerd.mjs";
 
 const LAYER_SIZE = 64 * MIB; // bytes
 const SLICE_SIZE = MIB; // bytes of a piece in chunked transfer encoding
-const TIMES = 4; // layers in one sample: CPU time is counted in steps of 10 ms
-const SMALL_SIZE = 1024; // bytes of the layers that show what a push costs whatever its size
+const TIMES = 4; // layers in one sample, since Linux counts CPU time in steps of 10 ms
+const SMALL_SIZE = 1024; // bytes of the layers that show the fixed cost of a push
 const SMALL_PUSHES = 50; // in one sample
-const LIMITS = { "Free, 10 ms": 0.01, "Paid, 30 s": 30, "Paid at most, 300 s": 300 }; // seconds a request
+const LIMITS = { "Free, 10 ms": 0.01, "Paid, 30 s": 30, "Paid at most, 300 s": 300 }; // CPU seconds per request
 
 export async function run(rounds) {
   const [ours, bare] = [await startOurs(), await startBare()];
@@ -47,7 +47,7 @@ export async function run(rounds) {
   }
 }
 
-// CPU seconds of workerd for one fresh blob of `size` bytes.
+// The CPU seconds that workerd uses for one fresh blob of `size` bytes.
 async function cpuOfOne([target, size, times, send]) {
   const blobs = Array.from({ length: times }, () => randomFillSync(Buffer.alloc(size)));
   const before = cpuSeconds(target.pid);

@@ -1,4 +1,4 @@
-// Whole images: skopeo pushes and pulls one of five layers over TLS, and fifty clients pull one at once.
+// Whole images: skopeo pushes and pulls an image with five layers over TLS, and fifty clients pull an image at once.
 import { execFile, execFileSync } from "node:child_process";
 import { createHash, randomFillSync } from "node:crypto";
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
@@ -70,13 +70,13 @@ async function byACrowd(rounds) {
 async function pullAll(client, paths) {
   for (const [place, path] of paths.entries()) {
     const { size } = await client.send("GET", path);
-    if (size !== CROWD_LAYERS[place]) throw new Error(`${path}: ${size} bytes came`);
+    if (size !== CROWD_LAYERS[place]) throw new Error(`${path}: got ${size} bytes, expected ${CROWD_LAYERS[place]}`);
   }
 }
 
 const execute = promisify(execFile);
 
-// side: where the registry is, --src or --dest. Bytes are copied as they are.
+// `side` is --src or --dest, the one that is the registry. The image is copied byte for byte.
 async function copy(side, source, target) {
   await execute(SKOPEO, ["--insecure-policy", "copy", "--quiet", "--preserve-digests", `${side}-tls-verify=false`, `${side}-creds=hello:world`, source, target]);
 }
@@ -84,13 +84,13 @@ async function copy(side, source, target) {
 const imageAt = (url) => `docker://${new URL(url).host}/${NAME}:1`;
 
 async function timed(work) {
-  execFileSync("sync"); // what came before is not this one's
+  execFileSync("sync"); // so that earlier writes are not measured
   const start = performance.now();
   await work();
   return (performance.now() - start) / 1000;
 }
 
-// An OCI layout with one image, tagged 1, whose layers nobody has seen: else they would not be pushed.
+// Writes an OCI layout with one image, tagged 1. Its layers are new to every registry: existing ones are not pushed.
 function writeImage(folder, sizes) {
   rmSync(folder, { recursive: true, force: true });
   mkdirSync(join(folder, "blobs/sha256"), { recursive: true });
@@ -112,7 +112,7 @@ function writeImage(folder, sizes) {
   writeFileSync(join(folder, "oci-layout"), JSON.stringify({ imageLayoutVersion: "1.0.0" }));
 }
 
-// {keyPath, certPath} of a certificate for this machine.
+// Makes a self-signed certificate for loopback; returns {keyPath, certPath}.
 function selfSigned(folder) {
   const [keyPath, certPath] = [join(folder, "key.pem"), join(folder, "cert.pem")];
   const subject = ["-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"];

@@ -1,5 +1,5 @@
-// Small requests: how many a second, and how long one takes, beside a Python Worker that makes the same R2 call and
-// nothing else (the floor of the interpreter), a JavaScript one, and docker-registry.
+// Small requests: their rate and latency, compared with a Python Worker that makes only the same R2 call (the floor of
+// the interpreter), a JavaScript Worker, and docker-registry.
 import { createHash } from "node:crypto";
 
 import { AUTHORIZATION } from "../support/client.mjs";
@@ -20,8 +20,8 @@ const MANIFEST = Buffer.from(
     layers: [],
   }),
 );
-const REQUESTS = { 1: 400, 16: 1600 }; // in one sample, by the number of connections
-const MIN_RATIO = 0.8; // budget: our requests a second over the floor's
+const REQUESTS = { 1: 400, 16: 1600 }; // requests in one sample, by the number of connections
+const MIN_RATIO = 0.8; // budget: the registry's requests per second over the floor's
 const BUDGET = { floor: { atLeast: MIN_RATIO } };
 
 const ENDPOINTS = {

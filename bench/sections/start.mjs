@@ -1,9 +1,9 @@
-// Start-up: from the start of workerd to the first answer, and what importing the registry's modules takes in Pyodide.
+// Cold start: the time from the start of workerd to the first response, and of importing the registry in Pyodide.
 import { compared, inTurn, sayRows, shown, spread } from "../support/compare.mjs";
 import { say } from "../support/report.mjs";
 import { startFloor, startOurs } from "../support/targets.mjs";
 
-const MAX_IMPORT = 120; // milliseconds, budget: beyond the SDK
+const MAX_IMPORT = 120; // budget in milliseconds, without the import of the SDK
 
 export async function run(rounds) {
   const starts = await inTurn({ registry: startOurs, floor: startFloor }, rounds, firstAnswer);
@@ -29,8 +29,8 @@ async function firstAnswer(start) {
   }
 }
 
-// Milliseconds of the first `import entry` in a fresh interpreter that has the SDK, less those of a second one. The clock
-// is this process's: a Worker's own stands still.
+// Milliseconds of the first `import entry` in a fresh interpreter that has the SDK, less those of a second one. This
+// process measures them, since the clock of a Worker stands still while it computes.
 async function importTime() {
   const target = await startOurs({ entry: "import_entry", sources: ["src", "bench/entry"] });
   const ask = async (path) => {

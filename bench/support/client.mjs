@@ -1,4 +1,4 @@
-// An HTTP client that costs little: node:http, bodies as one Buffer or in slices, bytes counted or hashed on arrival.
+// A fast HTTP client on node:http: request bodies are a Buffer or slices; response bytes are counted, not kept.
 import { createHash } from "node:crypto";
 import * as http from "node:http";
 import * as https from "node:https";
@@ -9,7 +9,7 @@ export const AUTHORIZATION = `Basic ${Buffer.from("hello:world").toString("base6
 
 const EMPTY = Buffer.alloc(0);
 
-// The settings of the registry that `Client` can log in to.
+// The registry's settings that match AUTHORIZATION.
 export const CREDENTIALS = { USERNAME: "hello", PASSWORD: "world" };
 
 export const digestOf = (data) => `sha256:${createHash("sha256").update(data).digest("hex")}`;
@@ -22,7 +22,8 @@ export class HttpError extends Error {
 }
 
 export class Client {
-  // A connection for each request, as dockerd does. A kept one that was idle for 5 s may be closed under a request.
+  // One connection per request, as dockerd does. Node closes a kept-alive connection after 5 idle seconds, perhaps just
+  // when the next request begins.
   #agent;
   #base;
   #protocol;
@@ -30,13 +31,14 @@ export class Client {
   constructor(base) {
     this.#base = base;
     this.#protocol = new URL(base).protocol === "https:" ? https : http;
-    // The certificates are our own, made for a run.
+    // The certificates are self-signed for each run.
     this.#agent = new this.#protocol.Agent({ keepAlive: false, rejectUnauthorized: false });
   }
 
-  // body: a Buffer, or an iterable of Buffers, which are sent with back-pressure and, unless `length` tells how many
-  // bytes they are, in chunked transfer encoding. onData: gets the answer's bytes; without it they are only counted.
-  // Statuses from 400 on throw HttpError.
+  // Sends a request; returns {status, headers, size}, throws HttpError for a status of 400 or more.
+  //   body    a Buffer, or an iterable of Buffers, which are sent with backpressure
+  //   length  bytes of an iterable body; without it the body is sent in chunked transfer encoding
+  //   onData  gets the response's bytes, which are counted in any case
   async send(method, path, { headers = {}, body = EMPTY, length, onData } = {}) {
     const isWhole = Buffer.isBuffer(body);
     if (isWhole) length = body.length;
@@ -60,7 +62,8 @@ export class Client {
         if (answer.status >= 400) answer.text += data;
       }
     } catch (error) {
-      // A refusal may come before the body's end; workerd then resets the connection. The status is what counts.
+      // The registry may refuse a request before the end of its body; workerd then resets the connection. The status is
+      // known already.
       if (answer.status < 400) throw error;
     }
     if (answer.status < 400) return answer;
@@ -68,12 +71,12 @@ export class Client {
     throw new HttpError(method, path, answer);
   }
 
-  // POST, then PUT with everything.
+  // POST, then PUT with the whole blob.
   async pushMonolithic(name, data, digest) {
     await this.send("PUT", withDigest(await this.startUpload(name), digest), { body: data });
   }
 
-  // POST, PATCH in chunked transfer encoding, PUT: what dockerd does. `digest` may be a function, asked after the PATCH.
+  // POST, PATCH in chunked transfer encoding, PUT, as dockerd does. `digest` may be a function, called after the PATCH.
   async pushChunked(name, slices, digest) {
     const patched = await this.send("PATCH", await this.startUpload(name), { body: slices });
     const known = typeof digest === "function" ? digest() : digest;
@@ -91,7 +94,7 @@ export class Client {
   }
 }
 
-// Pieces of a Buffer, not copied.
+// Yields views of a Buffer, without copies.
 export function* inSlices(data, size) {
   for (let at = 0; at < data.length; at += size) yield data.subarray(at, at + size);
 }

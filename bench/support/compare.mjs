@@ -1,13 +1,13 @@
-// Sides of a comparison that take turns, and the rows that come of it.
+// Takes samples of the sides of a comparison in turn, and prints the results as rows.
 import { median, sayTable } from "./report.mjs";
 
-// The side that the others are compared with.
+// The side that is compared with each of the others.
 const OURS = "registry";
 
 export const spread = (values) => ({ median: median(values), min: Math.min(...values), max: Math.max(...values) });
 
-// Takes a sample of every side, `rounds` times after a round that warms up: {side: [sample, ...]}. Each round another
-// side comes first, so that none always comes after the same one.
+// Takes a sample of every side in each of `rounds` rounds, after a warm-up round; returns {side: [sample, ...]}. Each
+// round begins with another side, so that no side always follows the same one.
 export async function inTurn(sides, rounds, sample) {
   const names = Object.keys(sides);
   const samples = Object.fromEntries(names.map((name) => [name, []]));
@@ -21,7 +21,8 @@ export async function inTurn(sides, rounds, sample) {
   return samples;
 }
 
-// One row: what each side took, and our ratio to each of the others. budgets: {side: {atLeast} or {atMost}}, of the median.
+// One row: the spread of each side, and the registry's ratio to each other side. `budgets` limit the median ratio:
+// {side: {atLeast} or {atMost}}.
 export function compared(name, unit, samples, budgets = {}) {
   const sides = Object.fromEntries(Object.entries(samples).map(([side, values]) => [side, spread(values)]));
   const ratios = {};
@@ -43,7 +44,7 @@ export function compared(name, unit, samples, budgets = {}) {
 
 export const shown = ({ median: middle, min, max }, digits) => `${middle.toFixed(digits)} (${min.toFixed(digits)} to ${max.toFixed(digits)})`;
 
-// Rows of one unit and the same sides.
+// Prints rows with the same unit and sides.
 export function sayRows(title, rows, digits = 0) {
   sayTable(
     rows.map(({ name, sides, ratios, budgets }) => ({

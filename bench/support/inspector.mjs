@@ -1,6 +1,6 @@
-// V8's inspector protocol, as workerd speaks it: asks an isolate for the size of its heap.
+// A client of workerd's V8 inspector that asks an isolate for the size of its heap.
 
-// The isolate of the user's Worker among those of Miniflare.
+// The inspector target of the user's Worker; Miniflare has Workers of its own, too.
 const USER_WORKER = /^core:user:/;
 
 export async function connectInspector(miniflare) {
@@ -10,7 +10,7 @@ export async function connectInspector(miniflare) {
   const socket = new WebSocket(target.webSocketDebuggerUrl);
   await new Promise((resolve, reject) => {
     socket.onopen = resolve;
-    socket.onerror = () => reject(new Error("workerd's inspector does not answer"));
+    socket.onerror = () => reject(new Error("workerd's inspector does not accept the connection"));
   });
   const waiting = new Map();
   let lastId = 0;

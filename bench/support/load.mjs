@@ -1,10 +1,10 @@
-// Requests one after the other on some connections at once: how many a second, and how long one takes.
+// A load generator: sends requests one after the other on several connections, and measures rate and latency.
 import { Agent, request } from "node:http";
 
 // The value below which `share` of the sorted values lie.
 const quantile = (sorted, share) => sorted[Math.min(sorted.length - 1, Math.floor(share * sorted.length))];
 
-// {perSecond, p50, p99}; the latter in milliseconds. Every answer must have `status`.
+// Returns {perSecond, p50, p99}, the latencies in milliseconds. Every response must have `status`.
 export async function load(base, { method, path, headers = {}, status = 200 }, { connections, requests }) {
   const agent = new Agent({ keepAlive: true, maxSockets: connections });
   const url = new URL(path, base);

@@ -1,4 +1,4 @@
-// What a stranger or a pusher can do to the memory of an isolate (docs/security.md, kinds A to D), as loads of any size.
+// Attacks on the memory of an isolate, by anonymous clients and pushers (docs/security.md, kinds A to D).
 import net from "node:net";
 import { setTimeout as sleep } from "node:timers/promises";
 
@@ -11,8 +11,8 @@ const EMPTY = Buffer.from("{}");
 const SUBJECT = { mediaType: MANIFEST, digest: digestOf(Buffer.from("the subject")), size: 11 };
 const NAME = "memory/attacked";
 
-// Each load: {name, run(client, url)}; `run` returns what was answered, and throws when that is wrong. They are run on a
-// registry of their own. `scale` is 1 for the real thing.
+// Returns [{name, run(client, url)}]. Each needs a registry of its own. `run` throws for a wrong response, and may
+// return {milliseconds}, the time of another client's PATCH. `scale` is 1 for the full size; tests use less.
 export function loads(scale = 1) {
   const count = (whole) => Math.max(2, Math.round(whole * scale));
   return [
@@ -45,7 +45,7 @@ export function loads(scale = 1) {
           await put(client, `/v2/${NAME}/manifests/${digestOf(Buffer.from(data))}`, data, 201);
         }
         const answers = await atOnce(count(10), () => client.send("GET", `/v2/${NAME}/referrers/${SUBJECT.digest}`));
-        demand(answers.every(({ size }) => size < 64 * 1024), "a list that is too large");
+        demand(answers.every(({ size }) => size < 64 * 1024), "the list of referrers is too large");
       },
     },
     {
@@ -108,7 +108,7 @@ async function stall(url, count, request, meanwhile) {
 
 async function stalled(url, { path, length, sent, type, isStranger }) {
   const socket = net.connect(url.port, url.hostname);
-  socket.on("error", () => {}); // it is closed
+  socket.on("error", () => {}); // the registry closes it
   const { promise: answered, resolve } = Promise.withResolvers();
   socket.on("data", resolve);
   socket.on("close", resolve);

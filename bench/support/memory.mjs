@@ -1,7 +1,7 @@
-// How much memory the registry's isolate uses while layers are pushed at once.
+// Measures the memory of the registry's isolate during concurrent pushes.
 //
 // A Worker's 128 MB hold three things: Python's linear memory, V8's heap with what the runtime keeps for its objects,
-// and ArrayBuffers, among them the registry's buffers. V8's inspector and a route of bench_entry.py tell them.
+// and ArrayBuffers, among them the registry's buffers. V8's inspector and a route of bench_entry.py report them.
 import { createHash, randomFillSync } from "node:crypto";
 import { setTimeout as sleep } from "node:timers/promises";
 
@@ -12,20 +12,20 @@ const SAMPLE_EVERY = 100; // milliseconds
 const SLICE_SIZE = 64 * 1024; // bytes of a piece in chunked transfer encoding
 const TRICKLE_SIZE = 1024; // bytes that a slow client sends
 const TRICKLE_EVERY = 100; // milliseconds
-const BUSY = [429, 503]; // statuses after which a client comes again
-const BROKEN = ["ECONNRESET", "EPIPE"]; // the same answer, lost because the body had not been read
+const BUSY = [429, 503]; // statuses that a client retries
+const BROKEN = ["ECONNRESET", "EPIPE"]; // such a response was lost since the registry had not read the body
 const BROKEN_RETRY_AFTER = 5000; // milliseconds
 const MAX_ATTEMPTS = 20;
 
-// What startLocal and startRuntime need for it.
+// Options of startLocal and startRuntime for a measurable registry.
 export const MEASURABLE = { entry: "bench_entry", sources: ["src", "bench/entry"], inspectorPort: 0 };
 
 // Samples V8 until `stop`, which returns the peaks in bytes:
-//   buffers      the registry's, counted by itself: never between two samples; `limit` is what it allows
+//   buffers      the registry's buffers by its own exact count; `limit` is their limit
 //   linear       Python's memory, which never shrinks
-//   heap         V8's heap with garbage that was not collected yet, and the runtime's objects
-//   arrayBuffers all of them, also those that wait to be collected; the registry's are among them
-//   together     the most of all in one sample
+//   heap         V8's heap, including garbage, and the runtime's objects
+//   arrayBuffers all ArrayBuffers, including garbage and the registry's buffers
+//   together     the largest sum of heap, ArrayBuffers and linear memory in one sample
 export async function watchMemory({ client, miniflare }) {
   const inspector = await connectInspector(miniflare);
   const samples = [];
@@ -66,9 +66,9 @@ function peaksOf(samples, own) {
   };
 }
 
-// Pushes `count` layers of `size` bytes at once as docker does, each from the start again when the registry is busy,
-// while `trickling` more clients send a little now and then. Returns {seconds, retries, refused, broken}: retries are the
-// layers', refused the slow clients' requests; broken is how many of either lost their answer with their connection.
+// Pushes `count` layers of `size` bytes concurrently in docker's way, and restarts a layer when the registry is busy.
+// Meanwhile `trickling` further clients send slowly. Returns {seconds, retries, refused, broken}: the retries of
+// layers, the refused requests of slow clients, and the requests of either that lost their response.
 export async function pushAtOnce(client, { count, size, trickling = 0 }) {
   const common = randomFillSync(Buffer.alloc(size));
   const run = { over: false, retries: 0, refused: 0, broken: 0 };
@@ -91,7 +91,7 @@ async function pushLayer(client, { slices, digest, size }, run) {
       break;
     } catch (error) {
       if (attempt === MAX_ATTEMPTS) throw error;
-      await comeAgain(error, run);
+      await waitForRetry(error, run);
       run.retries += 1;
     }
   }
@@ -99,8 +99,8 @@ async function pushLayer(client, { slices, digest, size }, run) {
   if (head.headers["content-length"] !== String(size)) throw new Error(`${digest} has ${head.headers["content-length"]} bytes`);
 }
 
-// Waits as long as a busy registry asks for; what is no refusal is thrown again.
-async function comeAgain(error, run) {
+// Waits for the Retry-After of a busy registry; rethrows any other error.
+async function waitForRetry(error, run) {
   if (error instanceof HttpError && BUSY.includes(error.status)) {
     await sleep(Number(error.headers["retry-after"] ?? 1) * 1000);
   } else if (BROKEN.includes(error.cause?.code)) {
@@ -111,7 +111,7 @@ async function comeAgain(error, run) {
   }
 }
 
-// A layer of its own that shares all but its beginning with the others: the client needs memory, too.
+// A unique layer that shares all but its first bytes with the others, to save the client's memory.
 function layerLike(common) {
   const beginning = randomFillSync(Buffer.alloc(SLICE_SIZE));
   function* slices() {
@@ -134,7 +134,7 @@ async function trickle(client, run) {
     try {
       await client.send("PATCH", await client.startUpload("memory/slow"), { body: drops() });
     } catch (error) {
-      await comeAgain(error, run);
+      await waitForRetry(error, run);
       run.refused += 1;
     }
   }

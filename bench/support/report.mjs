@@ -1,4 +1,4 @@
-// Numbers, and plain tables of them. With JSON=1 a benchmark prints one JSON object instead.
+// Prints results as plain tables, or as one JSON object with JSON=1.
 import { cpus } from "node:os";
 
 export const MIB = 1024 ** 2;
@@ -8,18 +8,18 @@ const AS_JSON = process.env.JSON === "1";
 
 export const MACHINE = `${cpus().length} × ${cpus()[0].model}`;
 
-// Progress and remarks: nothing when the output is JSON.
+// Prints a line of text, unless the output is JSON.
 export function say(line = "") {
   if (!AS_JSON) process.stdout.write(`${line}\n`);
 }
 
-// rows: objects whose keys are the column titles.
+// Prints `rows`, objects whose keys are the column titles.
 export function sayTable(rows) {
   const titles = Object.keys(rows[0]);
   const lines = [titles, ...rows.map((row) => titles.map((title) => String(row[title] ?? "")))];
   const widths = titles.map((_, column) => Math.max(...lines.map((line) => line[column].length)));
   for (const line of lines) {
-    // The first column is words, the others numbers.
+    // The first column holds names, the others numbers.
     say(line.map((cell, column) => (column === 0 ? cell.padEnd(widths[0]) : cell.padStart(widths[column]))).join("  "));
   }
   say();

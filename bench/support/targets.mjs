@@ -1,4 +1,4 @@
-// What is measured: the registry, and beside it the least that a Worker can do with the same bytes.
+// Starts the measured servers: the registry, minimal Workers to compare it with, and docker-registry.
 import { spawn } from "node:child_process";
 import { mkdtempSync, openSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { createServer } from "node:net";
@@ -11,19 +11,19 @@ import { startRuntime } from "../../runtime/local.mjs";
 import { Client, CREDENTIALS } from "./client.mjs";
 import { withPid } from "./workerd.mjs";
 
-// Debian's own: others may come first on the PATH.
+// Debian's programs; the PATH may have others.
 export const DOCKER_REGISTRY = "/usr/bin/docker-registry";
 export const SKOPEO = "/usr/bin/skopeo";
 
 const LOOPBACK = "127.0.0.1";
 const REQUEST_LINE = '{"event": "request",';
 
-// `put` and `get` as they are. Four more routes tell costs apart: /parts/ stores in parts and /checked/ has R2 check a
-// checksum, as the registry does; /read reads the body and no more, /hash reads and hashes it.
+// A JavaScript Worker that only passes bodies to and from R2. Four further routes tell costs apart: /parts/ stores in
+// parts and /checked/ has R2 check a checksum, as the registry does; /read reads the body, /hash reads and hashes it.
 const BARE_WORKER = `
 const BUFFER_SIZE = 8 * 1024 * 1024; // bytes
 
-// Gives the body in full buffers but for the last; each may be used until the next is asked for.
+// Yields the body in buffers, all full except the last; each is valid until the next one is requested.
 async function* inBuffers(body) {
   const reader = body.getReader({ mode: "byob" });
   for (let buffer = new Uint8Array(BUFFER_SIZE); ; ) {
@@ -77,17 +77,18 @@ export default {
 };
 `;
 
-// {client, pid, runtime, dispose()}; the clients speak to workerd's own port. `options` are startRuntime's.
+// Starts the registry; returns {client, pid, runtime, dispose()}, like all functions below. The client uses workerd's
+// own port. `options` are those of startRuntime.
 export function startOurs(options = {}) {
   return startTarget((dataDir) => startWithPid(() => startRuntime({ vars: CREDENTIALS, dataDir, onLog: toStderr, ...options })));
 }
 
-// A Python Worker that makes a request's R2 call and nothing else.
+// Starts a Python Worker that makes only a request's R2 call.
 export function startFloor() {
   return startOurs({ entry: "floor_entry", sources: ["bench/entry"] });
 }
 
-// On its file system, without accounts. tls: {keyPath, certPath}.
+// Starts docker-registry with file system storage and without accounts. tls: {keyPath, certPath}.
 export function startDockerRegistry({ tls } = {}) {
   return startTarget(async (dataDir) => {
     const port = await freePort();
@@ -99,7 +100,7 @@ export function startDockerRegistry({ tls } = {}) {
     };
     const configPath = join(dataDir, "config.yml");
     writeFileSync(configPath, JSON.stringify(config)); // JSON is YAML
-    // It writes a line for every blob that is not there.
+    // The log has a line for every missing blob, so it goes to a file.
     const logPath = join(dataDir, "log");
     const server = spawn(DOCKER_REGISTRY, ["serve", configPath], { stdio: ["ignore", "ignore", openSync(logPath, "w")] });
     const url = `${tls ? "https" : "http"}://${LOOPBACK}:${port}`;
@@ -143,7 +144,7 @@ async function startWithPid(start) {
   return { runtime, pid };
 }
 
-// A port that nobody listens on.
+// A free port.
 function freePort() {
   return new Promise((resolve) => {
     const server = createServer().listen(0, LOOPBACK, () => {
@@ -153,7 +154,7 @@ function freePort() {
   });
 }
 
-// For startLocal and startRuntime. Standard output is for results, and the lines of requests are none of the news.
+// The `onLog` of startLocal and startRuntime: standard output is for results, and lines of requests are dropped.
 export function toStderr({ message }) {
   if (!message.startsWith(REQUEST_LINE)) process.stderr.write(`${message}\n`);
 }

@@ -1,1 +1,1 @@
-"""Tests of `push/`."""
+"""Tests of registry-push (`push/`)."""

@@ -1,4 +1,4 @@
-"""The registry on fake bindings as what `registry-push` talks to: a body limit, and every kind of bad connection."""
+"""Runs `registry-push` against the registry on fake bindings, behind an edge with a body limit and network faults."""
 
 import asyncio
 import random
@@ -29,32 +29,32 @@ _BLOCK = 4096  # bytes that arrive at once
 
 
 class Interrupted(BaseException):
-    """Ctrl-C, as far as the tool is concerned."""
+    """Simulates Ctrl-C."""
 
 
 @dataclass(slots=True)
 class FakeEdge(httpx.AsyncBaseTransport):
-    """What stands before the registry. The trouble it makes follows from a seed, and ends after `troubles` of it."""
+    """The edge in front of the registry. It injects up to `troubles` faults, which it chooses by a seed."""
 
     registry: FakeRegistry = field(default_factory=FakeRegistry)
-    limit: int | None = None  # bytes of a body; more is answered as Cloudflare does
-    resets: bool = False  # the answer to a body above the limit gets lost, since nobody reads the body
+    limit: int | None = None  # bytes of a body; a larger one is answered with 413, as by Cloudflare
+    resets: bool = False  # the connection closes before a body above the limit was read, so the 413 is lost
     trouble: random.Random | None = None
     troubles: int = 0
-    interrupts: int = 0  # how often the whole program ends
-    # What happens instead of what the seed says.
+    interrupts: int = 0  # how many of the faults may end the whole program
+    # Returns the next fault, or None for none; overrides the seed.
     script: Callable[[], str | None] | None = None
     seen: list[str] = field(default_factory=list)
     bodies: list[int] = field(default_factory=list)
     _running: list[asyncio.Future[Answer]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        """Nobody counts single requests: several run at once."""
+        """Lift the limits of one request on bucket operations, since several requests run at once."""
         self.registry.side_by_side = True
         self.registry.bucket.open_limit = 1000
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """One request of the tool."""
+        """Answer a request of registry-push."""
         assert str(request.url).startswith(f"{ORIGIN}/"), "the credentials left the registry"
         self.seen.append(f"{request.method} {request.url.raw_path.decode()}")
         body = b"".join([block async for block in request.stream])  # type: ignore[union-attr]
@@ -106,28 +106,28 @@ class FakeEdge(httpx.AsyncBaseTransport):
         call = self.registry.call(request.method, target, blocks(), headers=headers, user=None)
         task = asyncio.ensure_future(call)
         self._running.append(task)
-        return await asyncio.shield(task)  # the end of the client does not end what the registry does
+        return await asyncio.shield(task)  # the registry goes on when its client disconnects
 
     async def settle(self) -> None:
-        """Wait until the registry is done with everything, also with what nobody waits for."""
+        """Wait until the registry is done with all requests, including those whose client has disconnected."""
         await asyncio.gather(*self._running)
 
 
 class Unread(httpx.AsyncByteStream):
-    """A body that was not read yet."""
+    """A response body that the client has not read yet."""
 
     def __init__(self, content: bytes) -> None:
         self._content = content
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        """Its bytes, as they arrive."""
+        """Yield the bytes in blocks."""
         for at in range(0, len(self._content), _BLOCK):
             yield self._content[at : at + _BLOCK]
 
 
 @dataclass(slots=True)
 class Run:
-    """A run of the tool, with what it said."""
+    """A run of registry-push, with its output."""
 
     edge: FakeEdge
     folder: Path
@@ -138,19 +138,19 @@ class Run:
     credentials: Credentials | None = CREDENTIALS
     compression: Compression = field(default_factory=Compression)
     events: list[str] = field(default_factory=list)
-    wire: list[str] = field(default_factory=list)  # what --verbose says
+    wire: list[str] = field(default_factory=list)  # the lines of --verbose
 
     def write(self, text: str) -> int:
-        """What JsonLines writes to."""
+        """Record a line: JsonLines takes the run for its output file."""
         self.events.append(text)
         return len(text)
 
     def flush(self) -> None:
-        """As a file has it."""
+        """Do nothing; JsonLines calls it."""
 
     async def push(self, source: str, image: str = "team/app:1") -> Pusher:
-        """Push an image; the pusher that has done it."""
-        report = JsonLines(self)  # type: ignore[arg-type] # it only prints
+        """Push an image; returns the pusher, which has the counts."""
+        report = JsonLines(self)  # type: ignore[arg-type] # JsonLines only prints
         cache = Cache(self.folder / "cache")
         try:
             loaded = Loader(cache, self.compression, report).load(source, image)
@@ -178,7 +178,7 @@ def new_client(
     edge: FakeEdge,
     wire: Callable[[str], None],
 ) -> Client:
-    """A client of the edge's registry; it sleeps in the registry's time."""
+    """A client of the edge's registry that sleeps on the registry's fake clock."""
     scopes = ["repository:team/app:pull,push"]
     authentication = Authentication(http, credentials, scopes, TokenServers(TARGET.registry))
     return Client(http, ORIGIN, authentication, Retries(retries, edge.registry.clock.sleep), wire)

@@ -1,4 +1,4 @@
-"""Servers that `registry-push` must not trust, and what they were sent."""
+"""Servers that `registry-push` must not trust, with a record of the requests that they got."""
 
 import asyncio
 import base64
@@ -19,13 +19,13 @@ Answering = Callable[[httpx.Request], httpx.Response]
 
 @dataclass(slots=True)
 class Servers(httpx.AsyncBaseTransport):
-    """Every host there is, by its name with the port. One without an answer of its own answers 404."""
+    """All hosts, by name and port. A host without an answer of its own answers 404."""
 
     hosts: Mapping[str, Answering] = field(default_factory=dict)
     seen: list[httpx.Request] = field(default_factory=list)
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """One request; a body that comes as a stream is read."""
+        """Record and answer a request, after reading its body."""
         await request.aread()
         self.seen.append(request)
         answering = self.hosts.get(request.url.netloc.decode())
@@ -33,7 +33,7 @@ class Servers(httpx.AsyncBaseTransport):
         return httpx.Response(answer.status_code, headers=answer.headers.raw, stream=Unread(answer.content))
 
     def told(self) -> set[str]:
-        """The hosts that were sent a name with its password, or an identity token."""
+        """The hosts that got a password or an identity token."""
         return {
             each.url.netloc.decode()
             for each in self.seen
@@ -41,12 +41,12 @@ class Servers(httpx.AsyncBaseTransport):
         }
 
     def asked(self) -> set[str]:
-        """The hosts that were sent anything."""
+        """The hosts that got any request."""
         return {each.url.netloc.decode() for each in self.seen}
 
 
 def challenging(challenge: str, token: str = "the-token") -> Answering:  # noqa: S107 - of a test
-    """A registry that takes one token. What else is on its host is not there."""
+    """A registry that accepts one token; other paths of its host answer 404."""
 
     def answer(request: httpx.Request) -> httpx.Response:
         if not request.url.path.startswith("/v2/"):
@@ -60,7 +60,7 @@ def challenging(challenge: str, token: str = "the-token") -> Answering:  # noqa:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """An answer of the proxy."""
+    """A response of the proxy."""
 
     status: int
     headers: httpx.Headers
@@ -76,7 +76,7 @@ async def ask_proxy(
     host: str | None = "localhost:5000",
     body: bytes = b"",
 ) -> Reply:
-    """A request to the proxy exactly as it is: no client makes anything better of it."""
+    """Send a request to the proxy exactly as given: no HTTP client normalizes it."""
     given = [] if host is None else [("host", host)]
     given += list((headers or {}).items())
     if body:
@@ -105,5 +105,5 @@ async def ask_proxy(
 
 
 def _never() -> Awaitable[MutableMapping[str, Any]]:
-    """Wait for what a client does next that stays and says nothing."""
+    """Wait for ever, as for a client that stays connected and sends nothing."""
     return asyncio.get_running_loop().create_future()

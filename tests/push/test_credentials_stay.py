@@ -1,4 +1,4 @@
-"""Credentials go to the registry and to its token server, and nowhere else: each row is a registry that tries."""
+"""Credentials go only to the registry and its token server: each row is a registry that tries to divert them."""
 
 import itertools
 import json
@@ -29,7 +29,7 @@ BASIC_CHALLENGE = 'Basic realm="x"'
 
 
 async def no_pause(seconds: float) -> None:
-    """Nobody waits here."""
+    """Retry without waiting."""
 
 
 def client_of(
@@ -62,7 +62,7 @@ def to(location: str, status: int = 307) -> Answering:
     return lambda request: httpx.Response(status, headers={"Location": location})
 
 
-# The registry, the realm that its challenge names, hosts of --token-server, and who gets the password.
+# The registry, the realm in its challenge, the hosts of --token-server, and the host that gets the password.
 REALMS = [
     (REGISTRY, f"https://{REGISTRY}/token", (), REGISTRY),
     (REGISTRY, f"https://{REGISTRY}:443/token", (), REGISTRY),
@@ -82,11 +82,11 @@ REALMS = [
     (REGISTRY, "https://auth.example:8443/token", ("auth.example",), None),
     (REGISTRY, "https://auth.registry.example/token", (), None),
     ("localhost:5000", "http://localhost:5001/token", (), None),
-    # A well-known one, of another registry: it would give a token for what the password opens there.
+    # A well-known token server of another registry: its token would open the account there.
     (REGISTRY, "https://auth.docker.io/token", (), None),
     ("docker.io", "https://gitlab.com/jwt/auth", (), None),
     ("docker.io", "https://auth.docker.io.evil.example/token", (), None),
-    # No addresses, and what people and programs read in different ways.
+    # Invalid URLs, and URLs that people and programs read differently.
     (REGISTRY, f"https://{REGISTRY}@evil.example/token", (), None),
     (REGISTRY, f"https://user:pw@{REGISTRY}/token", (), None),
     (REGISTRY, f"https://evil.example\\\\@{REGISTRY}/token", (), None),
@@ -95,7 +95,7 @@ REALMS = [
     (REGISTRY, "", (), None),
     (REGISTRY, "file:///etc/passwd", (), None),
     (REGISTRY, "https://a b/\x7f", (), None),
-    # In the clear.
+    # Plain HTTP.
     (REGISTRY, f"http://{REGISTRY}/token", (), None),
     (REGISTRY, "http://auth.example/token", ("auth.example",), None),
     (REGISTRY, "http://localhost/token", ("localhost",), None),
@@ -107,10 +107,10 @@ REALMS = [
 async def test_realms(
     registry: str, realm: str, named: tuple[str, ...], told: str | None, credentials: Credentials
 ) -> None:
-    """Only the registry's own host, what is known or what was named gets the password; nobody else is asked at all."""
+    """Only the registry's own host, its well-known server and named hosts get the password; others get no request."""
     host = httpx.URL(parse_registry(registry, insecure=False).origin).netloc.decode()
     servers = Servers({host: bearer(realm)})
-    # Nobody gives a token here.
+    # No server here issues a token.
     with pytest.raises(Refused if told is None else Unreachable) as caught:
         await client_of(servers, registry, credentials, named=named).once("GET", "/v2/")
     assert SECRET not in str(caught.value)
@@ -119,14 +119,14 @@ async def test_realms(
 
 
 async def test_a_refused_realm_says_what_to_do() -> None:
-    """The sentence has the option, with the host as it is to be written."""
+    """The message has the option, with the host in its notation."""
     servers = Servers({REGISTRY: bearer("https://auth.example:8443/token")})
     with pytest.raises(Refused, match=r"--token-server auth\.example:8443"):
         await client_of(servers).once("GET", "/v2/")
 
 
 async def test_without_credentials() -> None:
-    """Whoever has none may ask any token server; still not in the clear."""
+    """Without credentials any token server is asked, but not over plain HTTP."""
     servers = Servers({REGISTRY: bearer("https://auth.example/token"), "auth.example": giving("the-token")})
     assert (await client_of(servers, credentials=None).once("GET", "/v2/")).status_code == 200
     servers = Servers({REGISTRY: bearer("http://169.254.169.254/token")})
@@ -136,7 +136,7 @@ async def test_without_credentials() -> None:
 
 
 async def test_insecure() -> None:
-    """--insecure allows plain HTTP; whom to trust is another matter."""
+    """--insecure allows plain HTTP; it makes no further host trusted."""
     servers = Servers({REGISTRY: bearer(f"http://{REGISTRY}/token")})
     with pytest.raises(Unreachable):
         await client_of(servers, insecure=True).once("GET", "/v2/")
@@ -149,7 +149,7 @@ async def test_insecure() -> None:
 
 @pytest.mark.parametrize("credentials", [CREDENTIALS, IDENTITY])
 async def test_a_token_server_that_redirects(credentials: Credentials) -> None:
-    """Nobody follows it with a password."""
+    """A token server's redirect is not followed."""
     servers = Servers(
         {REGISTRY: bearer("https://auth.example/token"), "auth.example": to("https://evil.example/token")}
     )
@@ -161,7 +161,7 @@ async def test_a_token_server_that_redirects(credentials: Credentials) -> None:
 @pytest.mark.parametrize("challenge", [BASIC_CHALLENGE, 'Bearer realm="https://registry.example/token"'])
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
 async def test_a_redirect(method: str, challenge: str) -> None:
-    """What a registry redirects to gets no credentials, and asks for none: only the registry's own origin can."""
+    """The target of a redirect gets no credentials, and its 401 is not answered."""
     answers = iter([httpx.Response(401, headers={"WWW-Authenticate": BASIC_CHALLENGE})])
 
     def registry(request: httpx.Request) -> httpx.Response:
@@ -184,7 +184,7 @@ async def test_a_redirect(method: str, challenge: str) -> None:
     ],
 )
 async def test_an_upload_on_another_host(other: str, tmp_path: Path) -> None:
-    """The bytes go where the registry says, the credentials do not, and a 401 there is not answered."""
+    """An upload on another host gets the bytes without credentials, and its 401 is not answered."""
     host = httpx.URL(other).netloc.decode()
     servers = Servers({REGISTRY: challenging(BASIC_CHALLENGE), host: challenging(BASIC_CHALLENGE)})
     client = client_of(servers)
@@ -213,33 +213,33 @@ LOCATIONS = [
 
 @pytest.mark.parametrize("location", LOCATIONS)
 async def test_locations(location: str, tmp_path: Path) -> None:
-    """In the clear, with credentials in the address, or no address: a sentence, and nobody is asked."""
+    """A location with plain HTTP, with credentials, or malformed gives an error, and no request is sent there."""
     (tmp_path / "blob").write_bytes(b"xy")
     uploads = Servers({REGISTRY: to(location, 202)})
     session = Session(client_of(uploads), httpx.URL(f"https://{REGISTRY}/1"), ChunkSizes(1))
-    with pytest.raises(Failure, match="sends us to"):
+    with pytest.raises(Failure, match="answered with a location"):
         await session.complete(whole(tmp_path / "blob"), "sha256:0", lambda position: None)
-    with pytest.raises(Failure, match="sends us to"):
+    with pytest.raises(Failure, match="answered with a location"):
         location_of(await client_of(uploads).ask("POST", "/v2/a/blobs/uploads/"))
     assert uploads.asked() == {REGISTRY}
     redirects = Servers({REGISTRY: to(location)})
-    with pytest.raises(Failure, match=r"sends us to|location header"):
+    with pytest.raises(Failure, match=r"answered with a location|location header"):
         await client_of(redirects).follow("GET", "/v2/")
     assert redirects.asked() == {REGISTRY}
     reply = await ask_proxy(new_proxy(Servers({REGISTRY: to(location, 202)})), "/v2/a/blobs/uploads/", method="POST")
-    assert (reply.status, b"sends us to" in reply.body) == (502, True)
+    assert (reply.status, b"answered with a location" in reply.body) == (502, True)
 
 
 @pytest.mark.parametrize("target", ["//evil.example/x", "/v2/../x", "/v2/a?b=//c", "/v2//evil.example/"])
 async def test_a_path_is_the_registrys(target: str) -> None:
-    """Whatever a path looks like, it is asked of the registry."""
+    """No path leads to another host than the registry's."""
     servers = Servers()
     await client_of(servers).ask("GET", target)
     assert servers.asked() == {REGISTRY}
 
 
 async def test_no_cookies() -> None:
-    """What a registry leaves is not brought back, to nobody."""
+    """Cookies of a registry are not sent back, to any host."""
     headers = {"Set-Cookie": "sid=1; Path=/"}
     servers = Servers({REGISTRY: lambda request: httpx.Response(200, headers=headers)})
     client = client_of(servers)
@@ -250,19 +250,19 @@ async def test_no_cookies() -> None:
 
 @pytest.mark.parametrize("host", ["localhost:5000", "127.0.0.1:5000", "[::1]:5000"])
 async def test_loopback_needs_no_proxy(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """HTTP_PROXY is for elsewhere: it would see the password for this machine."""
+    """HTTP_PROXY does not apply to loopback: the proxy would see the password."""
     for name in ("NO_PROXY", "no_proxy"):
         monkeypatch.delenv(name, raising=False)
     for name in ("HTTP_PROXY", "ALL_PROXY", "http_proxy", "all_proxy"):
         monkeypatch.setenv(name, "http://proxy.example:3128")
     async with new_http() as http:
-        direct = http._transport  # noqa: SLF001 - httpx does not say otherwise
+        direct = http._transport  # noqa: SLF001 - httpx has no public way to tell
         assert http._transport_for_url(httpx.URL(f"http://{host}/v2/")) is direct  # noqa: SLF001
         assert http._transport_for_url(httpx.URL("http://registry.example/")) is not direct  # noqa: SLF001
 
 
 async def test_tokens_without_end() -> None:
-    """A registry that takes no token, however new, is not asked for ever."""
+    """A registry that refuses every new token ends in an error, not in an endless loop."""
     tokens = (f"token-{number}" for number in itertools.count())
     servers = Servers(
         {
@@ -270,7 +270,7 @@ async def test_tokens_without_end() -> None:
             "auth.example": lambda request: httpx.Response(200, json={"token": next(tokens)}),
         }
     )
-    with pytest.raises(Refused, match="takes none of the tokens"):
+    with pytest.raises(Refused, match="refuses the tokens"):
         await client_of(servers, named=("auth.example",)).once("GET", "/v2/")
     assert len(servers.seen) < 10
 
@@ -295,7 +295,7 @@ BAD_TOKENS = [
 
 @pytest.mark.parametrize("answer", BAD_TOKENS)
 async def test_bad_tokens(answer: Answering) -> None:
-    """A token server that makes no sense is a sentence, without what it said."""
+    """A malformed response of a token server gives an error without the response's text."""
     servers = Servers({REGISTRY: bearer("https://auth.example/"), "auth.example": answer})
     with pytest.raises(Unreachable, match="without a token") as caught:
         await client_of(servers, named=("auth.example",)).once("GET", "/v2/")
@@ -306,7 +306,7 @@ async def test_bad_tokens(answer: Answering) -> None:
     "challenge", ["Bearer", "Bearer realm", "Bearer realm=", 'Bearer realm=",', "Bearer =,=", "=", ""]
 )
 async def test_bad_challenges(challenge: str) -> None:
-    """A challenge that makes no sense is a sentence."""
+    """A malformed challenge gives an error."""
     servers = Servers({REGISTRY: challenging(challenge)})
     with pytest.raises(Refused):
         await client_of(servers).once("GET", "/v2/")
@@ -314,14 +314,14 @@ async def test_bad_challenges(challenge: str) -> None:
 
 @pytest.mark.parametrize("value", ["9" * 5000, "-1", "1e3", "", "٣"])
 async def test_sizes_that_are_none(value: str) -> None:
-    """A chunk size that makes no sense is none."""
+    """A malformed chunk size is ignored."""
     sizes = ChunkSizes()
     before = sizes.largest
     sizes.learn(httpx.Headers([(name, value.encode()) for name in (b"OCI-Chunk-Max-Length", b"OCI-Chunk-Min-Length")]))
     assert sizes.largest == before
 
 
-# ---------------------------------------------------------------------- what is shown
+# ---------------------------------------------------------------------- output
 @pytest.mark.parametrize(
     ("url", "seen"),
     [
@@ -333,12 +333,12 @@ async def test_sizes_that_are_none(value: str) -> None:
     ],
 )
 def test_addresses(url: str, seen: str) -> None:
-    """Neither the session's name nor the query, nor credentials, in no message."""
+    """No message has a session's ID, a query or credentials."""
     assert shown(url) == seen
 
 
 async def test_an_error_that_quotes_a_header() -> None:
-    """The library's complaint about a header has the header in it."""
+    """The error of h11 about a malformed header quotes the header; our message does not."""
 
     def answer(request: httpx.Request) -> httpx.Response:
         raise httpx.LocalProtocolError("Illegal header value b'Bearer secret-token'")
@@ -350,7 +350,7 @@ async def test_an_error_that_quotes_a_header() -> None:
 
 @pytest.mark.parametrize("troubles", [0, 12])
 async def test_nothing_secret_is_said(troubles: int, tmp_path: Path) -> None:
-    """With --verbose, in trouble or not: no password, no token, and no session that somebody else could go on with."""
+    """The lines of --verbose, with or without faults, have no password, no token and no usable session."""
     edge = FakeEdge(trouble=random.Random(troubles), troubles=troubles)
     run = Run(edge, tmp_path, chunk_size=700)
     await run.push(layout(tmp_path, b"x" * 3000))
@@ -367,7 +367,7 @@ async def test_nothing_secret_is_said(troubles: int, tmp_path: Path) -> None:
 
 
 async def test_nothing_secret_is_said_by_the_proxy() -> None:
-    """Neither on its own lines nor on those of --verbose."""
+    """The proxy's lines and those of --verbose have no secrets."""
     lines: list[str] = []
     edge = FakeEdge()
     proxy = new_proxy(edge, CREDENTIALS)

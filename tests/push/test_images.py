@@ -1,4 +1,4 @@
-"""Where images come from, and the cache: archives of every kind, layouts, what is chosen, what is compressed."""
+"""Tests of the sources of images and of the cache: archives, layouts, the choice of an image, compression."""
 
 import gzip
 import io
@@ -20,7 +20,7 @@ from tests.clients.images import KIB, OciLayout, config, digest_of, docker_archi
 
 @pytest.fixture
 def said() -> io.StringIO:
-    """What the tool says."""
+    """The output of the tool."""
     return io.StringIO()
 
 
@@ -48,7 +48,7 @@ def layers_of(image: Manifest) -> list[bytes]:
 @pytest.mark.parametrize("kind", ["gzip", "zstd"])
 @pytest.mark.parametrize("packed", [False, True])
 def test_a_docker_archive(kind: str, packed: bool, tmp_path: Path, said: io.StringIO) -> None:
-    """Also one that is compressed: the layers are the same, the config is byte for byte the image's ID."""
+    """An archive, compressed or not, keeps its layers; the config stays byte for byte, and so does the image ID."""
     contents = [layer("a", 3 * KIB), layer("b", 0)]
     archive = docker_archive("app:1", contents)
     path = tmp_path / "image.tar"
@@ -63,7 +63,7 @@ def test_a_docker_archive(kind: str, packed: bool, tmp_path: Path, said: io.Stri
 
 
 def test_links_and_compressed_layers(tmp_path: Path, loader: Loader) -> None:
-    """Old docker archives link to layers that they have already; a compressed layer stays as it is."""
+    """Links of old docker archives to earlier layers are followed; a compressed layer is not compressed again."""
     content = layer("a", KIB)
     packed = gzip.compress(content, 1)
     buffer = io.BytesIO()
@@ -88,7 +88,7 @@ def test_links_and_compressed_layers(tmp_path: Path, loader: Loader) -> None:
 
 
 def test_an_oci_archive(tmp_path: Path, loader: Loader) -> None:
-    """A layout in a tar: the manifest is byte for byte what it was."""
+    """A layout in a tar keeps its manifest byte for byte."""
     layout = OciLayout(tmp_path / "layout")
     layout.tag("1", layout.add_image([layer("a", KIB)]))
     path = tmp_path / "image.tar"
@@ -101,7 +101,7 @@ def test_an_oci_archive(tmp_path: Path, loader: Loader) -> None:
 
 
 def test_the_same_layer_is_compressed_once(tmp_path: Path, loader: Loader, said: io.StringIO) -> None:
-    """Another image on the same base: its layer comes from the cache, unless that was cleared or damaged."""
+    """A second image takes the layer of a shared base from the cache, unless that was cleared or damaged."""
     base, top = layer("base", 3 * KIB), layer("top", KIB)
     for name, contents in (("one", [base]), ("two", [base, top])):
         (tmp_path / name).write_bytes(docker_archive("app:1", contents))
@@ -115,7 +115,7 @@ def test_the_same_layer_is_compressed_once(tmp_path: Path, loader: Loader, said:
 
 
 def test_the_cache_has_a_limit(tmp_path: Path, said: io.StringIO) -> None:
-    """What was not used for longest goes first."""
+    """The least recently used blobs are removed first."""
     cache = Cache(tmp_path / "cache", limit=5 * KIB)
     loader = Loader(cache, Compression(), JsonLines(said))
     for seed in ("a", "b", "c"):
@@ -132,17 +132,17 @@ MISUSES = [
     ("docker-archive:/nowhere", "no such file"),
     ("ftp:x", "docker, podman, oci:DIR"),
     ("oci:{tmp}/empty", "no index.json"),
-    ("docker-archive:{tmp}/noise", "no tar archive"),
-    ("docker-archive:{tmp}/cut", "not whole|shorter"),
+    ("docker-archive:{tmp}/noise", "not a tar archive"),
+    ("docker-archive:{tmp}/cut", "incomplete|shorter"),
     ("docker-archive:{tmp}/other", "no manifest.json"),
     ("docker-archive:{tmp}/lacks", "the archive has no"),
-    ("docker-archive:{tmp}/two", "which image is meant"),
+    ("docker-archive:{tmp}/two", "no image named app:1"),
 ]
 
 
 @pytest.mark.parametrize(("source", "words"), MISUSES)
-def test_what_makes_no_sense(source: str, words: str, tmp_path: Path, loader: Loader) -> None:
-    """Each has a sentence, and no stack trace."""
+def test_invalid_sources(source: str, words: str, tmp_path: Path, loader: Loader) -> None:
+    """Each invalid source gives an error message, not a stack trace."""
     whole = docker_archive("app:1", [layer("a", 40 * KIB)])
     (tmp_path / "empty").mkdir()
     (tmp_path / "noise").write_bytes(b"x" * 2000)
@@ -156,8 +156,8 @@ def test_what_makes_no_sense(source: str, words: str, tmp_path: Path, loader: Lo
         loader.load(source.replace("{tmp}", str(tmp_path)), "app:1")
 
 
-def test_a_layout_that_lacks_a_blob(tmp_path: Path, loader: Loader) -> None:
-    """An image that could not be pulled is not pushed."""
+def test_a_layout_with_a_missing_blob(tmp_path: Path, loader: Loader) -> None:
+    """An image with a missing blob is not pushed, since nobody could pull it."""
     layout = OciLayout(tmp_path / "layout")
     layout.tag("1", layout.add_image([b"gone"]))
     (layout.folder / "blobs/sha256" / digest_of(b"gone")[7:]).unlink()
@@ -166,7 +166,7 @@ def test_a_layout_that_lacks_a_blob(tmp_path: Path, loader: Loader) -> None:
 
 
 def test_a_digest_is_no_path(tmp_path: Path, loader: Loader) -> None:
-    """A layout from a stranger does not read other files."""
+    """A digest with a path in it, in an untrusted layout, does not read other files."""
     layout = OciLayout(tmp_path / "layout")
     index = {"manifests": [{"digest": "sha256:../../../secret", "size": 1, "mediaType": "x"}]}
     (layout.folder / "index.json").write_text(json.dumps(index))

@@ -1,4 +1,4 @@
-"""`registry-push proxy`: clients that send a layer at once push through a small limit, and see one registry."""
+"""Tests of `registry-push proxy`: clients that send a layer in one request push through a small request limit."""
 
 import asyncio
 import json
@@ -30,7 +30,7 @@ SEEDS = 100
 
 @pytest.fixture(autouse=True)
 def spool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Chunks wait in a folder of the test; nothing is left of them."""
+    """Keep chunks in a folder of the test, and check that none is left there."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     yield
     assert list(tmp_path.iterdir()) == []
@@ -42,7 +42,7 @@ def new_proxy(
     chunk_size: int | None = LIMIT,
     listen: str = "127.0.0.1",
 ) -> Proxy:
-    """A proxy before the edge."""
+    """A proxy in front of the edge."""
     return Proxy(
         http=new_http(edge),
         guard=Guard(listen),
@@ -133,21 +133,21 @@ async def test_pushes(push: Callable[..., AsyncIterator[None]], size: int) -> No
 
 
 @pytest.mark.parametrize("push", PUSHES)
-async def test_a_limit_that_nobody_said(push: Callable[..., AsyncIterator[None]]) -> None:
-    """What is answered with 413 goes on in smaller chunks."""
+async def test_an_unknown_limit(push: Callable[..., AsyncIterator[None]]) -> None:
+    """After a 413 the proxy sends smaller chunks."""
     edge = FakeEdge(limit=LIMIT)
     proxy = new_proxy(edge, chunk_size=None)
     proxy.sizes._step = KIB  # noqa: SLF001 - the registry's 8 MiB would take long here
     proxy.sizes._learnt = True  # noqa: SLF001
     async with client_of(proxy) as client:
-        content = noise("unsaid", 3 * LIMIT)
+        content = noise("unknown", 3 * LIMIT)
         await push(client, content)  # type: ignore[misc]
         assert (await client.get(f"/v2/team/app/blobs/{digest_of(content)}")).content == content
 
 
 @pytest.mark.parametrize("seed", range(SEEDS))
 async def test_bad_connections(seed: int) -> None:
-    """Whatever happens between the proxy and the registry, the client sees a push that works."""
+    """Faults between the proxy and the registry do not fail the client's push."""
     randomness = random.Random(seed)
     edge = FakeEdge(FakeRegistry(seed=seed), limit=LIMIT)
     async with client_of(new_proxy(edge)) as client:
@@ -160,7 +160,7 @@ async def test_bad_connections(seed: int) -> None:
 
 
 async def test_a_chunk_out_of_order() -> None:
-    """It is told where the session is, as by the registry."""
+    """The client gets 416 with the session's offset and location, as from the registry."""
     async with client_of(new_proxy(FakeEdge())) as client:
         location = (await client.post(UPLOADS)).headers["location"]
         sent = await client.patch(location, content=b"0123456789")
@@ -169,8 +169,8 @@ async def test_a_chunk_out_of_order() -> None:
         assert wrong.headers["location"].startswith(UPLOADS)
 
 
-async def test_a_session_of_nobody() -> None:
-    """The registry's 404, in its words."""
+async def test_an_unknown_session() -> None:
+    """The client gets the registry's own 404."""
     async with client_of(new_proxy(FakeEdge())) as client:
         answer = await client.patch(f"{UPLOADS}nonsense", content=b"x")
         assert answer.status_code == 404
@@ -178,7 +178,7 @@ async def test_a_session_of_nobody() -> None:
 
 
 async def test_wrong_digest() -> None:
-    """The registry's refusal reaches the client."""
+    """The registry's error reaches the client."""
     async with client_of(new_proxy(FakeEdge())) as client:
         location = (await client.post(UPLOADS)).headers["location"]
         answer = await client.put(with_query(location, digest=digest_of(b"other")), content=b"bytes" * 10_000)
@@ -187,7 +187,7 @@ async def test_wrong_digest() -> None:
 
 
 async def test_a_proxy_that_was_restarted() -> None:
-    """It asks the registry how far a session is that it has not seen."""
+    """A restarted proxy asks the registry for the offset of an unknown session."""
     edge = FakeEdge(limit=LIMIT)
     content = noise("restart", 3 * LIMIT)
     async with client_of(new_proxy(edge)) as client:
@@ -201,7 +201,7 @@ async def test_a_proxy_that_was_restarted() -> None:
 
 
 async def test_manifests_and_lists_pass() -> None:
-    """What is no upload passes as it is, with every header; links lead back to the proxy."""
+    """Other requests than uploads pass unchanged, with all headers; links lead back to the proxy."""
     async with client_of(new_proxy(FakeEdge())) as client:
         manifest = json.dumps({"schemaVersion": 2, "mediaType": MANIFEST, "config": None, "layers": []}).encode()
         await like_docker(client, b"{}")
@@ -224,7 +224,7 @@ async def test_manifests_and_lists_pass() -> None:
 
 
 async def test_credentials_are_the_clients() -> None:
-    """By default the proxy adds none: a client without any is asked for some."""
+    """By default the proxy adds no credentials: a client without any gets 401."""
     async with client_of(new_proxy(FakeEdge()), user=None) as client:
         answer = await client.get("/v2/")
         assert answer.status_code == 401
@@ -234,7 +234,7 @@ async def test_credentials_are_the_clients() -> None:
 
 
 async def test_credentials_of_this_machine() -> None:
-    """With --log-in a client needs none; one that has some is what they say."""
+    """With --log-in a client needs no credentials; a client's own credentials take precedence."""
     proxy = new_proxy(FakeEdge(limit=LIMIT), CREDENTIALS)
     async with client_of(proxy, user=None) as client:
         assert (await client.get("/v2/")).status_code == 200
@@ -244,20 +244,20 @@ async def test_credentials_of_this_machine() -> None:
 
 
 async def test_no_web_page_uses_the_credentials() -> None:
-    """A browser says where a request comes from."""
+    """A request with an Origin, as browsers send it, is refused."""
     async with client_of(new_proxy(FakeEdge(), CREDENTIALS), user=None) as client:
         answer = await client.post(UPLOADS, headers={"Origin": "https://evil.example"})
         assert answer.status_code == 403
 
 
 async def test_credentials_stay_on_this_machine() -> None:
-    """An address that others reach is refused when the proxy would lend them this machine's credentials."""
+    """With this machine's credentials the proxy refuses to listen on a non-loopback address."""
     with pytest.raises(Misused, match="could push with your credentials"):
         await new_proxy(FakeEdge(), CREDENTIALS, listen="0.0.0.0").serve(0)  # noqa: S104 - refused
 
 
-async def test_a_registry_that_is_away() -> None:
-    """502, with a sentence."""
+async def test_an_unreachable_registry() -> None:
+    """The client gets 502 with the reason."""
     edge = FakeEdge()
     edge.script = lambda: "unheard"
     async with client_of(new_proxy(edge)) as client:
@@ -267,7 +267,7 @@ async def test_a_registry_that_is_away() -> None:
 
 
 async def test_a_large_body_that_is_no_blob() -> None:
-    """It is refused before it is all in memory."""
+    """A manifest above the limit is refused before all of it is in memory."""
     async with client_of(new_proxy(FakeEdge())) as client:
         answer = await client.put("/v2/team/app/manifests/1", content=pieces(b"x" * 5_000_000, 100_000))
         assert answer.status_code == 400

@@ -1,4 +1,4 @@
-"""Whom the proxy serves, and what: each row is an attack, or what a client needs."""
+"""Tests of the requests that the proxy serves: each row is an attack, or a request that clients need."""
 
 import asyncio
 import json
@@ -24,7 +24,7 @@ SECRET_PAGE = b'{"token": "of the inside"}'
 
 
 def refused(reply: Reply, status: int, code: str) -> str:
-    """The sentence of a refusal, which is an error of a registry."""
+    """Check that a reply is a refusal in the specification's format; returns its message."""
     assert (reply.status, reply.headers["content-type"]) == (status, "application/json")
     assert reply.headers["x-content-type-options"] == "nosniff"
     [error] = json.loads(reply.body)["errors"]
@@ -33,7 +33,7 @@ def refused(reply: Reply, status: int, code: str) -> str:
 
 
 TARGETS = [
-    # Joined to an address, these name another host.
+    # Appended to an address, these lead to another host.
     "//evil.example/x",
     "//evil.example/v2/",
     "///v2/",
@@ -55,7 +55,7 @@ TARGETS = [
     "/v2x/",
     "/x/v2/",
     "/%76%32/",
-    # A way up, as one server or another reads it.
+    # `..` in the spellings of different servers.
     "/v2/../x",
     "/v2/..",
     "/v2/./x",
@@ -70,7 +70,7 @@ TARGETS = [
     "/v2/..\\x",
     "/v2/%5c..%5cx",
     "/v2/%c0%ae%c0%ae/x",
-    # What ends a path early, or a line.
+    # Characters that end a path or a header line early.
     "/v2/x#y",
     "/v2/?x#y",
     "/v2#x",
@@ -88,7 +88,7 @@ TARGETS = [
 @pytest.mark.parametrize("method", ["GET", "POST", "PATCH", "PUT"])
 @pytest.mark.parametrize("target", TARGETS)
 async def test_other_targets(target: str, method: str, credentials: Credentials | None) -> None:
-    """Nobody is asked anything, and the client hears what the proxy serves."""
+    """No request is sent to any host, and the message says which paths the proxy serves."""
     servers = Servers({"evil.example": lambda request: httpx.Response(200, content=SECRET_PAGE)})
     reply = await ask_proxy(new_proxy(servers, credentials), target, method=method, body=b"x")
     assert "below /v2/" in refused(reply, 404, "UNSUPPORTED")
@@ -112,7 +112,7 @@ async def test_other_targets(target: str, method: str, credentials: Credentials 
     ],
 )
 async def test_targets_of_clients(target: str) -> None:
-    """They reach the registry byte for byte."""
+    """Targets of real clients reach the registry byte for byte."""
     servers = Servers()
     assert (await ask_proxy(new_proxy(servers), target)).status == 404
     [request] = servers.seen
@@ -122,7 +122,7 @@ async def test_targets_of_clients(target: str) -> None:
 NAME = socket.gethostname().lower()
 LOOPBACK, EVERYWHERE = "127.0.0.1", "0.0.0.0"  # noqa: S104 - a row of a table
 HOSTS = [
-    # As docker, containerd, podman, skopeo, crane and others send it: the host of the address, and its port.
+    # As docker, containerd, podman, skopeo, crane and others send it: the host and port of the address.
     (LOOPBACK, "localhost:5000", True),
     (LOOPBACK, "LocalHost:5000", True),
     (LOOPBACK, "localhost.:5000", True),
@@ -132,11 +132,11 @@ HOSTS = [
     (LOOPBACK, "[::1]:5000", True),
     ("::1", "[::1]:5000", True),
     ("localhost", "localhost:5000", True),
-    # A name of --host, with the port of whatever forwards to the proxy.
+    # A name of --host, with the port of a forwarder to the proxy.
     (LOOPBACK, "host.docker.internal:5000", True),
     (LOOPBACK, "HOST.docker.internal:6000", True),
     (LOOPBACK, "host.docker.internal", True),
-    # DNS rebinding: a name of the page's leads here.
+    # DNS rebinding: the page's domain resolves to this machine.
     (LOOPBACK, "evil.example", False),
     (LOOPBACK, "evil.example:5000", False),
     (LOOPBACK, "localhost.evil.example:5000", False),
@@ -151,7 +151,7 @@ HOSTS = [
     (LOOPBACK, "localhost:5000/", False),
     (LOOPBACK, "http://localhost:5000", False),
     (LOOPBACK, "localhost:5000 ", False),
-    # Not where it listens.
+    # Another address or port than the proxy's.
     (LOOPBACK, "localhost", False),
     (LOOPBACK, "localhost:6000", False),
     (LOOPBACK, "localhost:", False),
@@ -164,7 +164,7 @@ HOSTS = [
     (LOOPBACK, "", False),
     (LOOPBACK, None, False),
     (EVERYWHERE, "localhost:5000", True),
-    (EVERYWHERE, "localhost:6000", True),  # a container's port, as the machine has it
+    (EVERYWHERE, "localhost:6000", True),  # a container's port, published by the machine
     (EVERYWHERE, "192.168.1.7:5000", True),
     (EVERYWHERE, "[fe80::1]:5000", True),
     (EVERYWHERE, f"{NAME}:5000", True),
@@ -181,7 +181,7 @@ HOSTS = [
 @WHO
 @pytest.mark.parametrize(("listen", "host", "is_served"), HOSTS)
 async def test_hosts(listen: str, host: str | None, is_served: bool, credentials: Credentials | None) -> None:
-    """The proxy answers for the hosts that it listens on, and for no other."""
+    """The proxy serves the hosts that it listens on, and no other."""
     servers = Servers()
     proxy = new_proxy(servers, credentials)
     proxy.guard = Guard(listen, frozenset({"host.docker.internal"}))
@@ -215,7 +215,7 @@ async def test_hosts(listen: str, host: str | None, is_served: bool, credentials
     ],
 )
 async def test_browsers(name: str, value: str, credentials: Credentials | None) -> None:
-    """A web page that is open on this machine reads nothing, and does nothing."""
+    """A web page in a browser on this machine can neither read nor change anything."""
     servers = Servers()
     for method in ("GET", "POST", "OPTIONS"):
         reply = await ask_proxy(new_proxy(servers, credentials), "/v2/", {name: value}, method=method)
@@ -236,7 +236,7 @@ async def test_browsers(name: str, value: str, credentials: Credentials | None) 
     ],
 )
 async def test_agents_of_clients(agent: str) -> None:
-    """What clients send is no sign of a browser; Go's send a Referer where they are redirected."""
+    """Headers of registry clients do not count as a browser's; Go clients send a Referer after a redirect."""
     servers = Servers()
     headers = {"User-Agent": agent, "Accept-Encoding": "gzip", "Referer": "http://localhost:5000/v2/"}
     assert (await ask_proxy(new_proxy(servers), "/v2/", headers)).status == 404
@@ -257,7 +257,7 @@ OF_REGISTRY = [
 @pytest.mark.parametrize(("method", "target"), [("GET", "/v2/"), ("POST", "/v2/a/blobs/uploads/")])
 @pytest.mark.parametrize("status", [200, 401, 503, 999])
 async def test_answers(method: str, target: str, status: int) -> None:
-    """Whatever the registry says: no type is guessed, no script runs, no page reads it, no cookie is left."""
+    """Every response forbids MIME sniffing, scripts and other origins, and sets no cookie."""
     servers = Servers({"registry.example": lambda request: httpx.Response(status, headers=OF_REGISTRY, content=b"<p>")})
     proxy = new_proxy(servers)
     proxy.retries = type(proxy.retries)(1, lambda seconds: asyncio.sleep(0))
@@ -283,14 +283,14 @@ async def test_answers(method: str, target: str, status: int) -> None:
     ],
 )
 async def test_locations(location: str, seen: str) -> None:
-    """What the proxy serves is asked of the proxy; elsewhere a client goes itself, where the registry said."""
+    """Locations of the registry's API lead to the proxy; others stay as the registry gave them."""
     servers = Servers({"registry.example": lambda request: httpx.Response(307, headers={"Location": location})})
     reply = await ask_proxy(new_proxy(servers), "/v2/a/blobs/sha256:0")
     assert (reply.status, reply.headers["location"]) == (307, seen)
 
 
 async def test_odd_headers_pass() -> None:
-    """Bytes that are no ASCII, in both directions: neither side is told of an error that there is none."""
+    """Header values with non-ASCII bytes pass in both directions."""
     answer = httpx.Response(200, headers=[(b"X-Name", "käse →".encode())])
     servers = Servers({"registry.example": lambda request: answer})
     reply = await ask_proxy(new_proxy(servers), "/v2/", {"X-Name": "k\xe4se", "Cookie": "sid=1"})
@@ -301,7 +301,7 @@ async def test_odd_headers_pass() -> None:
 
 
 async def test_a_session_is_its_clients() -> None:
-    """A cookie that the registry gives for one client's password does not let another one in."""
+    """A cookie that the registry sets for one client is not sent for another."""
     servers = Servers({"registry.example": lambda request: httpx.Response(200, headers={"Set-Cookie": "sid=of-ann"})})
     proxy = new_proxy(servers)
     await ask_proxy(proxy, "/v2/", {"Authorization": "Basic YW5uOnB3"})
@@ -313,8 +313,8 @@ async def test_a_session_is_its_clients() -> None:
 @pytest.mark.parametrize(
     "digest", ["sha256:x/../../../../b", "x%00", "a%20b", "%C3%A9", "sha256%3A0%26mount=1", "x%23"]
 )
-async def test_a_digest_that_is_none(digest: str, method: str) -> None:
-    """It becomes no part of a path: the registry refuses it as it came."""
+async def test_a_malformed_digest(digest: str, method: str) -> None:
+    """A malformed digest does not become part of a path: the registry gets it unchanged and refuses it."""
 
     def answer(request: httpx.Request) -> httpx.Response:
         begins = request.method == "POST" and not request.url.query
@@ -345,7 +345,7 @@ RAW = [
 
 
 async def test_on_the_wire() -> None:
-    """The same through the server's own parser, on a port that the machine chose."""
+    """The checks also hold behind uvicorn's parser, on a real port."""
     servers = Servers({"registry.example": lambda request: httpx.Response(200)})
     said: asyncio.Queue[str] = asyncio.Queue()
     proxy = Proxy(
@@ -377,8 +377,8 @@ async def test_on_the_wire() -> None:
 
 
 @pytest.mark.parametrize("name", ["evil.example:5000", "a/b", "*", ""])
-def test_a_name_that_is_none(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """--host takes a name alone."""
+def test_an_invalid_host_name(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """--host accepts only a host name."""
     with pytest.raises(SystemExit):
         main(["proxy", "--to", "r.example", "--host", name])
     assert "--host" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""JSON of others: deep, wide, large or broken, wherever it comes from, it is a sentence and no stack trace."""
+"""Untrusted JSON that is deep, wide, large or malformed gives an error message from every source, no stack trace."""
 
 import ast
 import json
@@ -60,11 +60,11 @@ EVERY = pytest.mark.parametrize("content", HOSTILE)
 
 @EVERY
 def test_a_configuration_file(content: bytes, tmp_path: Path) -> None:
-    """Docker's config.json."""
+    """The message names docker's config.json."""
     (tmp_path / "config.json").write_bytes(content)
     environment = {"HOME": "/nowhere", "DOCKER_CONFIG": str(tmp_path)}
     if content == b'{"manifests": [7]}':
-        assert find("r.example", "app", environment) is None, "nothing of a configuration is wrong in it"
+        assert find("r.example", "app", environment) is None, "this content is valid in a configuration file"
         return
     with pytest.raises(Misused, match=r"config\.json"):
         find("r.example", "app", environment)
@@ -72,7 +72,7 @@ def test_a_configuration_file(content: bytes, tmp_path: Path) -> None:
 
 @EVERY
 def test_a_credential_helper(content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a program says that should say a name and a secret."""
+    """The message names the helper whose output is malformed."""
     (tmp_path / "answer").write_bytes(content)
     helper = tmp_path / "docker-credential-mine"
     helper.write_text(f"#!/bin/sh\nexec cat {tmp_path}/answer\n")
@@ -84,7 +84,7 @@ def test_a_credential_helper(content: bytes, tmp_path: Path, monkeypatch: pytest
 
 
 def test_a_helper_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is ended, and not kept in memory."""
+    """A helper with endless output is killed, and its output is not kept in memory."""
     helper = tmp_path / "docker-credential-mine"
     helper.write_text("#!/bin/sh\nexec yes\n")
     helper.chmod(0o755)
@@ -96,7 +96,7 @@ def test_a_helper_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.mark.parametrize("output", ["", ">&2"])
 def test_a_helper_that_fails_with_a_secret(output: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its words are shown, but not those."""
+    """The message does not repeat output that has a secret."""
     helper = tmp_path / "docker-credential-mine"
     helper.write_text(f'#!/bin/sh\necho \'{{"Username": "ann", "Secret": "of-ann"}}\' {output}\nexit 1\n')
     helper.chmod(0o755)
@@ -115,7 +115,7 @@ def loader(tmp_path: Path) -> Loader:
 
 
 def put(layout: OciLayout, content: bytes) -> str:
-    """A blob of a layout; its digest."""
+    """Add a blob to a layout; returns its digest."""
     digest = digest_of(content)
     (layout.folder / "blobs/sha256" / digest[7:]).write_bytes(content)
     return digest
@@ -123,7 +123,7 @@ def put(layout: OciLayout, content: bytes) -> str:
 
 @EVERY
 def test_images(content: bytes, tmp_path: Path, loader: Loader) -> None:
-    """An index, a manifest, and what docker save writes; in a folder and in an archive."""
+    """Malformed indexes, manifests and manifest.json files, in a folder and in an archive, give an error."""
     layout = OciLayout(tmp_path / "layout")
     layout.tag("1", layout.add_image([layer("a", 10)]))
     archive = tmp_path / "image.tar"
@@ -147,7 +147,7 @@ def test_images(content: bytes, tmp_path: Path, loader: Loader) -> None:
 
 
 def test_a_config_that_is_huge(tmp_path: Path, loader: Loader) -> None:
-    """A docker archive's config comes into memory: no larger one does than an image has."""
+    """The config of a docker archive is read into memory, so a huge one is refused."""
     entry: list[dict[str, object]] = [{"Config": "c", "RepoTags": None, "Layers": []}]
     members = {"manifest.json": json.dumps(entry).encode(), "c": b" " * (LARGEST_DOCUMENT + 1)}
     (tmp_path / "image.tar").write_bytes(tarball(members))
@@ -157,7 +157,7 @@ def test_a_config_that_is_huge(tmp_path: Path, loader: Loader) -> None:
 
 @pytest.mark.parametrize(("width", "depth"), [(2000, 1), (8, 7)])
 def test_indexes_that_multiply(width: int, depth: int, tmp_path: Path, loader: Loader) -> None:
-    """A few files that name each other often are not millions of manifests."""
+    """A few indexes that name each other many times do not become millions of manifests."""
     layout = OciLayout(tmp_path / "layout")
     descriptor = layout.add_image([layer("a", 10)])
     for _ in range(depth):
@@ -172,8 +172,8 @@ def test_indexes_that_multiply(width: int, depth: int, tmp_path: Path, loader: L
     "digest", ["sha256:../../../secret", "../v2:x", "sha256:a&from=other", "sha256:\x1b[2J", "sha256", "", "a:b/c", 7]
 )
 @pytest.mark.parametrize("kind", ["oci", "oci-archive"])
-def test_digests_that_are_none(kind: str, digest: object, tmp_path: Path, loader: Loader) -> None:
-    """They become paths of files and of requests: an image of a stranger's names nothing else with one."""
+def test_malformed_digests(kind: str, digest: object, tmp_path: Path, loader: Loader) -> None:
+    """Digests become paths of files and requests, so a malformed one in an untrusted image is refused."""
     layout = OciLayout(tmp_path / "layout")
     image: dict[str, Any] = {"mediaType": MANIFEST, "config": {"digest": digest}, "layers": []}
     descriptor = {"mediaType": MANIFEST, "digest": put(layout, json.dumps(image).encode())}
@@ -189,7 +189,7 @@ def test_digests_that_are_none(kind: str, digest: object, tmp_path: Path, loader
 
 
 class Body(httpx.AsyncByteStream):
-    """A body that comes in blocks, as often as somebody reads them."""
+    """An endless body that counts the bytes read from it."""
 
     def __init__(self, *blocks: bytes, times: int = 1) -> None:
         self.blocks = blocks
@@ -197,7 +197,7 @@ class Body(httpx.AsyncByteStream):
         self.sent = 0
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        """Its bytes."""
+        """Yield the bytes."""
         for _ in range(self.times):
             for block in self.blocks:
                 self.sent += len(block)
@@ -205,13 +205,13 @@ class Body(httpx.AsyncByteStream):
 
 
 def answering(body: Body, status: int = 200, **headers: str) -> httpx.MockTransport:
-    """A server with one answer."""
+    """A server with one response."""
     return httpx.MockTransport(lambda request: httpx.Response(status, headers=headers, stream=body))
 
 
 @EVERY
 async def test_a_token_server(content: bytes) -> None:
-    """What gives no token, or more than a token."""
+    """A malformed or too large response of a token server gives an error."""
     challenge = {"WWW-Authenticate": 'Bearer realm="https://r.example/token"'}
     refusing = httpx.Response(401, headers=challenge, request=httpx.Request("GET", "https://r.example/v2/"))
     servers = TokenServers(parse_registry("r.example", insecure=False))
@@ -222,7 +222,7 @@ async def test_a_token_server(content: bytes) -> None:
 
 @EVERY
 async def test_the_words_of_a_registry(content: bytes) -> None:
-    """An error's body that is none is no words; one that is too large is a sentence of its own."""
+    """A malformed error body is left out of the message; a too large one gives an error of its own."""
     async with new_http(answering(Body(content), 400)) as http:
         response = await http.send(http.build_request("GET", "https://r.example/v2/"), stream=True)
         if len(content) > LARGEST_DOCUMENT:
@@ -233,7 +233,7 @@ async def test_the_words_of_a_registry(content: bytes) -> None:
 
 
 async def test_an_answer_without_end() -> None:
-    """It is not read to where there is none."""
+    """An endless response is read only up to the limit."""
     body = Body(b"x" * 65_536, times=10**9)
     async with new_http(answering(body)) as http:
         response = await http.send(http.build_request("GET", "https://r.example/v2/"), stream=True)
@@ -244,7 +244,7 @@ async def test_an_answer_without_end() -> None:
 
 @pytest.mark.parametrize("encoding", ["gzip", "deflate", "zstd", "gzip, gzip"])
 async def test_an_answer_that_is_compressed(encoding: str) -> None:
-    """Nobody asked for that: it is not unpacked, whatever it would become."""
+    """A compressed response, which no request accepts, is not unpacked."""
     body = Body(b"x" * 1000)
     async with new_http(answering(body, 413, **{"Content-Encoding": encoding})) as http:
         request = http.build_request("GET", "https://r.example/v2/")
@@ -256,7 +256,7 @@ async def test_an_answer_that_is_compressed(encoding: str) -> None:
 
 @EVERY
 def test_notes(content: bytes, tmp_path: Path) -> None:
-    """Whatever is not as it should be is taken for missing."""
+    """A malformed note in the cache counts as missing."""
     cache = Cache(tmp_path / "cache")
     cache.note("x", {"location": "y"})
     [note] = (tmp_path / "cache/notes").iterdir()
@@ -264,25 +264,25 @@ def test_notes(content: bytes, tmp_path: Path) -> None:
     assert not {"location", "digest"} & set(cache.recall("x"))
 
 
-# ---------------------------------------------------------------------- the reader
+# ---------------------------------------------------------------------- read_json
 def nested(depth: int) -> bytes:
-    """Arrays within each other."""
+    """Nested arrays."""
     return b"[" * depth + b"]" * depth
 
 
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (nested(DEEPEST + 1), "nested more than 100 deep"),
-        (b'{"a":' * (DEEPEST + 1) + b"1" + b"}" * (DEEPEST + 1), "nested more than 100 deep"),
-        (b'["\\\\", ' + nested(DEEPEST) + b"]", "nested more than 100 deep"),
+        (nested(DEEPEST + 1), "nested more than 100 levels deep"),
+        (b'{"a":' * (DEEPEST + 1) + b"1" + b"}" * (DEEPEST + 1), "nested more than 100 levels deep"),
+        (b'["\\\\", ' + nested(DEEPEST) + b"]", "nested more than 100 levels deep"),
         (b"[" + b"1," * MOST_VALUES + b"1]", "more than 100000 values"),
         (b"[" + b"[]," * MOST_VALUES + b"[]]", "more than 100000 values"),
         (b" " * (LARGEST_DOCUMENT + 1), "more than 4194304 bytes"),
     ],
 )
 def test_bounds(content: bytes, words: str) -> None:
-    """What is out of bounds is never given to the parser, and the reason says so."""
+    """A document that exceeds a limit never reaches the parser, and the message names the limit."""
     with pytest.raises(ValueError, match=words):
         read_json(content)
 
@@ -297,7 +297,7 @@ def test_bounds(content: bytes, words: str) -> None:
     ],
 )
 def test_what_is_within_bounds(value: object) -> None:
-    """Brackets in strings are none; some programs put a mark before the text."""
+    """Brackets in strings do not count; a byte order mark is accepted."""
     text = json.dumps(value).encode()
     assert read_json(text) == value
     assert read_json(b"\xef\xbb\xbf" + text) == value
@@ -311,7 +311,7 @@ def test_what_is_within_bounds(value: object) -> None:
     )
 )
 def test_values(value: object) -> None:
-    """What json writes is read as it was."""
+    """The output of the json module is read back unchanged."""
     for ensure_ascii in (True, False):
         text = json.dumps(value, ensure_ascii=ensure_ascii)
         assert read_json(text.encode("utf-8", "surrogatepass")) == value
@@ -320,7 +320,7 @@ def test_values(value: object) -> None:
 @settings(deadline=None)
 @given(st.text('[]{}",\\:1 au') | st.binary())
 def test_anything(content: str | bytes) -> None:
-    """It is a value or a ValueError."""
+    """Any input gives a value or a ValueError."""
     data = content.encode() if isinstance(content, str) else content
     try:
         expected = json.loads(data.decode("utf-8-sig"))
@@ -332,7 +332,7 @@ def test_anything(content: str | bytes) -> None:
 
 
 def test_memory() -> None:
-    """The worst that is within bounds stays small."""
+    """The largest document within the limits takes little memory."""
     content = b"[" + b"{}," * (MOST_VALUES // 2 - 1) + b"{}]"
     tracemalloc.start()
     read_json(content)
@@ -342,7 +342,7 @@ def test_memory() -> None:
 
 
 def test_one_reader() -> None:
-    """No other module parses JSON."""
+    """Only untrusted_json parses JSON."""
     for path in PUSH.glob("*.py"):
         if path.name == "untrusted_json.py":
             continue
@@ -355,9 +355,9 @@ def test_one_reader() -> None:
                 assert node.func.attr != "json", f"{path.name}:{node.lineno}: a response's own"
 
 
-# ---------------------------------------------------------------------- words of others
-def test_words_do_nothing_to_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
-    """Escape sequences of a registry's words or a name in an archive are not passed on, nor is an endless message."""
+# ---------------------------------------------------------------------- messages of others
+def test_messages_do_not_control_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    """Escape sequences in a registry's message or an archive's names are not printed; long messages are cut."""
     errors = json.dumps({"errors": [{"message": "\x1b[2J\x9b31m\rdone\x07" + "x" * 10_000}]}).encode()
     words = str(refusal(httpx.Response(400, content=errors), "pushing"))
     lines = Lines(sys.stdout, sys.stderr)
@@ -373,14 +373,14 @@ def test_words_do_nothing_to_a_terminal(capsys: pytest.CaptureFixture[str]) -> N
 # ---------------------------------------------------------------------- the cache
 @pytest.fixture
 def umask() -> Any:
-    """The most generous one."""
+    """Set the most permissive umask."""
     before = os.umask(0)
     yield
     os.umask(before)
 
 
 def modes(folder: Path) -> dict[str, int]:
-    """The permissions of a folder and of all that is in it."""
+    """The permissions of a folder and of everything in it."""
     return {str(path): stat.S_IMODE(path.stat().st_mode) for path in (folder, *folder.rglob("*"))}
 
 
@@ -394,7 +394,7 @@ def use(folder: Path) -> Cache:
 
 
 def test_the_cache_is_its_owners(umask: Any, tmp_path: Path) -> None:
-    """Nobody else reads private layers, or where an upload goes on; whatever the umask."""
+    """Only the owner can read layers and the URLs of upload sessions, with any umask."""
     cache = use(tmp_path / "new/cache")
     for path, mode in modes(tmp_path / "new/cache").items():
         assert mode & 0o077 == 0, path
@@ -403,7 +403,7 @@ def test_the_cache_is_its_owners(umask: Any, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("mode", [0o755, 0o777, 0o500])
 def test_a_cache_of_an_earlier_version(mode: int, umask: Any, tmp_path: Path) -> None:
-    """Its folders are closed when it is opened."""
+    """Opening a cache of an earlier version makes its folders private."""
     for path in (tmp_path / "cache/blobs", tmp_path / "cache/notes", tmp_path / "cache"):
         path.mkdir(0o777, parents=True, exist_ok=True)
     for path in (tmp_path / "cache/blobs", tmp_path / "cache/notes", tmp_path / "cache"):
@@ -414,11 +414,11 @@ def test_a_cache_of_an_earlier_version(mode: int, umask: Any, tmp_path: Path) ->
 
 
 def test_a_cache_of_somebody_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What others may write is not used: they would choose what is pushed."""
+    """A cache that another user can write is not used, since that user could replace the layers."""
 
     def refuse(path: Path, mode: int) -> None:
         raise PermissionError(1, "Operation not permitted", str(path))
 
     monkeypatch.setattr(Path, "chmod", refuse)
-    with pytest.raises(Misused, match="--cache names a folder of your own"):
+    with pytest.raises(Misused, match="pass --cache with a folder of your own"):
         Cache(tmp_path / "cache")

@@ -1,4 +1,4 @@
-"""Pushing through bad connections: what arrives is what was pushed, and what was pushed is not sent twice."""
+"""Tests of pushes over bad connections: the registry gets the same bytes, and stored bytes are not sent again."""
 
 import json
 import random
@@ -29,7 +29,7 @@ def layout(folder: Path, *layers: bytes) -> str:
 
 
 async def check_pull(edge: FakeEdge, source: str) -> None:
-    """The registry has the image of the layout, byte for byte."""
+    """Check that the registry has the image of the layout, byte for byte."""
     await edge.settle()
     folder = Path(source.partition(":")[2])
     edge.registry.side_by_side = False
@@ -45,7 +45,7 @@ async def check_pull(edge: FakeEdge, source: str) -> None:
 
 
 async def test_an_image(tmp_path: Path) -> None:
-    """What fits a chunk goes in one request; the second push uploads nothing."""
+    """Blobs that fit one chunk go in one request; the second push uploads nothing."""
     edge = FakeEdge()
     source = layout(tmp_path, layer("a", 0), layer("b", KIB), layer("c", MIB))
     pusher = await Run(edge, tmp_path).push(source)
@@ -59,7 +59,7 @@ async def test_an_image(tmp_path: Path) -> None:
 
 
 async def test_an_empty_blob(tmp_path: Path) -> None:
-    """A blob of 0 bytes is a blob."""
+    """A blob of 0 bytes is pushed."""
     edge = FakeEdge()
     source = layout(tmp_path, b"")
     await Run(edge, tmp_path).push(source)
@@ -68,7 +68,7 @@ async def test_an_empty_blob(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("seed", range(SEEDS))
 async def test_bad_connections(seed: int, tmp_path: Path) -> None:
-    """Cuts at any byte, lost answers, 429, 503, and a program that is ended and started again."""
+    """The push survives cuts at any byte, lost responses, 429, 503, and interruptions with a new start."""
     randomness = random.Random(seed)
     edge = FakeEdge(FakeRegistry(seed=seed), trouble=randomness, troubles=25, interrupts=3)
     sizes = [0, 1, randomness.randrange(70 * KIB), randomness.randrange(70 * KIB)]
@@ -85,7 +85,7 @@ async def test_bad_connections(seed: int, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("resets", [False, True])
 async def test_the_limit_is_found(resets: bool, tmp_path: Path) -> None:
-    """The registry says 88 MiB, the way to it takes 16 MB: larger chunks are cut in two until they pass."""
+    """The registry states 88 MiB, the edge takes 16 MB: chunks are halved until they pass."""
     edge = FakeEdge(limit=16_000_000, resets=resets)
     source = layout(tmp_path, layer("large", 70 * MIB))
     await Run(edge, tmp_path).push(source)
@@ -96,7 +96,7 @@ async def test_the_limit_is_found(resets: bool, tmp_path: Path) -> None:
 
 
 async def test_a_limit_that_is_known(tmp_path: Path) -> None:
-    """With --chunk-size nothing is refused."""
+    """With --chunk-size no chunk is refused."""
     edge = FakeEdge(limit=16_000_000)
     source = layout(tmp_path, layer("large", 20 * MIB))
     await Run(edge, tmp_path, chunk_size=16_000_000).push(source)
@@ -105,14 +105,14 @@ async def test_a_limit_that_is_known(tmp_path: Path) -> None:
 
 
 async def test_a_limit_below_everything(tmp_path: Path) -> None:
-    """A way that takes nearly nothing is an error that says so."""
+    """An edge that refuses even the smallest chunk gives an error that says so."""
     edge = FakeEdge(limit=1000)
-    with pytest.raises(Failure, match="too large for what is before the registry"):
+    with pytest.raises(Failure, match="the smallest size, was refused as too large"):
         await Run(edge, tmp_path).push(layout(tmp_path, layer("a", 20 * MIB)))
 
 
 async def test_resuming_sends_only_the_rest(tmp_path: Path) -> None:
-    """A program that is ended in the middle of a layer goes on there when it is started again."""
+    """After an interruption in the middle of a layer the next run resumes there."""
     edge = FakeEdge()
     content = noise("resume", 300 * KIB)
     source = layout(tmp_path, content)
@@ -130,7 +130,7 @@ async def test_resuming_sends_only_the_rest(tmp_path: Path) -> None:
 
 
 async def test_a_lost_session_begins_anew(tmp_path: Path) -> None:
-    """The registry has forgotten the session of an earlier run: the layer is sent from its beginning."""
+    """When the registry has lost the session of an earlier run, the layer is sent from its beginning."""
     edge = FakeEdge()
     source = layout(tmp_path, noise("lost", 300 * KIB))
     run = Run(edge, tmp_path, chunk_size=100 * KIB)
@@ -146,36 +146,36 @@ async def test_a_lost_session_begins_anew(tmp_path: Path) -> None:
 
 
 async def test_it_gives_up(tmp_path: Path) -> None:
-    """A registry that never answers is not asked for ever."""
+    """A registry that never answers is tried a limited number of times."""
     edge = FakeEdge(script=lambda: "unheard")
     with pytest.raises(Unreachable, match=r"the answer was lost, tried 4 times"):
         await Run(edge, tmp_path, retries=3).push(layout(tmp_path, b"x"))
 
 
 async def test_wrong_credentials(tmp_path: Path) -> None:
-    """The message names who was refused, not the password."""
+    """The message has the user name, not the password."""
     edge = FakeEdge()
     run = Run(edge, tmp_path, credentials=Credentials("hello", "secret-of-mine"))
-    with pytest.raises(Refused, match="does not take the credentials of hello") as caught:
+    with pytest.raises(Refused, match="refused the credentials of hello") as caught:
         await run.push(layout(tmp_path, b"x"))
     assert "secret-of-mine" not in str(caught.value)
 
 
 async def test_no_credentials(tmp_path: Path) -> None:
-    """The message says how to have some."""
+    """The message says how to log in."""
     with pytest.raises(Refused, match=r"docker login registry\.example"):
         await Run(FakeEdge(), tmp_path, credentials=None).push(layout(tmp_path, b"x"))
 
 
 async def test_read_only(tmp_path: Path) -> None:
-    """An account that may only pull is told so in the registry's words."""
+    """An account that may only pull gets the registry's own message."""
     run = Run(FakeEdge(), tmp_path, credentials=Credentials("reader", "looks-only"))
     with pytest.raises(Refused, match="403"):
         await run.push(layout(tmp_path, b"x"))
 
 
 async def test_a_dry_run_changes_nothing(tmp_path: Path) -> None:
-    """It says what would be pushed."""
+    """A dry run prints what would be pushed."""
     edge = FakeEdge()
     run = Run(edge, tmp_path, dry_run=True)
     pusher = await run.push(layout(tmp_path, layer("a", KIB)))
@@ -185,7 +185,7 @@ async def test_a_dry_run_changes_nothing(tmp_path: Path) -> None:
 
 
 async def test_mounting(tmp_path: Path) -> None:
-    """What another repository has is not uploaded; the last repository that is named may have it, too."""
+    """A blob of another repository is mounted, also when the last of several named repositories has it."""
     edge = FakeEdge()
     edge.registry.side_by_side = False
     content = layer("shared", 9 * KIB)
@@ -196,7 +196,7 @@ async def test_mounting(tmp_path: Path) -> None:
 
 
 async def test_an_index(tmp_path: Path) -> None:
-    """A multi-arch image: each image by its digest, the index by its tag."""
+    """A multi-platform image: each image is pushed by its digest, the index by its tag."""
     made = OciLayout(tmp_path / "layout")
     images = {each: made.add_image([layer(each, KIB), layer("both", KIB)], each) for each in ("amd64", "arm64")}
     made.tag("1", made.add_index(images))
@@ -209,16 +209,16 @@ async def test_an_index(tmp_path: Path) -> None:
 
 
 async def test_a_damaged_layer(tmp_path: Path) -> None:
-    """A file whose bytes are not those of its name is refused by the registry, and the message names the file."""
+    """When the registry refuses a file with other bytes than its digest, the message names the file."""
     source = layout(tmp_path, b"right")
     path = tmp_path / "layout/blobs/sha256" / digest_of(b"right")[7:]
     path.write_bytes(b"wrong")
-    with pytest.raises(Failure, match=f"{path.name} has other bytes"):
+    with pytest.raises(Failure, match=f"{path.name} does not match its digest"):
         await Run(FakeEdge(), tmp_path).push(source)
 
 
 async def test_a_refused_blob_is_not_called_damaged(tmp_path: Path) -> None:
-    """A sha512 blob is checked by sha512: when the registry refuses it, the file is not to blame."""
+    """A sha512 blob is checked by sha512, so a refusal does not blame a sound file."""
     path = tmp_path / "blob"
     path.write_bytes(b"right")
     assert Blob(digest_of(b"right", "sha512"), whole(path)).is_sound()
@@ -226,12 +226,12 @@ async def test_a_refused_blob_is_not_called_damaged(tmp_path: Path) -> None:
 
 
 def test_what_is_shown_of_an_upload() -> None:
-    """Neither the session's name nor the query, in no message."""
+    """No message has the session's ID or the query."""
     assert shown("/v2/a/blobs/uploads/0123456789abcdef?state=secret") == "/v2/a/blobs/uploads/01234567..."
 
 
 async def test_retry_after_is_kept() -> None:
-    """The registry knows best when it has time again."""
+    """The wait is at least the registry's Retry-After."""
     slept: list[float] = []
 
     async def sleep(seconds: float) -> None:

@@ -1,1 +1,1 @@
-"""The operator's command for keys and tokens. It runs on the host and is no part of the Worker."""
+"""The operator's command for keys and tokens. It runs on the operator's machine, not in the Worker."""

@@ -1,4 +1,4 @@
-"""`python -m registry_push` is `registry-push`."""
+"""Lets `python -m registry_push` run the command `registry-push`."""
 
 import sys
 

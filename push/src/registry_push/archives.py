@@ -1,7 +1,7 @@
-"""Tar archives of images: what `docker save` writes, and OCI layouts in a tar.
+"""Tar archives of images: the output of `docker save`, and OCI layouts in a tar.
 
-The archive of a file that is not compressed is read in place. Anything else is a stream that comes once: its members go
-to scratch files, large layers only until they are compressed.
+An uncompressed archive in a file is read in place. Any other archive is a stream that can be read only once: its
+members are written to scratch files, and layers stay there only until they are compressed.
 """
 
 import hashlib
@@ -25,7 +25,7 @@ _TAR_MAGIC_AT = 257
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A file of an archive, or another name (`link`) for one."""
+    """A file of an archive, or a link: then `link` is the name of its target."""
 
     name: str
     content: Slice | None
@@ -33,19 +33,19 @@ class Member:
 
 
 def members_of_file(path: Path, scratch: Path) -> Iterator[Member]:
-    """The members of an archive in a file, which may be compressed."""
+    """The members of an archive file, which may be compressed."""
     try:
         archive = tarfile.open(path, "r:")  # noqa: SIM115 - closed below
     except tarfile.ReadError:
         with path.open("rb") as file:
             yield from members_of_stream(file, scratch)
         return
-    with archive, _whole():
+    with archive, _tar_errors_explained():
         yield from _members(archive, lambda info: Slice(path, info.offset_data, info.size))
 
 
 def members_of_stream(stream: IO[bytes], scratch: Path) -> Iterator[Member]:
-    """The members of an archive that comes once."""
+    """The members of an archive that can be read only once."""
 
     def spool(info: tarfile.TarInfo) -> Slice:
         target = scratch / hashlib.sha256(info.name.encode()).hexdigest()
@@ -55,17 +55,17 @@ def members_of_stream(stream: IO[bytes], scratch: Path) -> Iterator[Member]:
             shutil.copyfileobj(source, file, BLOCK)
         return Slice(target, 0, info.size)
 
-    with _whole(), tarfile.open(fileobj=stream, mode="r|*") as archive:
+    with _tar_errors_explained(), tarfile.open(fileobj=stream, mode="r|*") as archive:
         yield from _members(archive, spool)
 
 
 @contextmanager
-def _whole() -> Iterator[None]:
-    """Explain what tarfile complains of."""
+def _tar_errors_explained() -> Iterator[None]:
+    """Raise Misused in place of the errors of tarfile."""
     try:
         yield
     except (tarfile.TarError, EOFError, zlib.error) as error:
-        raise Misused(f"this is no tar archive, or it is not whole ({error})") from None
+        raise Misused(f"the source is not a tar archive, or it is incomplete ({error})") from None
 
 
 def _members(archive: tarfile.TarFile, content_of: Callable[[tarfile.TarInfo], Slice]) -> Iterator[Member]:
@@ -80,7 +80,7 @@ def _members(archive: tarfile.TarFile, content_of: Callable[[tarfile.TarInfo], S
 
 
 class Contents:
-    """What an archive holds, by name. With `prepare`, layers are prepared as they come, and their bytes let go."""
+    """The files of an archive, by name. With `prepare`, each layer is prepared as it arrives and its file removed."""
 
     def __init__(self, members: Iterator[Member], prepare: Callable[[Slice], Any] | None = None) -> None:
         self.prepared: dict[str, Any] = {}
@@ -96,22 +96,22 @@ class Contents:
                 self._slices[member.name] = member.content
 
     def resolve(self, name: str) -> str:
-        """The name under which the bytes are, when `name` is a link."""
+        """The name of the file that `name` refers to, through any links."""
         name = posixpath.normpath(name)
         for _ in range(len(self._links)):
             name = self._links.get(name, name)
         return name
 
     def find(self, name: str) -> Slice | None:
-        """The bytes of a member."""
+        """The bytes of a member; None when the archive has no such member."""
         return self._slices.get(self.resolve(name))
 
     def find_blob(self, digest: str) -> Slice | None:
-        """The bytes of a blob of an OCI layout."""
+        """The bytes of a blob of an OCI layout; None when the layout lacks it."""
         return self.find(blob_path(digest))
 
     def document(self, name: str) -> Any:
-        """A JSON document; None when there is none of that name."""
+        """A JSON document; None when the archive has no member of that name."""
         found = self.find(name)
         if found is None:
             return None
@@ -119,18 +119,18 @@ class Contents:
 
 
 def blob_path(digest: str) -> str:
-    """Where a blob lies in an OCI layout."""
+    """The path of a blob in an OCI layout."""
     return "blobs/" + digest.replace(":", "/")
 
 
 def parse_document(name: str, content: Slice) -> Any:
-    """A JSON document of an archive or layout; raises Misused when it is none."""
+    """A JSON document of an archive or layout; raises Misused when it is too large or malformed."""
     if content.size > LARGEST_DOCUMENT:
-        raise Misused(f"{name} has {content.size} bytes: too many for what it should be")
+        raise Misused(f"{name} has {content.size} bytes: too many for a JSON document of an image")
     try:
         return read_json(content.read())
     except ValueError as error:
-        raise Misused(f"{name} is no JSON document of an image ({error})") from None
+        raise Misused(f"{name} is not a JSON document of an image ({error})") from None
 
 
 def _is_layer(content: Slice) -> bool:

@@ -1,6 +1,6 @@
-"""The Authorization header: Basic, or a Bearer token that the registry's token server gives for a password.
+"""The Authorization header: Basic, or a Bearer token that the registry's token server issues for a password.
 
-After the distribution project's token specification and its OAuth2 variant.
+Follows the distribution project's token specification and its OAuth2 variant.
 """
 
 import asyncio
@@ -19,13 +19,14 @@ from registry_push.token_servers import TokenServers
 from registry_push.untrusted_json import read_json
 
 CLIENT_ID = "registry-push"
-_TOKEN = re.compile(r"[!-~]{1,65536}")  # what a header takes
-_DEFAULT_LIFETIME = 60.0  # seconds, of a token that does not say: the specification's
-_MARGIN = 15.0  # seconds before its end at which a token is renewed
+_LOG_IN = "run `docker login {}`, or pass --username and --password-stdin"  # with the registry's host
+_TOKEN = re.compile(r"[!-~]{1,65536}")  # the characters that a header value may have
+_DEFAULT_LIFETIME = 60.0  # seconds, for a token without `expires_in`: the specification's default
+_MARGIN = 15.0  # seconds before its expiry at which a token is renewed
 
 
 class Authentication:
-    """What one run knows about how to come in. Thinks of nothing until the registry asks."""
+    """The authentication state of one run. It sends no credentials until the registry's first 401."""
 
     def __init__(
         self,
@@ -44,17 +45,20 @@ class Authentication:
         self._lock = asyncio.Lock()
 
     async def header(self) -> str | None:
-        """The header for the next request; a token that is about to end is renewed first."""
+        """The header for the next request; a token that is about to expire is renewed first."""
         async with self._lock:
             if self._bearer is not None and time.monotonic() > self._expires - _MARGIN:
                 await self._fetch_token(self._bearer)
             return self._header
 
     async def answer(self, response: httpx.Response, used: str | None) -> bool:
-        """Do what a 401 asks for, the answer to the header `used`; raises Refused when that is futile."""
+        """Authenticate as the 401 `response` demands; `used` is the header of the request that it answers.
+
+        Raises Refused when the credentials do not suffice.
+        """
         async with self._lock:
             if self._header != used:
-                return True  # another request has done it meanwhile
+                return True  # another request has authenticated meanwhile
             challenges = _challenges(response)
             if "bearer" in challenges:
                 self._bearer = challenges["bearer"]
@@ -62,28 +66,42 @@ class Authentication:
             elif "basic" in challenges:
                 self._header = self._basic(response)
             else:
-                raise Refused(f"{response.url.host} wants credentials of a kind that this tool does not have")
+                raise Refused(f"{response.url.host} offers neither Basic nor Bearer authentication: use another client")
             if self._header == used:
-                raise Refused(f"{response.url.host} does not take the credentials of {self._who()}")
+                raise self._refused(response)
             return True
 
     def _basic(self, response: httpx.Response) -> str:
         if self._credentials is None or not self._credentials.username:
             host = response.url.netloc.decode()
-            raise Refused(f"{host} wants credentials: docker login {host}, or --username and --password-stdin")
+            raise Refused(f"{host} requires credentials: {_LOG_IN.format(host)}")
         return self._credentials.basic
 
-    def _who(self) -> str:
+    def _refused(self, response: httpx.Response) -> Refused:
+        host = response.url.netloc.decode()
         if self._credentials is None:
-            return "nobody"
-        return self._credentials.username or "an identity token"
+            return Refused(f"{host} refused a request without credentials: {_LOG_IN.format(host)}")
+        return Refused(
+            f"{host} refused the credentials of {self._user(self._credentials)}: check them, or log in again"
+        )
+
+    def _no_token(self, realm: httpx.URL, scopes: Sequence[str]) -> Refused:
+        wanted = f"a token for {' '.join(scopes)}"
+        if self._credentials is None:
+            log_in = _LOG_IN.format(self._token_servers.registry.host)
+            return Refused(f"{realm.host} refused {wanted} without credentials: {log_in}")
+        user = self._user(self._credentials)
+        return Refused(f"{realm.host} refused {user} {wanted}: check the password, and what the account may do")
+
+    def _user(self, credentials: Credentials) -> str:
+        return credentials.username or "an identity token"
 
     async def _fetch_token(self, challenge: dict[str, str]) -> None:
         realm = self._token_servers.check(challenge.get("realm", ""), with_secret=self._credentials is not None)
         scopes = list(dict.fromkeys([*self._scopes, *challenge.get("scope", "").split()]))
         answer = await self._ask_token_server(realm, challenge.get("service", ""), scopes)
         if answer.status_code in (400, 401, 403):
-            raise Refused(f"{realm.host} gives {self._who()} no token for {' '.join(scopes)}")
+            raise self._no_token(realm, scopes)
         try:
             content = read_json(answer.raise_for_status().content)
             token = content.get("token") or content["access_token"]
@@ -92,7 +110,7 @@ class Authentication:
         except (httpx.HTTPStatusError, ValueError, OverflowError, KeyError, AttributeError, TypeError):
             is_token = False
         if not is_token:
-            raise Unreachable(f"{realm.host} answered {answer.status_code} without a token")
+            raise Unreachable(f"the token server {realm.host} answered {answer.status_code} without a token")
         self._expires = time.monotonic() + lifetime
         self._header = f"Bearer {token}"
 
@@ -115,30 +133,30 @@ class Authentication:
             url = realm.copy_merge_params(query)
             return await self._send(self._http.build_request("GET", url, headers=headers))
         except httpx.TransportError as error:
-            raise Unreachable(f"{realm.host}, which gives the tokens, cannot be reached: {described(error)}") from None
+            raise Unreachable(f"the token server {realm.host} cannot be reached: {described(error)}") from None
 
     async def _send(self, request: httpx.Request) -> httpx.Response:
-        """One request; where it is redirected to, nobody follows."""
+        """Send one request. Redirects are not followed: they would take the password to another host."""
         return await read_answer(await self._http.send(request, stream=True, follow_redirects=False))
 
 
 class AsGiven:
-    """The header that another client gave: what it is worth is between that client and the registry."""
+    """Passes on the Authorization header of a client of the proxy. The registry alone judges it."""
 
     def __init__(self, value: str | None) -> None:
         self._value = value
 
     async def header(self) -> str | None:
-        """The header as it came."""
+        """The header as received."""
         return self._value
 
     async def answer(self, response: httpx.Response, used: str | None) -> bool:  # noqa: ARG002 - the protocol's
-        """A 401 is for the other client."""
+        """Decline: the client itself has to answer the 401."""
         return False
 
 
 def _challenges(response: httpx.Response) -> dict[str, dict[str, str]]:
-    """The parameters of each scheme that the answer offers."""
+    """The parameters of each authentication scheme that a 401 offers."""
     found: dict[str, dict[str, str]] = {}
     for value in response.headers.get_list("www-authenticate"):
         scheme, _, parameters = value.partition(" ")

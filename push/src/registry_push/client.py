@@ -1,4 +1,4 @@
-"""Requests to one registry: credentials are added, what fails for the moment is tried again."""
+"""Requests to one registry: adds credentials, and retries temporary failures."""
 
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -13,25 +13,27 @@ from registry_push.answers import location_of, read_answer, shown
 from registry_push.failures import Refused, Unreachable
 from registry_push.retries import RETRIED, Retries, described
 
-# Seconds. The registry answers a chunk when it has stored it, which may take a while.
+# Seconds. The registry answers a chunk only after it has stored it, which may take a while.
 TIMEOUT = httpx.Timeout(30, read=180, write=120)
 
 _MAX_REDIRECTS = 5
-_MAX_CHALLENGES = 3  # of one request: its token had ended, somebody else's new one too, and then it is refused
-# This machine, whatever HTTP_PROXY says: a proxy would see the password, and has another loopback.
+_MAX_CHALLENGES = (
+    3  # tries of one request: with an expired token, with another request's token that expired too, with a new one
+)
+# Loopback never goes through HTTP_PROXY: a proxy would see the password, and its loopback is another machine's.
 _DIRECT = ("all://localhost", "all://127.0.0.1", "all://[::1]")
 
 Body = Callable[[], AsyncIterator[bytes]]
 
 
 def new_http(transport: httpx.AsyncBaseTransport | None = None) -> httpx.AsyncClient:
-    """The connections of a run. SSL_CERT_FILE and the proxy variables work as httpx has them, but for loopback."""
+    """The connections of a run. httpx's environment variables apply (SSL_CERT_FILE; HTTP_PROXY except for loopback)."""
     return httpx.AsyncClient(
         transport=transport,
         timeout=TIMEOUT,
-        # Nobody may compress an answer: its bytes are checked, or passed on.
+        # Responses must not be compressed: their bytes are hashed, or passed on as they are.
         headers={"User-Agent": "registry-push", "Accept-Encoding": "identity"},
-        # A cookie may be a session: one client of the proxy would come in with that of another.
+        # A cookie may hold a login: one client of the proxy would use that of another.
         cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
         limits=httpx.Limits(max_connections=None),
         mounts=dict.fromkeys(_DIRECT),
@@ -39,17 +41,17 @@ def new_http(transport: httpx.AsyncBaseTransport | None = None) -> httpx.AsyncCl
 
 
 class Authorizing(Protocol):
-    """How a client comes in."""
+    """How a client authenticates."""
 
     async def header(self) -> str | None:
         """The Authorization header of the next request."""
 
     async def answer(self, response: httpx.Response, used: str | None) -> bool:
-        """Do what a 401 asks for, which answered a request with the header `used`; whether to ask again."""
+        """React to a 401 on a request with the header `used`; returns whether to send the request again."""
 
 
 class Client:
-    """One registry, with the credentials for what is done there."""
+    """Sends requests to one registry, with credentials."""
 
     def __init__(
         self,
@@ -74,11 +76,10 @@ class Client:
         *,
         unread: bool = False,
     ) -> httpx.Response:
-        """One request. A 401 is answered with credentials; raises httpx.TransportError.
+        """Send a request, and again with credentials after a 401; raises httpx.TransportError.
 
-        A `url` that is a string is a path of the registry. The credentials stay with the registry's origin, and it
-        alone is asked for what it wants. The answer was read to its end, unless it is to stay `unread`: then the caller
-        closes it.
+        A `url` that is a string is a path of the registry. Credentials go only to the registry's origin, and only its
+        401s are answered. The response is read to its end, except when `unread`: then the caller closes it.
         """
         target = self.url(url)
         is_ours = (target.scheme, target.netloc) == (self.origin.scheme, self.origin.netloc)
@@ -91,7 +92,7 @@ class Client:
             if response.status_code != 401 or not is_ours or not await self._authorizing.answer(response, header):
                 return response if unread else await read_answer(response)
             await response.aclose()
-        raise Refused(f"{target.host} takes none of the tokens that its token server gives")
+        raise Refused(f"{target.host} refuses the tokens that its own token server issues; ask its operator")
 
     async def ask(
         self,
@@ -102,7 +103,7 @@ class Client:
         *,
         unread: bool = False,
     ) -> httpx.Response:
-        """As `once`, again and again while the registry cannot be reached or has no time; raises Unreachable."""
+        """As `once`, with retries after transport errors and the statuses in RETRIED; raises Unreachable at last."""
         for attempt in count(1):
             problem: httpx.Response | httpx.TransportError
             try:
@@ -116,11 +117,11 @@ class Client:
         raise AssertionError("count() ends")
 
     def url(self, url: str | httpx.URL) -> httpx.URL:
-        """The address of a path with its query at the registry. Whatever the path is, it is there."""
+        """The URL of a path with its query. No path can lead to another host than the registry's."""
         return self.origin.copy_with(raw_path=url.encode()) if isinstance(url, str) else url
 
     async def follow(self, method: str, url: str, headers: Mapping[str, str] | None = None) -> httpx.Response:
-        """As `ask` for GET and HEAD, following where the registry sends one; the credentials are not taken there."""
+        """As `ask` for GET and HEAD, and follow redirects; other origins do not get the credentials."""
         response = await self.ask(method, url, headers)
         for _ in range(_MAX_REDIRECTS):
             if not response.has_redirect_location:
@@ -132,7 +133,7 @@ class Client:
         started = time.monotonic()
         outcome = "no answer"
         try:
-            encoded = httpx.Headers(headers, encoding="latin-1")  # as a client of the proxy may have sent them
+            encoded = httpx.Headers(headers, encoding="latin-1")  # clients of the proxy may send any bytes
             request = self._http.build_request(method, url, headers=encoded, content=body() if body else b"")
             response = await self._http.send(request, stream=True)
             outcome = str(response.status_code)
@@ -140,25 +141,25 @@ class Client:
             outcome = described(error)
             raise
         except httpx.InvalidURL:
-            # httpx looks where a redirect leads, although nobody follows it there.
-            raise Unreachable(f"{url.host} sends us to something that is no address") from None
+            # httpx parses the target of every redirect, also when it does not follow it.
+            raise Unreachable(f"{url.host} answered with a location that is not a valid URL") from None
         else:
             return response
         finally:
-            # No headers but these: they carry secrets.
+            # Only these headers: others may carry secrets.
             told = [f"{name}: {headers[name]}" for name in ("Content-Range", "Content-Length") if name in headers]
             took = time.monotonic() - started
             self._wire(f"{method} {shown(str(url))} {' '.join(told)} -> {outcome} in {took:.2f} s")
 
 
 def with_digest(location: httpx.URL, digest: str) -> httpx.URL:
-    """A location with the digest behind what its query has: those bytes are the registry's, and stay as they are."""
+    """A session's location with the digest appended to its query. The registry's own query stays byte for byte."""
     query = location.query + (b"&" if location.query else b"") + f"digest={quote(digest)}".encode()
     return location.copy_with(query=query)
 
 
 def body_of(content: bytes) -> Body:
-    """A body that is in memory."""
+    """A request body that is in memory."""
 
     async def stream() -> AsyncIterator[bytes]:
         yield content

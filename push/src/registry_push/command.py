@@ -1,4 +1,4 @@
-"""The command `registry-push`: options in, exit code out (docs/push.md)."""
+"""The command `registry-push`: parses the options, runs the push or the proxy, returns the exit code (docs/push.md)."""
 
 import argparse
 import asyncio
@@ -32,7 +32,7 @@ _LEVELS = {"gzip": (1, 9, 6), "zstd": (1, 22, 3)}  # lowest, highest, usual
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; exit codes: 0 done, 1 refused, 2 misused, 3 no access, 4 not reachable, 130 interrupted."""
+    """Run the command; exit codes: 0 done, 1 failed, 2 invalid usage, 3 no access, 4 not reachable, 130 interrupted."""
     given = sys.argv[1:] if arguments is None else list(arguments)
     is_proxy = given[:1] == ["proxy"]
     options = (_proxy_parser().parse_args(given[1:])) if is_proxy else _push_parser().parse_args(given)
@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         asyncio.run(_proxy(options, report) if is_proxy else _push(options, report))
     except KeyboardInterrupt:
-        report.fail("interrupted; the same command goes on where this one was", INTERRUPTED)
+        report.fail("the proxy was stopped" if is_proxy else "interrupted; run the same command to resume", INTERRUPTED)
         return INTERRUPTED
     except Failure as failure:
         report.fail(str(failure), failure.exit_code)
@@ -57,27 +57,42 @@ def _push_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="registry-push",
         description="Push an image in chunks, so that large layers pass small request limits.",
-        epilog="registry-push proxy --help: a local registry that does this for docker push and other clients.",
+        epilog="`registry-push proxy` does this for docker push and other clients; see registry-push proxy --help.",
     )
-    parser.add_argument("image", metavar="IMAGE[:TAG]", help="what to push; without --to also where, as docker push")
+    parser.add_argument(
+        "image", metavar="IMAGE[:TAG]", help="the image to push; without --to also the target, as in docker push"
+    )
     parser.add_argument(
         "--from",
         dest="source",
         default="docker",
         metavar="SOURCE",
-        help="docker (the default), podman, oci:DIR, docker-archive:FILE or oci-archive:FILE",
+        help="where the image is: docker (the default), podman, oci:DIR, docker-archive:FILE or oci-archive:FILE",
     )
-    parser.add_argument("--to", metavar="HOST/REPOSITORY[:TAG]", help="where to push to, if not to where IMAGE says")
+    parser.add_argument("--to", metavar="HOST/REPOSITORY[:TAG]", help="the target, if it is not IMAGE itself")
     parser.add_argument(
-        "--mount-from", action="append", default=[], metavar="REPOSITORY", help="has some of the layers"
+        "--mount-from",
+        action="append",
+        default=[],
+        metavar="REPOSITORY",
+        help="mount layers of this repository of the same registry instead of uploading them; may be repeated",
     )
-    parser.add_argument("--compression", choices=tuple(_LEVELS), default="gzip", help="of layers that are not yet")
-    parser.add_argument("--level", type=int, help="gzip: 1 to 9, by default 6; zstd: 1 to 22, by default 3")
-    parser.add_argument("--jobs", type=_positive, default=4, metavar="N", help="blobs that are pushed at once (4)")
-    parser.add_argument("--cache", type=Path, metavar="DIR", help="where compressed layers are kept")
-    parser.add_argument("--cache-limit", type=_size, default=DEFAULT_LIMIT, metavar="SIZE", help="of it, 20Gi")
-    parser.add_argument("--dry-run", action="store_true", help="read and compress, and say what would be pushed")
-    parser.add_argument("--json", action="store_true", help="print one JSON object a line instead of text")
+    parser.add_argument(
+        "--compression",
+        choices=tuple(_LEVELS),
+        default="gzip",
+        help="for uncompressed layers: gzip (the default) or zstd",
+    )
+    parser.add_argument("--level", type=int, help="compression level; gzip: 1 to 9 (6), zstd: 1 to 22 (3)")
+    parser.add_argument("--jobs", type=_positive, default=4, metavar="N", help="blobs pushed at the same time (4)")
+    parser.add_argument(
+        "--cache", type=Path, metavar="DIR", help="folder for compressed layers (~/.cache/registry-push)"
+    )
+    parser.add_argument("--cache-limit", type=_size, default=DEFAULT_LIMIT, metavar="SIZE", help="its size (20Gi)")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="read and compress the image, and print what would be pushed"
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object per line instead of text")
     _common(parser)
     return parser
 
@@ -85,39 +100,41 @@ def _push_parser() -> argparse.ArgumentParser:
 def _proxy_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="registry-push proxy",
-        description="A local registry that passes everything on, and cuts what is pushed into chunks.",
+        description="Run a local registry that forwards requests to another registry, and pushes to it in chunks.",
     )
-    parser.add_argument("--listen", default="127.0.0.1:5000", metavar="ADDRESS:PORT", help="127.0.0.1:5000")
-    parser.add_argument("--to", required=True, metavar="URL", help="the registry, as https://registry.example.com")
-    parser.add_argument(
-        "--log-in", action="store_true", help="use this machine's credentials for what clients ask without their own"
-    )
+    parser.add_argument("--listen", default="127.0.0.1:5000", metavar="ADDRESS:PORT", help="127.0.0.1:5000 by default")
+    parser.add_argument("--to", required=True, metavar="URL", help="the registry, such as https://registry.example.com")
+    parser.add_argument("--log-in", action="store_true", help="use this machine's credentials for requests without any")
     parser.add_argument(
         "--host",
         type=_host_name,
         action="append",
         default=[],
         metavar="NAME",
-        help="that clients call the proxy by, as host.docker.internal, if it is not localhost or an address",
+        help="a further host name of the proxy for clients, such as host.docker.internal; may be repeated",
     )
     _common(parser)
     return parser
 
 
 def _common(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--chunk-size", type=_size, metavar="SIZE", help="as 16MB or 16MiB; by default the registry's")
-    parser.add_argument("--retries", type=_positive, default=8, metavar="N", help="of what makes no headway (8)")
-    parser.add_argument("--username", help="instead of the credentials that docker or podman keep")
+    parser.add_argument(
+        "--chunk-size", type=_size, metavar="SIZE", help="such as 16MB or 16MiB; by default the registry decides"
+    )
+    parser.add_argument(
+        "--retries", type=_positive, default=8, metavar="N", help="tries without progress before giving up (8)"
+    )
+    parser.add_argument("--username", help="with --password-stdin: instead of docker's or podman's credentials")
     parser.add_argument("--password-stdin", action="store_true", help="read the password from standard input")
     parser.add_argument(
         "--token-server",
         action="append",
         default=[],
         metavar="HOST",
-        help="is not the registry, gives its tokens, and may have the password for that",
+        help="trust this token server with the registry's password; may be repeated",
     )
-    parser.add_argument("--insecure", action="store_true", help="plain HTTP, also to another machine than this one")
-    parser.add_argument("--verbose", action="store_true", help="say every request; no secrets")
+    parser.add_argument("--insecure", action="store_true", help="allow plain HTTP to other machines")
+    parser.add_argument("--verbose", action="store_true", help="print every request, without secrets")
 
 
 async def _push(options: argparse.Namespace, report: Report) -> None:
@@ -152,11 +169,14 @@ async def _proxy(options: argparse.Namespace, report: Report) -> None:
     registry = parse_registry(options.to, insecure=options.insecure)
     host, _, port = options.listen.rpartition(":")
     if not host or not port.isdigit():
-        raise Misused(f"--listen {options.listen}: an address and a port, as in 127.0.0.1:5000")
+        raise Misused(f"--listen {options.listen}: pass an address and a port, such as 127.0.0.1:5000")
     log_in = options.log_in or options.username is not None
     credentials = _credentials(options, registry.host, "") if log_in else None
     if log_in and credentials is None:
-        raise Misused(f"no credentials for {registry.host}: docker login {registry.host}, or --username")
+        raise Misused(
+            f"no credentials for {registry.host}: run `docker login {registry.host}`, "
+            "or pass --username and --password-stdin"
+        )
     async with new_http() as http:
         proxy = Proxy(
             http=http,
@@ -179,7 +199,7 @@ def _credentials(options: argparse.Namespace, host: str, repository: str) -> Cre
     if options.username is None and not options.password_stdin:
         return find(host, repository, os.environ)
     if options.username is None or not options.password_stdin:
-        raise Misused("--username and --password-stdin go together")
+        raise Misused("--username and --password-stdin must be used together")
     return Credentials(options.username, sys.stdin.read().rstrip("\r\n"))
 
 
@@ -187,7 +207,7 @@ def _compression(options: argparse.Namespace) -> Compression:
     lowest, highest, usual = _LEVELS[options.compression]
     level = usual if options.level is None else options.level
     if not lowest <= level <= highest:
-        raise Misused(f"--level {level}: {options.compression} has {lowest} to {highest}")
+        raise Misused(f"--level {level}: {options.compression} has levels {lowest} to {highest}")
     return Compression(options.compression, level)
 
 
@@ -198,17 +218,17 @@ def _wire(options: argparse.Namespace, report: Report) -> Callable[[str], None]:
 def _size(text: str) -> int:
     found = re.fullmatch(r"(\d{1,15})\s*([KMG]I?|)B?", text.upper(), re.ASCII)
     if found is None or int(found[1]) == 0:
-        raise argparse.ArgumentTypeError(f"{text} is no size: 16MB and 16MiB are")
+        raise argparse.ArgumentTypeError(f"{text} is not a size, such as 16MB or 16MiB")
     return int(found[1]) * _UNITS[found[2]]
 
 
 def _host_name(text: str) -> str:
     if re.fullmatch(r"[a-z0-9_.-]+", text.lower(), re.ASCII) is None:
-        raise argparse.ArgumentTypeError(f"{text} is no name of a host; it has no port")
+        raise argparse.ArgumentTypeError(f"{text} is not a host name; leave out the scheme and the port")
     return text.lower()
 
 
 def _positive(text: str) -> int:
     if not text.isascii() or not text.isdigit() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"{text} is not a number above 0")
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number above 0")
     return int(text)

@@ -1,4 +1,4 @@
-"""Compressing layers, on all cores."""
+"""Compresses layers on all cores."""
 
 import hashlib
 import os
@@ -14,31 +14,31 @@ from zlib_ng import gzip_ng_threaded
 from registry_push.slices import Slice
 
 LAYER = "application/vnd.oci.image.layer.v1.tar"
-_GZIP_THREADS = 8  # always: which thread compressed a block shows in the result (measured: zlib-ng 1.1, level 6)
-_ZSTD_THREADS = 4  # at most, for memory: the result does not depend on them
+_GZIP_THREADS = 8  # fixed, since the compressed bytes depend on the number of threads (measured: zlib-ng 1.1, level 6)
+_ZSTD_THREADS = 4  # at most, to bound memory; the compressed bytes do not depend on the number
 _MAGIC = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
 
 
 class Writer(Protocol):
-    """Where bytes go that are to be compressed."""
+    """Takes the bytes to compress."""
 
     def write(self, data: bytes, /) -> int: ...
 
 
 @dataclass(frozen=True, slots=True)
 class Compression:
-    """How layers are compressed: `kind` is gzip or zstd, `level` as the format has it."""
+    """How to compress layers: `kind` is gzip or zstd, `level` a level of that format."""
 
     kind: str = "gzip"
     level: int = 6
 
     def __str__(self) -> str:
-        """A name for files that depend on it."""
+        """The part of a cache subject that tells compressions apart."""
         return f"{self.kind}-{self.level}"
 
     @contextmanager
     def writer(self, file: BinaryIO) -> Iterator[Writer]:
-        """What is written in the block arrives in `file` compressed. Same bytes, same result, however many cores."""
+        """A writer that compresses into `file`. The same input gives the same output on any number of cores."""
         if self.kind == "zstd":
             threads = min(_ZSTD_THREADS, os.cpu_count() or 1)
             with zstandard.ZstdCompressor(level=self.level, threads=threads).stream_writer(file, closefd=False) as zstd:
@@ -52,7 +52,7 @@ class Compression:
 
 @dataclass(frozen=True, slots=True)
 class Compressed:
-    """A layer as it is pushed."""
+    """The descriptor of a compressed layer."""
 
     digest: str
     size: int
@@ -60,18 +60,18 @@ class Compressed:
 
 
 def kind_of(first: bytes) -> str | None:
-    """How bytes that begin so are compressed, if they are."""
+    """The compression of data that begins with `first`: gzip, zstd or None."""
     return next((kind for magic, kind in _MAGIC.items() if first.startswith(magic)), None)
 
 
 def compress(layer: Slice, target: Path, how: Compression, done: "Counter") -> Compressed:
-    """Compress a layer into a new file; one that is compressed already is copied as it is."""
+    """Compress a layer into a new file, or copy a layer that is already compressed; `done` counts the bytes read."""
     first = next(layer.part(0, min(4, layer.size)).blocks(), b"")
     kept = kind_of(first)
     with target.open("xb") as file:
         out = _Hashing(file)
         if kept is None:
-            with how.writer(out) as writer:  # type: ignore[arg-type] # it has what a compressor asks of a file
+            with how.writer(out) as writer:  # type: ignore[arg-type] # a compressor needs no more of a file
                 for block in layer.blocks():
                     writer.write(block)
                     done(len(block))
@@ -83,13 +83,13 @@ def compress(layer: Slice, target: Path, how: Compression, done: "Counter") -> C
 
 
 class Counter(Protocol):
-    """Hears how many bytes more are done."""
+    """Is called with the number of further bytes that are done."""
 
     def __call__(self, count: int, /) -> None: ...
 
 
 class _Hashing:
-    """A file that is hashed while it is written."""
+    """Hashes a file while it is written."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file

@@ -1,4 +1,4 @@
-"""Credentials where docker and podman keep them: configuration files, credential helpers, and the environment."""
+"""Finds credentials in the environment, and in docker's and podman's configuration files and credential helpers."""
 
 import base64
 import subprocess
@@ -13,19 +13,19 @@ from typing import Any
 from registry_push.failures import Misused
 from registry_push.untrusted_json import LARGEST_DOCUMENT, read_json, read_json_file
 
-# What docker's helpers answer instead of a name when the secret is an identity token.
-_IDENTITY_TOKEN_USER = "<token>"  # noqa: S105 - docker-credential-helpers' mark
+# Docker's helpers answer this in place of a user name when the secret is an identity token.
+_IDENTITY_TOKEN_USER = "<token>"  # noqa: S105 - a marker of docker-credential-helpers
 _SECRET = "Secret"  # noqa: S105 - the name of a field
 _NOT_FOUND = "credentials not found"
-_LONGEST_COMPLAINT = 1000  # bytes of what a helper says that fails
-_HELPER_SECONDS = 60  # a helper may ask the person
+_LONGEST_COMPLAINT = 1000  # bytes of a failing helper's error message
+_HELPER_SECONDS = 60  # long, since a helper may prompt the user
 # Docker keeps the credentials of its own registry under this name.
 _ALIASES = {"registry-1.docker.io": ("https://index.docker.io/v1/", "docker.io", "index.docker.io")}
 
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """A name and a password, or an identity token in place of both."""
+    """A user name and a password, or an identity token in place of both."""
 
     username: str = ""
     password: str = field(default="", repr=False)
@@ -33,14 +33,14 @@ class Credentials:
 
     @property
     def basic(self) -> str:
-        """The value of an Authorization header."""
+        """The value of the Authorization header for Basic authentication."""
         return "Basic " + base64.b64encode(f"{self.username}:{self.password}".encode()).decode()
 
 
 def find(host: str, repository: str, environment: Mapping[str, str]) -> Credentials | None:
-    """The credentials for a repository: of the environment, else of the first file that has any.
+    """The credentials for a repository: those of the environment, else of the first file that has any.
 
-    Raises Misused when a file or helper that should have them cannot be read.
+    Raises Misused when a file cannot be read or a helper fails.
     """
     if "REGISTRY_USERNAME" in environment:
         return Credentials(environment["REGISTRY_USERNAME"], environment.get("REGISTRY_PASSWORD", ""))
@@ -72,12 +72,12 @@ def _in_file(path: Path, host: str, repository: str) -> Credentials | None:
             if found is not None:
                 return found
     except (OSError, ValueError, AttributeError, TypeError) as error:
-        raise Misused(f"{path}: not a file with credentials as docker or podman writes it ({error})") from None
+        raise Misused(f"{path} is not a credentials file as docker or podman writes it ({error})") from None
     return None
 
 
 def _names(host: str, repository: str) -> Iterator[str]:
-    """What an entry may be called, the closest first: podman's may be for a part of a registry."""
+    """The keys of a matching entry, the most specific first: podman's entries may name a part of a registry."""
     segments = [host, *repository.split("/")]
     for count in range(len(segments), 0, -1):
         yield "/".join(segments[:count])
@@ -94,11 +94,11 @@ def _from_entry(entry: Mapping[str, Any]) -> Credentials | None:
 
 
 def _from_helper(helper: str, name: str) -> Credentials | None:
-    """Ask a credential helper: the server's name on its standard input, JSON on its output."""
+    """Ask a credential helper. It reads the server's name from standard input and writes JSON to standard output."""
     program = f"docker-credential-{helper}"
     code, output, complaints = _run(program, name)
     if code != 0:
-        # Helpers complain on either output; one that gave the secret before it failed has said enough.
+        # Helpers write errors to either output. An output with a secret in it is not repeated.
         words = (complaints + output[:_LONGEST_COMPLAINT]).decode(errors="replace").strip()
         if _NOT_FOUND in words:
             return None
@@ -108,21 +108,23 @@ def _from_helper(helper: str, name: str) -> Credentials | None:
         answer = read_json(output)
         username, secret = str(answer["Username"]), str(answer[_SECRET])
     except (ValueError, KeyError, TypeError) as error:
-        raise Misused(f"{program}: its answer has no credentials as docker's helpers write them ({error})") from None
+        raise Misused(f"{program}: the output has no credentials in the format of docker's helpers ({error})") from None
     if username == _IDENTITY_TOKEN_USER:
         return Credentials(identity_token=secret)
     return Credentials(username, secret) if secret else None
 
 
 def _run(program: str, name: str) -> tuple[int, bytes, bytes]:
-    """A helper's exit code, and its standard output and error, as far as they may go."""
+    """Run a helper; its exit code, standard output and standard error, each up to a limit."""
     with tempfile.TemporaryFile() as complaints:
         try:
-            process = subprocess.Popen(  # noqa: S603 - the person's own configuration names it
+            process = subprocess.Popen(  # noqa: S603 - the user's own configuration names it
                 [program, "get"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=complaints
             )
         except OSError as error:
-            raise Misused(f"{program}: the credential helper of the configuration does not run ({error})") from None
+            raise Misused(
+                f"{program}: cannot run this credential helper, which the configuration names ({error})"
+            ) from None
         with process, _killed_after(_HELPER_SECONDS, process):
             assert process.stdin is not None
             assert process.stdout is not None

@@ -1,4 +1,4 @@
-"""Bodies that clients push to the proxy, cut into chunks: each waits in a file until the registry has taken it."""
+"""Cuts the bodies that clients push to the proxy into chunks. Each chunk stays in a file until the registry has it."""
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -15,24 +15,24 @@ from registry_push.slices import Slice
 
 @dataclass(slots=True)
 class Cutter:
-    """Passes the bodies of one upload session on."""
+    """Sends the bodies of one upload session to the registry."""
 
     client: Client
     session: Session
     sizes: ChunkSizes
 
     async def append(self, body: AsyncIterator[bytes]) -> None:
-        """What a PATCH carries; afterwards the session says how far it is. Raises as `Session.send`."""
+        """Send the body of a PATCH; afterwards the session has the new offset. Raises as `Session.send`."""
         with TemporaryDirectory(prefix="registry-push-") as folder:
             async for chunk in self._spooled(body, Path(folder)):
-                await self.session.send(chunk, self.session.offset, _nobody)
+                await self.session.send(chunk, self.session.offset, _ignore_progress)
         if not self.session.headers:
             await self.session.look()
 
     async def close(self, body: AsyncIterator[bytes], digest: str, blob: str) -> httpx.Response:
-        """What a PUT carries, which is the whole blob, its last bytes, or nothing; the registry's answer.
+        """Send the body of a PUT (the whole blob, its last bytes, or nothing); returns the registry's response.
 
-        `blob` is the path of the blob: where its session is gone it may be there.
+        `blob` is the path of the blob: when the session is gone, the blob may already be complete there.
         """
         try:
             with TemporaryDirectory(prefix="registry-push-") as folder:
@@ -41,10 +41,10 @@ class Cutter:
                 if first is None:
                     return await self.session.close(digest)
                 if self.session.offset == 0 and first.size < self.sizes.largest:
-                    return await self.session.complete(first, digest, _nobody)
-                await self.session.send(first, self.session.offset, _nobody)
+                    return await self.session.complete(first, digest, _ignore_progress)
+                await self.session.send(first, self.session.offset, _ignore_progress)
                 async for chunk in chunks:
-                    await self.session.send(chunk, self.session.offset, _nobody)
+                    await self.session.send(chunk, self.session.offset, _ignore_progress)
                 return await self.session.close(digest)
         except SessionGone:
             response = await self.client.ask("HEAD", blob)
@@ -53,7 +53,7 @@ class Cutter:
             return httpx.Response(201, headers={"Location": blob, "Docker-Content-Digest": digest})
 
     async def _spooled(self, body: AsyncIterator[bytes], folder: Path) -> AsyncIterator[Slice]:
-        """The body in chunks: the next one takes the place of the one before. Only the last may be small."""
+        """The body in chunks; each one overwrites the file of the one before. Only the last may be small."""
         path = folder / "chunk"
         rest = b""
         while True:
@@ -68,5 +68,5 @@ class Cutter:
                 return
 
 
-def _nobody(position: int) -> None:
-    """Nobody watches."""
+def _ignore_progress(position: int) -> None:
+    """Do nothing: the proxy shows no progress."""

@@ -1,4 +1,4 @@
-"""What can go wrong, each with the exit code that a script sees and a sentence for the person."""
+"""The errors of a push, each with an exit code for scripts and a message for people."""
 
 from typing import ClassVar
 
@@ -6,7 +6,7 @@ import httpx
 
 
 class Failure(Exception):
-    """The push cannot be done; the message says why and what to do, `response` is the answer that means it, if any."""
+    """The push failed. The message says why and what to do; `response` is the registry's response that caused it."""
 
     exit_code: ClassVar[int] = 1
 
@@ -16,22 +16,22 @@ class Failure(Exception):
 
 
 class Misused(Failure):
-    """The command line, or what it names, makes no sense."""
+    """The command line, or an image or file that it names, is invalid."""
 
     exit_code = 2
 
 
 class Refused(Failure):
-    """The registry does not let this user in."""
+    """The registry refused access: authentication or authorization failed."""
 
     exit_code = 3
 
 
 class Unreachable(Failure):
-    """The registry did not answer, or not usefully, however often it was asked."""
+    """The registry gave no usable response, after all retries."""
 
     exit_code = 4
 
 
 class SessionGone(Failure):
-    """The registry does not know the upload session any more: what was uploaded to it is lost."""
+    """The registry no longer knows the upload session: the bytes uploaded to it are lost."""

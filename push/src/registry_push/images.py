@@ -1,4 +1,4 @@
-"""Images as they are pushed: manifests, byte for byte, and where the bytes of their blobs are."""
+"""The images to push: their manifests, byte for byte, and the files that hold their blobs."""
 
 import hashlib
 import json
@@ -17,20 +17,21 @@ CONFIG = "application/vnd.oci.image.config.v1+json"
 _INDEXES = frozenset({INDEX, "application/vnd.docker.distribution.manifest.list.v2+json"})
 _MANIFESTS = frozenset({MANIFEST, "application/vnd.docker.distribution.manifest.v2+json"})
 _DEEPEST = 8  # indexes within indexes
-# Of one image, one that several indexes name counted as often: a few files could name each other without end.
+# Manifests of one image. One that several indexes name counts several times: else a few files could name each other
+# millions of times.
 _MOST_MANIFESTS = 1000
 _MOST_BYTES = 64 * 1024 * 1024  # of all manifests, which are kept in memory
 
 
 @dataclass(frozen=True, slots=True)
 class Blob:
-    """A config or layer and where its bytes are."""
+    """A config or layer, and the file that holds its bytes."""
 
     digest: str
     content: Slice
 
     def is_sound(self) -> bool:
-        """Whether the bytes are those of the digest; what is hashed in a way that registries do not take counts so."""
+        """Whether the bytes match the digest; algorithms other than sha256 and sha512 are not checked."""
         algorithm = self.digest.partition(":")[0]
         return algorithm not in ("sha256", "sha512") or self.content.digest(algorithm) == self.digest
 
@@ -46,11 +47,11 @@ class Manifest:
 
     @property
     def digest(self) -> str:
-        """Its digest."""
+        """The sha256 digest of the content."""
         return digest_of(self.content)
 
     def all_blobs(self) -> Iterator[Blob]:
-        """The blobs of it and of its children; one that several have comes several times."""
+        """The blobs of this manifest and of its children; a shared blob comes several times."""
         yield from self.blobs
         for child in self.children:
             yield from child.all_blobs()
@@ -62,15 +63,15 @@ def digest_of(content: bytes) -> str:
 
 
 def read_manifest(descriptor: Mapping[str, Any], find: Callable[[str], Slice | None]) -> Manifest:
-    """The image or index that a descriptor of an OCI layout names; `find` knows where its blobs are.
+    """Read the image or index that a descriptor of an OCI layout names; `find` returns the bytes of a blob.
 
-    Raises Misused when the layout is not whole: what is missing could not be pulled.
+    Raises Misused when the layout is incomplete, since the pushed image could not be pulled.
     """
     return _Reader(find).read(descriptor, 0)
 
 
 class _Reader:
-    """Reads the manifests of one image, as many as an image may have."""
+    """Reads the manifests of one image, within the limits on their number and size."""
 
     def __init__(self, find: Callable[[str], Slice | None]) -> None:
         self._find = find
@@ -78,18 +79,18 @@ class _Reader:
         self._bytes_left = _MOST_BYTES
 
     def read(self, descriptor: Mapping[str, Any], depth: int) -> Manifest:
-        """A manifest, with those that it names."""
+        """Read a manifest and the manifests that it names; `depth` is the number of indexes above it."""
         digest = str(descriptor["digest"])
         content = self._content(digest)
         document = read_json(content)
         media_type = str(document.get("mediaType") or descriptor.get("mediaType") or MANIFEST)
         if media_type in _INDEXES:
             if depth > _DEEPEST:
-                raise Misused(f"more than {_DEEPEST} indexes within each other")
+                raise Misused(f"the image has more than {_DEEPEST} indexes nested within each other")
             children = tuple(self.read(each, depth + 1) for each in document.get("manifests") or [])
             return Manifest(media_type, content, children=children)
         if media_type not in _MANIFESTS:
-            raise Misused(f"{media_type} is no manifest that can be pushed")
+            raise Misused(f"cannot push a manifest of the media type {media_type}: it is neither an image nor an index")
         parts = [document["config"], *document["layers"]]
         digests = dict.fromkeys(str(each["digest"]) for each in parts if not each.get("urls"))
         return Manifest(media_type, content, blobs=tuple(Blob(each, _needed(self._find, each)) for each in digests))
@@ -99,12 +100,14 @@ class _Reader:
         self._manifests_left -= 1
         self._bytes_left -= found.size
         if self._manifests_left < 0 or self._bytes_left < 0:
-            raise Misused(f"the image has more than {_MOST_MANIFESTS} manifests, or {_MOST_BYTES} bytes of them")
+            raise Misused(
+                f"the image has more than {_MOST_MANIFESTS} manifests, or they have more than {_MOST_BYTES} bytes"
+            )
         if found.size > LARGEST_DOCUMENT:
-            raise Misused(f"the manifest {digest} has {found.size} bytes: too many for a registry")
+            raise Misused(f"the manifest {digest} has {found.size} bytes; at most {LARGEST_DOCUMENT} can be pushed")
         content = found.read()
         if digest.startswith("sha256:") and digest_of(content) != digest:
-            raise Misused(f"the manifest {digest} has other bytes than its digest says")
+            raise Misused(f"the bytes of the manifest {digest} do not match its digest: the layout is damaged")
         return content
 
 

@@ -1,6 +1,6 @@
-"""What a person or a script sees meanwhile: bars on a terminal, plain lines elsewhere, or JSON.
+"""Shows progress: bars on a terminal, plain lines elsewhere, or JSON for scripts.
 
-All of it goes to standard error, JSON to standard output; the result alone is on standard output.
+Text goes to standard error, except for the result, which goes to standard output. All JSON goes to standard output.
 """
 
 import json
@@ -22,35 +22,35 @@ from rich.progress import (
 
 
 class Report(Protocol):
-    """Hears what is going on; callable from every thread. A `label` names a piece of work; sizes are in bytes."""
+    """Receives the events of a run, from any thread. A `label` names a task; sizes are in bytes."""
 
     def begin(self, label: str, size: int) -> None:
-        """A piece of work begins."""
+        """A task begins."""
 
     def reached(self, label: str, position: int) -> None:
-        """It is so far; that may be less than before."""
+        """A task has reached `position`, which may be less than before."""
 
     def advance(self, label: str, count: int) -> None:
-        """It is so much farther."""
+        """A task has processed `count` further bytes."""
 
     def end(self, label: str, outcome: str) -> None:
-        """It is done; `outcome` says how. Work that needs nothing ends without having begun."""
+        """A task is done; `outcome` says how. A task with nothing to do ends without having begun."""
 
     def say(self, text: str) -> None:
-        """Something to know."""
+        """A message for the user."""
 
     def result(self, reference: str, digest: str, facts: Mapping[str, Any]) -> None:
-        """The image is pushed, or would be."""
+        """The image was pushed, or would have been with --dry-run; `facts` are the counts."""
 
     def fail(self, message: str, exit_code: int) -> None:
-        """The image is not pushed."""
+        """The command failed."""
 
     def close(self) -> None:
-        """Nothing follows."""
+        """No event follows."""
 
 
 class Lines:
-    """Plain lines: what a log keeps."""
+    """Plain lines, for logs."""
 
     def __init__(self, out: TextIO, errors: TextIO) -> None:
         self._out = out
@@ -82,7 +82,7 @@ class Lines:
 
 
 class Bars(Lines):
-    """A bar for each piece of work, on a terminal."""
+    """A bar for each task, on a terminal."""
 
     def __init__(self, out: TextIO, errors: TextIO) -> None:
         super().__init__(out, errors)
@@ -111,10 +111,10 @@ class Bars(Lines):
 
     def end(self, label: str, outcome: str) -> None:
         if label not in self._tasks:
-            self.begin(label, 0)
+            super().end(label, outcome)  # a line: without a size, a bar would show nothing
+            return
         task = self._tasks[label]
-        total = self._progress.tasks[task].total or 1
-        self._progress.update(task, completed=total, total=total, outcome=outcome)
+        self._progress.update(task, completed=self._progress.tasks[task].total, outcome=outcome)
 
     def say(self, text: str) -> None:
         self._progress.console.print(printable(text), markup=False, highlight=False)
@@ -128,7 +128,7 @@ class Bars(Lines):
 
 
 class JsonLines:
-    """One JSON object a line, on standard output; docs/push.md lists them."""
+    """One JSON object per line, on standard output; docs/push.md lists them."""
 
     def __init__(self, out: TextIO) -> None:
         self._out = out
@@ -162,12 +162,12 @@ class JsonLines:
 
 
 def printable(text: str) -> str:
-    """Text that does nothing to a terminal: some of it are words of registries and names in archives."""
+    """Text without control characters: messages of registries and names in archives must not control the terminal."""
     return "".join(each if each.isprintable() or each == "\n" else "?" for each in text)
 
 
 def new_report(*, as_json: bool) -> Report:
-    """The one that suits who is looking."""
+    """JSON if asked for, else bars if standard error is a terminal, else plain lines."""
     if as_json:
         return JsonLines(sys.stdout)
     return (Bars if sys.stderr.isatty() else Lines)(sys.stdout, sys.stderr)

@@ -1,4 +1,4 @@
-"""`registry-push proxy`: a registry on this machine that passes everything on, and cuts what is pushed into chunks."""
+"""`registry-push proxy`: a local registry that forwards requests to another registry, and pushes to it in chunks."""
 
 import asyncio
 import logging
@@ -28,15 +28,15 @@ from registry_push.untrusted_json import LARGEST_DOCUMENT
 
 _UPLOADS = re.compile(r"/v2/(?P<name>[^?]+)/blobs/uploads/[^/?]*", re.ASCII)
 _REPOSITORY = re.compile(r"/v2/(?P<name>[^?]+)/(?:blobs|manifests|tags|referrers)/", re.ASCII)
-_RETRIES = 3  # of what is passed on: the client has its own patience
+_RETRIES = 3  # of requests other than uploads: clients have timeouts and retries of their own
 _KNOWN_SESSIONS = 1000
-_KNOWN_LOGINS = 1000  # repositories: a client may ask for any
+_KNOWN_LOGINS = 1000  # repositories; bounded since a client may name any
 _CLOSING_SECONDS = 5
 
 
 @dataclass(slots=True)
 class Proxy:
-    """An ASGI application before one registry."""
+    """An ASGI application in front of one registry."""
 
     http: httpx.AsyncClient
     guard: Guard
@@ -46,13 +46,13 @@ class Proxy:
     retries: Retries
     say: Callable[[str], None]
     wire: Callable[[str], None]
-    # How far the sessions are that were seen: one that is not among them is asked first.
+    # The offsets of recent sessions by location. For any other session the registry is asked first.
     _offsets: OrderedDict[str, int] = field(default_factory=OrderedDict)
     _logins: OrderedDict[str, Authentication] = field(default_factory=OrderedDict)
     _answers: Answers = field(init=False)
 
     def __post_init__(self) -> None:
-        """Its answers lead to the proxy instead of the registry."""
+        """Make the writer of responses, which replaces the registry's address by the proxy's."""
         self._answers = Answers(self.token_servers.registry)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -82,10 +82,12 @@ class Proxy:
             await self._begin(request, send)
 
     async def serve(self, port: int) -> None:
-        """Serve on the guard's host until a signal comes; OSError when the address is taken."""
+        """Serve on the guard's host until a signal arrives; raises OSError when the address is in use."""
         host, origin = self.guard.listen, self.token_servers.registry.origin
         if self.credentials is not None and not (is_loopback(host) or self.token_servers.insecure):
-            raise Misused(f"whoever reaches {host} could push with your credentials; --insecure allows it")
+            raise Misused(
+                f"a client that reaches {host} could push with your credentials: listen on 127.0.0.1 or pass --insecure"
+            )
         logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # `say` tells what happens
         config = uvicorn.Config(
             self,
@@ -93,7 +95,7 @@ class Proxy:
             access_log=False,
             lifespan="off",
             interface="asgi3",
-            http="h11",  # whatever else is installed: what it takes for a target is what the guard reads
+            http="h11",  # also if others are installed: the guard's checks rely on how h11 parses a target
             proxy_headers=False,
             ws="none",
             server_header=False,
@@ -136,7 +138,7 @@ class Proxy:
         await self._finish(cutter, request, name, digests[0], send)
 
     async def _push_at_once(self, request: Incoming, name: str, send: Send) -> None:
-        """POST with a whole blob becomes a session of its own."""
+        """Turn a POST with a whole blob into an upload session."""
         digests = httpx.QueryParams(request.target.partition("?")[2]).get_list("digest")
         if len(digests) != 1 or DIGEST.fullmatch(digests[0]) is None:
             await self._pass_on(request, send)
@@ -181,7 +183,9 @@ class Proxy:
         async for block in request.body():
             content += block
             if len(content) > LARGEST_DOCUMENT:
-                raise Failure(f"more than {LARGEST_DOCUMENT} bytes, which only a blob may have")
+                raise Failure(
+                    f"the request body has more than {LARGEST_DOCUMENT} bytes, which only uploads of blobs may have"
+                )
 
         headers = request.passed_on()
         if request.has_body:
@@ -195,7 +199,7 @@ class Proxy:
             await response.aclose()
 
     async def _stream(self, request: Incoming, response: httpx.Response, send: Send) -> None:
-        """Pass an answer on while it arrives. When it breaks off, or the client leaves, so does the other side."""
+        """Pass a response on while it arrives. When one side disconnects, close the other's connection."""
         await send(self._answers.head(response.status_code, response.headers))
 
         async def pump() -> None:
@@ -213,8 +217,10 @@ class Proxy:
             for task in done:
                 task.result()
         except httpx.TransportError as error:
-            # Returning without an end closes the connection: the client sees that bytes are missing.
-            self.say(f"{request.method} {shown(request.target)}: the registry's answer broke off ({described(error)})")
+            # Returning before the end of the body closes the connection: the client notices that bytes are missing.
+            self.say(
+                f"{request.method} {shown(request.target)}: the registry's response broke off ({described(error)})"
+            )
         finally:
             for task in tasks:
                 task.cancel()
@@ -222,7 +228,7 @@ class Proxy:
 
     # ------------------------------------------------------------------ pieces
     def _client(self, request: Incoming) -> Client:
-        """Who asks: the client with its own credentials, or this machine's for one that has none."""
+        """A client with the request's own credentials, or with this machine's when the request has none."""
         given = request.headers.get("authorization")
         retries = Retries(min(_RETRIES, self.retries.count), self.retries.sleep)
         if _UPLOADS.match(request.target):
@@ -244,8 +250,9 @@ class Proxy:
 
 
 class _OutOfOrder(Failure):
-    """The client's chunk is not the next one."""
+    """A client's chunk does not begin at the session's offset."""
 
     def __init__(self, session: Session) -> None:
         headers = httpx.Headers(session.headers)
-        super().__init__("the chunk is not the next one", httpx.Response(416, headers=headers))
+        message = f"the chunk does not begin at the session's offset {session.offset}"
+        super().__init__(message, httpx.Response(416, headers=headers))

@@ -1,7 +1,7 @@
-"""Whom the proxy serves: programs that ask one of its own hosts for a path below `/v2/`.
+"""Decides which requests the proxy serves: those of programs, to one of its own hosts, for a path below `/v2/`.
 
-Any web page can make a browser on this machine send it requests, also under a name of the page's that leads here (DNS
-rebinding). What the registry would answer to this machine is none of the page's business.
+Any web page can make a browser on this machine send requests to the proxy, also under a domain of the page's owner
+that resolves to this machine (DNS rebinding). The page must not read the registry's responses.
 """
 
 import ipaddress
@@ -13,19 +13,19 @@ from dataclasses import dataclass
 from registry_push.failures import Failure
 from registry_push.references import is_loopback
 
-_LONGEST_TARGET = 16 * 1024  # characters: a session's state is in its query
-# One slash, and visible characters without those that clients and servers read in different ways.
+_LONGEST_TARGET = 16 * 1024  # characters: the query may hold the state of an upload session
+# One leading slash, then visible characters, except those that clients and servers interpret differently.
 _TARGET = re.compile(r"(?P<path>/v2(?:/[^?#\\\x00-\x20\x7f-\U0010ffff]*)?)(?:\?[^#\x00-\x20\x7f-\U0010ffff]*)?")
-# What a server may read as a way up, or as a separator, when it decodes a path once or twice; and what is not ASCII.
+# Encodings that a server may take for `..` or a separator when it decodes a path once or twice; and non-ASCII ones.
 _ODD_ENCODINGS = re.compile(r"%(?:2[ef5]|5c|7f|[0189a-f][0-9a-f])", re.IGNORECASE)
 _WAY_UP = re.compile(r"/\.{1,2}(?:;[^/]*)?(?:/|\Z)")
 _HOST = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9_.-]+?)\.?(?::(\d{1,5}))?", re.ASCII)
-_HTTP_PORT = 80  # of a Host without one
-# Programs send none of these. Scripts cannot leave them out or set them (the Fetch standard's forbidden names).
+_HTTP_PORT = 80  # for a Host header without a port
+# Registry clients send none of these. Scripts cannot omit or set them (the Fetch standard's forbidden headers).
 _BROWSER_HEADERS = ("origin", "sec-", "access-control-request-", "upgrade-insecure-requests", "dnt")
-_BROWSER_AGENT = "Mozilla/"  # where a page's origin is not trusted, browsers send no Sec-Fetch-Site
+_BROWSER_AGENT = "Mozilla/"  # needed since browsers send no Sec-Fetch-Site to an origin without HTTPS
 
-# In every answer: should a browser get one after all, it runs nothing of it, and shows it to no page.
+# Headers of every response: a browser that gets one after all runs nothing of it, and shows it to no page.
 PROTECTION = (
     (b"x-content-type-options", b"nosniff"),
     (b"content-security-policy", b"default-src 'none'; sandbox"),
@@ -34,7 +34,7 @@ PROTECTION = (
 
 
 class NotServed(Failure):
-    """The proxy does not pass this on; `status` and `code` are what a registry answers."""
+    """The proxy refuses the request, with this HTTP status and error code of the specification."""
 
     def __init__(self, status: int, code: str, message: str) -> None:
         super().__init__(message)
@@ -44,24 +44,26 @@ class NotServed(Failure):
 
 @dataclass(frozen=True, slots=True)
 class Guard:
-    """The rules for a proxy that listens on the host `listen`, and has further `names`: lower case, without ports."""
+    """The rules for a proxy that listens on the host `listen` and has further host `names` (lower case, no ports)."""
 
     listen: str
     names: frozenset[str] = frozenset()
 
     def check(self, target: str, headers: Mapping[str, str], port: int) -> None:
-        """Raise NotServed for a request that is not passed on; `port` is the one that it came to."""
+        """Raise NotServed for a request that the proxy refuses; `port` is the proxy's port."""
         host = headers.get("host", "")
         if not self._is_ours(host, port):
             raise NotServed(
-                421, "UNSUPPORTED", f"this is not {shown_host(host)}; registry-push proxy --host NAME gives it a name"
+                421,
+                "UNSUPPORTED",
+                f"the proxy does not serve the host {shown_host(host)}; to allow it, start the proxy with --host NAME",
             )
         if headers.get("user-agent", "").startswith(_BROWSER_AGENT) or any(
             name.startswith(_BROWSER_HEADERS) for name in headers
         ):
-            raise NotServed(403, "DENIED", "the proxy serves no browsers: use a client of registries")
+            raise NotServed(403, "DENIED", "the proxy serves no browsers: use a registry client")
         if not is_served(target):
-            raise NotServed(404, "UNSUPPORTED", "the proxy serves paths below /v2/ alone, those of the registry's API")
+            raise NotServed(404, "UNSUPPORTED", "the proxy serves only the registry's API, the paths below /v2/")
 
     def _is_ours(self, host: str, port: int) -> bool:
         found = _HOST.fullmatch(host.lower())
@@ -70,15 +72,15 @@ class Guard:
         name = found[1]
         if name in self.names:
             return True
-        local = is_loopback(name) or name.endswith(".localhost")  # nobody can register such a name
+        local = is_loopback(name) or name.endswith(".localhost")  # nobody can register such a domain
         if is_loopback(self.listen):
             return local and int(found[2] or _HTTP_PORT) == port
-        # A name that a stranger's DNS answers for is none of these.
+        # DNS rebinding needs a domain of the attacker, which is none of these.
         return local or _is_address(name) or name in (self.listen.lower(), *_machine_names())
 
 
 def is_served(target: str) -> bool:
-    """Whether a path with its query is below `/v2/`, whoever reads it."""
+    """Whether a path with its query is below `/v2/`, however a server interprets it."""
     found = _TARGET.fullmatch(target) if len(target) <= _LONGEST_TARGET else None
     if found is None:
         return False
@@ -86,8 +88,8 @@ def is_served(target: str) -> bool:
 
 
 def shown_host(host: str) -> str:
-    """A Host header for a person: it may be anything."""
-    return re.sub(r"[^A-Za-z0-9.:_\[\]-]", "?", host)[:100] or "a host without a name"
+    """A Host header that is safe to print: a client may send any text."""
+    return re.sub(r"[^A-Za-z0-9.:_\[\]-]", "?", host)[:100] or "(empty)"
 
 
 def _machine_names() -> tuple[str, str]:

@@ -1,4 +1,4 @@
-"""Pushing an image: its blobs side by side, in chunks, then its manifests, then a look at what arrived."""
+"""Pushes an image: its blobs in parallel and in chunks, then its manifests; then pulls the manifest to verify it."""
 
 import asyncio
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ from registry_push.sessions import ChunkSizes, Session
 
 @dataclass(slots=True)
 class Counts:
-    """What became of the blobs, in blobs, and of the bytes."""
+    """The number of blobs by outcome, and the bytes pushed."""
 
     pushed: int = 0
     existing: int = 0
@@ -30,20 +30,20 @@ class Counts:
 
 @dataclass(slots=True)
 class Pusher:
-    """Pushes to one target."""
+    """Pushes an image to one target."""
 
     client: Client
     target: Target
     cache: Cache
     report: Report
     sizes: ChunkSizes
-    jobs: int  # blobs at once
+    jobs: int  # blobs pushed at the same time
     mount_from: Sequence[str] = ()
     dry_run: bool = False
     counts: Counts = field(default_factory=Counts)
 
     async def push(self, image: Manifest) -> str:
-        """Push everything and check what the registry has then; returns the digest."""
+        """Push the blobs and manifests, and verify the result; returns the digest."""
         room = asyncio.Semaphore(self.jobs)
 
         async def push_blob(blob: Blob) -> None:
@@ -78,11 +78,11 @@ class Pusher:
     async def _has(self, blob: Blob) -> bool:
         response = await self.client.follow("HEAD", self._path(f"blobs/{blob.digest}"))
         if response.status_code in (401, 403):
-            raise refusal(response, f"asking for what {self.target.repository} has")
+            raise refusal(response, f"checking for blobs in {self.target.repository}")
         return response.status_code == 200
 
     async def _upload(self, blob: Blob, label: str) -> None:
-        """Upload a blob, with a new session when the registry has lost one."""
+        """Upload a blob, in a new session when the registry has lost the current one."""
         self.report.begin(label, blob.content.size)
         for attempt in count(1):
             try:
@@ -93,7 +93,7 @@ class Pusher:
                     await self.client.retries.pause(attempt, problem, f"uploading {blob.digest}")
                     self.report.reached(label, 0)
                     continue
-                outcome = "pushed"  # by a request whose answer was lost
+                outcome = "pushed"  # by an earlier request whose response was lost
             self.cache.forget(self._about(blob))
             self.report.end(label, outcome)
             if outcome == "mounted":
@@ -107,19 +107,21 @@ class Pusher:
         session = await self._open(blob)
         if session is None:
             return "mounted"
-        told = partial(self.report.reached, label)
+        on_progress = partial(self.report.reached, label)
         try:
-            await session.complete(blob.content, blob.digest, told, lambda: self._note(blob, session))
+            await session.complete(blob.content, blob.digest, on_progress, lambda: self._note(blob, session))
         except Failure as failure:
             if failure.response is not None and failure.response.status_code == 400:
                 self.cache.forget(self._about(blob))
                 if not blob.is_sound():
-                    raise Failure(f"{blob.content.path} has other bytes than {blob.digest}: remove it") from None
+                    raise Failure(
+                        f"{blob.content.path} does not match its digest {blob.digest}: remove the file and try again"
+                    ) from None
             raise
         return "pushed"
 
     async def _open(self, blob: Blob) -> Session | None:
-        """The session of an earlier run if the registry still has it, else a new one; None when it was mounted."""
+        """The session of an earlier run if the registry still has it, else a new one; None for a mounted blob."""
         noted = self.cache.recall(self._about(blob)).get("location")
         if isinstance(noted, str):
             session = Session(self.client, httpx.URL(noted), self.sizes)
@@ -143,7 +145,7 @@ class Pusher:
 
     def _begun(self, response: httpx.Response) -> Session:
         if response.status_code != 202 or "location" not in response.headers:
-            raise refusal(response, f"beginning an upload to {self.target.repository}")
+            raise refusal(response, f"starting an upload to {self.target.repository}")
         self.sizes.learn(response.headers)
         return Session(self.client, location_of(response), self.sizes)
 
@@ -155,7 +157,7 @@ class Pusher:
 
     # ------------------------------------------------------------------ manifests
     async def _push_manifest(self, manifest: Manifest, reference: str) -> None:
-        """Push the children of an index first: a registry takes nothing that refers to what it does not have."""
+        """Push a manifest after its children: registries refuse an index whose manifests are missing."""
         for child in manifest.children:
             await self._push_manifest(child, child.digest)
 
@@ -170,15 +172,15 @@ class Pusher:
         self.report.end(f"manifest {reference}", "pushed")
 
     async def _verify(self, image: Manifest) -> None:
-        """Pull the manifest by its tag: its bytes are those that were pushed."""
+        """Pull the manifest by its tag and compare its digest."""
         response = await self.client.follow(
             "GET", self._path(f"manifests/{self.target.tag}"), {"Accept": image.media_type}
         )
         if response.status_code != 200:
-            raise refusal(response, f"pulling {self.target} again")
+            raise refusal(response, f"pulling {self.target} to verify it")
         found = digest_of(response.content)
         if found != image.digest:
-            raise Failure(f"{self.target} is now {found} instead of {image.digest}: has somebody else pushed it?")
+            raise Failure(f"{self.target} is now {found} instead of {image.digest}: has another client pushed the tag?")
 
     def _path(self, rest: str) -> str:
         return f"/v2/{self.target.repository}/{rest}"

@@ -1,4 +1,4 @@
-"""Where to push to: `registry.example.com/team/app:1`, as docker writes it."""
+"""Parses the target of a push, in docker's notation: `registry.example.com/team/app:1`."""
 
 import ipaddress
 import re
@@ -16,14 +16,14 @@ _DOCKER_HUB = "registry-1.docker.io"
 
 @dataclass(frozen=True, slots=True)
 class Registry:
-    """A registry's address: `host` is what credentials are stored under, with the port if there is one."""
+    """A registry's address: `host` includes the port if there is one, and is the key of the stored credentials."""
 
     scheme: str
     host: str
 
     @property
     def origin(self) -> str:
-        """The start of all its URLs."""
+        """Scheme and host, the start of all its URLs."""
         return f"{self.scheme}://{self.host}"
 
 
@@ -36,45 +36,47 @@ class Target:
     tag: str
 
     def __str__(self) -> str:
-        """As docker writes it."""
+        """Return docker's notation."""
         return f"{self.registry.host}/{self.repository}:{self.tag}"
 
 
 def parse_registry(text: str, *, insecure: bool) -> Registry:
-    """A host, or its URL. Plain HTTP is for loopback, and elsewhere only when `insecure` allows it."""
+    """Parse a host or a URL. Plain HTTP is for loopback, or for any host when `insecure`. Raises Misused."""
     scheme, mark, host = text.rpartition("://")
     host = host.rstrip("/")
     if not host or "/" in host or "@" in host or (mark and scheme not in ("http", "https")):
-        raise Misused(f"{text}: not the address of a registry, as in registry.example.com or https://localhost:5000")
+        raise Misused(
+            f"{text} is not the address of a registry, such as registry.example.com or https://localhost:5000"
+        )
     local = is_loopback(host)
     if scheme == "http" and not (local or insecure):
-        raise Misused(f"{text}: plain HTTP lets everybody on the way read the password; --insecure allows it")
+        raise Misused(f"{text}: plain HTTP would expose the password to the network; use https://, or pass --insecure")
     if not scheme:
         scheme = "http" if local or insecure else "https"
     return Registry(scheme, _DOCKER_HUB if host == "docker.io" else host)
 
 
 def parse_target(text: str, *, insecure: bool) -> Target:
-    """An image's name with its registry. Without a tag it is `latest`, as everywhere."""
+    """Parse an image's name with its registry; the default tag is `latest`. Raises Misused."""
     scheme, mark, rest = text.rpartition("://")
     host, slash, path = rest.partition("/")
     if not slash or not ({".", ":"} & set(host) or host == "localhost"):
-        raise Misused(f"{text}: name the registry, too, as in registry.example.com/{rest}; --to does")
+        raise Misused(f"{text} does not name a registry: pass a target such as --to registry.example.com/{rest}")
     repository, _, tag = path.partition(":")
     if "@" in path:
-        raise Misused(f"{text}: an image is pushed to a tag; the digest is what comes out of it")
+        raise Misused(f"{text}: the target must be a tag instead of a digest")
     if _NAME.fullmatch(repository) is None:
-        raise Misused(f"{repository}: not a repository name, which is lower-case, as in team/app")
+        raise Misused(f"{repository} is not a repository name: use lower-case letters and digits, such as team/app")
     if ":" in path and _TAG.fullmatch(tag) is None:
-        raise Misused(f"{tag}: not a tag: at most 128 letters, digits, dots, dashes and underscores")
+        raise Misused(f"{tag} is not a tag: use at most 128 letters, digits, dots, dashes and underscores")
     return Target(parse_registry(f"{scheme}{mark}{host}", insecure=insecure), repository, tag or "latest")
 
 
 def is_loopback(host: str) -> bool:
-    """Whether the host (with or without port) is this machine. Names below localhost are DNS's on some machines."""
+    """Whether the host, with or without a port, is loopback. Names below localhost are not: some machines ask DNS."""
     name = host.lower()
     if name.startswith("[") or name.count(":") == 1:
-        name = re.sub(r":\d+\Z", "", name)  # else all colons are those of an address
+        name = re.sub(r":\d+\Z", "", name)  # otherwise all colons belong to an IPv6 address
     if name == "localhost":
         return True
     try:

@@ -1,4 +1,4 @@
-"""When to ask again, and how long to wait before."""
+"""Decides which failures are retried, and how long to wait before the next try."""
 
 import asyncio
 import random
@@ -12,35 +12,38 @@ from registry_push.failures import SessionGone, Unreachable
 RETRIED = frozenset({408, 429, 500, 502, 503, 504})
 _FIRST = 0.5  # seconds
 _LONGEST = 30.0  # seconds
-_LONGEST_ASKED = 300.0  # seconds, of what Retry-After may ask for
+_LONGEST_ASKED = 300.0  # seconds that Retry-After may ask for
 
 Problem = httpx.Response | httpx.TransportError | SessionGone
 
 
 @dataclass(frozen=True, slots=True)
 class Retries:
-    """How often something is tried again that made no headway."""
+    """The number of retries without progress, `count`."""
 
     count: int
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
 
     async def pause(self, attempt: int, problem: Problem, what: str) -> None:
-        """Wait before the attempt behind `attempt` (1 is the first); raises Unreachable when that was the last."""
+        """Wait after the failed `attempt` (1 is the first) with exponential backoff; raises Unreachable after the last.
+
+        `what` names the operation in the message.
+        """
         if attempt > self.count:
             times = f"{attempt} times" if attempt > 1 else "once"
             response = problem if isinstance(problem, httpx.Response) else None
             raise Unreachable(f"{what}: {described(problem)}, tried {times}", response)
         asked = _asked(problem) if isinstance(problem, httpx.Response) else 0.0
         grown = min(_LONGEST, _FIRST * 2 ** (attempt - 1))
-        await self.sleep(max(asked, grown * random.uniform(0.5, 1)))  # noqa: S311 - no secret, only spread
+        await self.sleep(max(asked, grown * random.uniform(0.5, 1)))  # noqa: S311 - jitter, not a secret
 
 
 def described(problem: Problem) -> str:
-    """What happened, for a person."""
+    """A description of a problem, for messages."""
     if isinstance(problem, httpx.Response):
         return f"the registry answered {problem.status_code} {problem.reason_phrase}".rstrip()
     if isinstance(problem, httpx.LocalProtocolError):
-        return "the request cannot be sent"  # the error quotes the header that it complains of, which may be a secret
+        return "the request cannot be sent"  # the error's text quotes the malformed header, which may be a secret
     return str(problem) or type(problem).__name__
 
 

@@ -1,4 +1,4 @@
-"""Upload sessions: bytes go to the registry in chunks, and after a failure from where the registry says it stands."""
+"""Upload sessions: send a blob in chunks, and after a failure continue at the offset that the registry reports."""
 
 import re
 from collections.abc import AsyncIterator, Callable
@@ -12,15 +12,15 @@ from registry_push.retries import RETRIED, Problem, described
 from registry_push.slices import Slice
 
 MIB = 1024 * 1024
-DEFAULT_CHUNK = 64 * MIB  # where the registry does not say: below the 100 MB that Cloudflare takes
+DEFAULT_CHUNK = 64 * MIB  # if the registry states no limit: below Cloudflare's request limit of 100 MB
 SMALLEST_CHUNK = MIB
 
 
 class ChunkSizes:
-    """How large chunks are: what the registry says, what was asked for, and what came through so far."""
+    """Chooses the size of chunks by the registry's limits, the user's choice, and the sizes that succeeded so far."""
 
     def __init__(self, asked: int | None = None) -> None:
-        """Begin; `asked` is in bytes."""
+        """Create it; `asked` is the user's choice in bytes."""
         self._asked = asked
         self._largest = asked or DEFAULT_CHUNK
         self._step = min(SMALLEST_CHUNK, self._largest)
@@ -29,7 +29,7 @@ class ChunkSizes:
         self._learnt = False
 
     def learn(self, headers: httpx.Headers) -> None:
-        """From the answer that opened a session: the specification's OCI-Chunk-Min-Length and OCI-Chunk-Max-Length."""
+        """Read the limits of the response that opened a session: OCI-Chunk-Min-Length and OCI-Chunk-Max-Length."""
         if self._learnt:
             return
         largest, smallest = _number(headers.get("oci-chunk-max-length")), _number(headers.get("oci-chunk-min-length"))
@@ -42,36 +42,39 @@ class ChunkSizes:
 
     @property
     def largest(self) -> int:
-        """Bytes of a chunk at most, for all that is known."""
+        """The largest permitted chunk, in bytes."""
         return self._whole_steps(self._largest)
 
     @property
     def next(self) -> int:
-        """Bytes of the next chunk at most."""
+        """The largest size for the next chunk, in bytes."""
         return self._whole_steps(self._next)
 
     def refused(self, size: int) -> None:
-        """A chunk of `size` bytes was answered with 413: none is that large again."""
+        """Record that a chunk of `size` bytes was answered with 413: no later one is that large. Raises Failure."""
         if size <= self._step:
-            raise Failure(f"a chunk of {size} bytes is too large for what is before the registry, and it takes no less")
+            raise Failure(
+                f"a chunk of {size} bytes, the smallest size, was refused as too large (413): "
+                "raise the request limit of the proxy or CDN in front of the registry"
+            )
         self._largest = self._next = min(self._next, max(self._step, size // 2))
 
     def failed(self, size: int) -> None:
-        """A chunk did not get through, perhaps refused with an answer that was lost: the next one is smaller."""
+        """Record that a chunk failed; a 413 may have been lost, so the next one is smaller."""
         self._next = min(self._next, max(self._step, size // 2))
 
     def passed(self, size: int) -> None:
-        """A chunk got through: the next ones grow again, but to nothing that never got through."""
+        """Record that a chunk succeeded: the next ones grow again, up to the largest size that succeeded."""
         self._passed = min(self._largest, max(self._passed, size))
         self._next = max(self._next, min(self._next * 2, self._passed))
 
     def _whole_steps(self, size: int) -> int:
-        """Multiples of the smallest chunk suit a registry that stores such parts."""
+        """Round down to a multiple of the smallest chunk, since registries may store parts of that size."""
         return max(self._step, size // self._step * self._step)
 
 
 class Session:
-    """An upload session, how far it is, and the headers of the last answer about it."""
+    """An upload session: its location, its offset, and the headers of the registry's last response about it."""
 
     def __init__(self, client: Client, location: httpx.URL, sizes: ChunkSizes, offset: int = 0) -> None:
         self.location = location
@@ -84,36 +87,36 @@ class Session:
         self,
         content: Slice,
         digest: str,
-        told: Callable[[int], None],
-        moved: Callable[[], None] = lambda: None,
+        on_progress: Callable[[int], None],
+        on_moved: Callable[[], None] = lambda: None,
     ) -> httpx.Response:
-        """Send what is missing of a whole blob, and have it become the blob `digest`.
+        """Send the missing bytes of a whole blob and close the session with its `digest`.
 
-        What fits a chunk goes with the request that closes the session: one request less, and the registry can leave
-        the hashing to its storage. Raises as `send`.
+        A blob that fits one chunk goes with the request that closes the session: this saves a request, and the registry
+        can leave hashing to its storage. Raises as `send`.
         """
         if self.offset == 0 and content.size <= self._sizes.next:
-            response = await self._put_whole(content, digest, told)
+            response = await self._put_whole(content, digest, on_progress)
             if response is not None:
                 return response
-        await self.send(content, 0, told, moved)
+        await self.send(content, 0, on_progress, on_moved)
         return await self.close(digest)
 
     async def send(
-        self, content: Slice, base: int, told: Callable[[int], None], moved: Callable[[], None] = lambda: None
+        self, content: Slice, base: int, on_progress: Callable[[int], None], on_moved: Callable[[], None] = lambda: None
     ) -> None:
-        """Send what is missing of `content`, whose first byte is the blob's byte `base`.
+        """Send the missing bytes of `content`, which begins at the offset `base` of the blob.
 
-        `told` hears how far the upload is, in bytes of the blob, also when it falls back; `moved` that the location
-        has changed. Raises SessionGone, Unreachable, or the failure that the registry's answer means.
+        `on_progress` gets the offset in the blob, which may also decrease; `on_moved` is called when the location may
+        have changed. Raises SessionGone, Unreachable, or Failure for a refusal by the registry.
         """
         attempt, end = 0, base + content.size
         while self.offset < end:
             before = self.offset
             if before < base:
-                raise SessionGone(f"the registry has lost bytes that it had taken, from {before} on")
+                raise SessionGone(f"the registry has lost bytes that it had accepted, from offset {before} on")
             size = min(self._sizes.next, end - before)
-            problem = await self._send_chunk(content.part(before - base, size), told)
+            problem = await self._send_chunk(content.part(before - base, size), on_progress)
             if self.offset > before:
                 attempt = 0
                 self._sizes.passed(self.offset - before)
@@ -122,29 +125,31 @@ class Session:
                 self._sizes.failed(size)
                 await self._client.retries.pause(attempt, problem, "uploading a chunk")
                 await self.look()
-            moved()
-            told(self.offset)
+            on_moved()
+            on_progress(self.offset)
 
     async def close(self, digest: str) -> httpx.Response:
-        """Have the bytes become the blob `digest`. SessionGone may also mean that an earlier try did, unheard."""
+        """Close the session with the blob's `digest`. After SessionGone the blob may exist, if a response was lost."""
         response = await self._client.ask("PUT", with_digest(self.location, digest), {"Content-Length": "0"})
         return self._closed(response)
 
     async def look(self) -> None:
-        """Ask the registry how far the session is; raises SessionGone."""
+        """Ask the registry for the session's offset; raises SessionGone."""
         response = await self._client.ask("GET", self.location)
         if response.status_code in (401, 403):
-            raise refusal(response, "asking how far an upload is")
+            raise refusal(response, "asking for the status of an upload")
         if response.status_code not in (200, 202, 204):
             raise SessionGone(f"the upload session is gone: {described(response)}", response)
         self._take(response, self.offset)
 
-    async def _put_whole(self, content: Slice, digest: str, told: Callable[[int], None]) -> httpx.Response | None:
-        """Send everything at once; None when it is to be sent in chunks, from `offset` on."""
+    async def _put_whole(
+        self, content: Slice, digest: str, on_progress: Callable[[int], None]
+    ) -> httpx.Response | None:
+        """Send the blob in one request; None when that failed and the caller has to send chunks from `offset` on."""
         problem: Problem
         location = with_digest(self.location, digest)
         try:
-            problem = response = await self._client.once("PUT", location, *_body(content, 0, told))
+            problem = response = await self._client.once("PUT", location, *_body(content, 0, on_progress))
         except httpx.TransportError as error:
             problem = error
         else:
@@ -160,15 +165,15 @@ class Session:
 
     def _closed(self, response: httpx.Response) -> httpx.Response:
         if response.status_code in (404, 416):
-            raise SessionGone("the registry does not know the upload session any more", response)
+            raise SessionGone("the registry no longer knows the upload session", response)
         if response.status_code not in (201, 204):
             raise refusal(response, "finishing an upload")
         return response
 
-    async def _send_chunk(self, chunk: Slice, told: Callable[[int], None]) -> Problem | None:
-        """Send one chunk and see how far the session is; returns what went wrong if that may mend itself."""
+    async def _send_chunk(self, chunk: Slice, on_progress: Callable[[int], None]) -> Problem | None:
+        """Send one chunk and update the offset; returns the problem if a retry may help."""
         start, size = self.offset, chunk.size
-        headers, body = _body(chunk, start, told)
+        headers, body = _body(chunk, start, on_progress)
         headers["Content-Range"] = f"{start}-{start + size - 1}"
         try:
             response = await self._client.once("PATCH", self.location, headers, body)
@@ -182,17 +187,17 @@ class Session:
                 self._sizes.refused(size)
                 return None
             case 404:
-                raise SessionGone("the registry does not know the upload session any more", response)
+                raise SessionGone("the registry no longer knows the upload session", response)
             case 416:
                 if "range" in response.headers:
-                    self._take(response, 1)  # "0-0" is one byte here: a chunk at 0 would have been right for none
+                    self._take(response, 1)  # "0-0" means one byte here: with none, a chunk at 0 would not get 416
                 return response
             case status if status in RETRIED:
                 return response
         raise refusal(response, "uploading a chunk")
 
     def _take(self, response: httpx.Response, expected: int) -> None:
-        """Where the session is now. "0-0" is one byte or none: the specification has no way to say nothing."""
+        """Update location and offset. "0-0" means one byte or none: the specification cannot express an empty range."""
         self.headers = response.headers
         if "location" in response.headers:
             self.location = location_of(response)
@@ -205,8 +210,8 @@ class Session:
             self.offset = int(found[1]) + 1
 
 
-def _body(content: Slice, start: int, told: Callable[[int], None]) -> tuple[dict[str, str], Body]:
-    """The headers and the body of a request that sends bytes; `told` hears how far it is, counted from `start`."""
+def _body(content: Slice, start: int, on_progress: Callable[[int], None]) -> tuple[dict[str, str], Body]:
+    """The headers and the body of a request that sends `content`; `on_progress` gets positions counted from `start`."""
 
     def stream() -> AsyncIterator[bytes]:
         position = start
@@ -214,7 +219,7 @@ def _body(content: Slice, start: int, told: Callable[[int], None]) -> tuple[dict
         def sent(count: int) -> None:
             nonlocal position
             position += count
-            told(position)
+            on_progress(position)
 
         return content.stream(sent)
 

@@ -1,4 +1,4 @@
-"""Where images come from: docker, podman, OCI layouts, and archives of either."""
+"""Reads images from docker, podman, OCI layouts, docker archives and OCI archives."""
 
 import subprocess
 import tempfile
@@ -20,15 +20,15 @@ from registry_push.untrusted_json import LARGEST_DOCUMENT
 _SAVE = {"docker": ("docker", "save"), "podman": ("podman", "save", "--quiet", "--format", "docker-archive")}
 _NAMES = ("org.opencontainers.image.ref.name", "io.containerd.image.name")  # annotations of a layout's entries
 
-# A layer as it is pushed, with its media type.
+# A layer to push, with its media type.
 Layer = tuple[Blob, str]
 
 
 @dataclass(frozen=True, slots=True)
 class Loader:
-    """Reads images, and compresses layers that are not compressed; what it did before it finds in the cache.
+    """Reads images and compresses uncompressed layers. It takes results of earlier runs from the cache.
 
-    Its methods take their time: they are called in a thread.
+    Its methods block: call them in a thread.
     """
 
     cache: Cache
@@ -38,7 +38,7 @@ class Loader:
     def load(self, source: str, image: str) -> Manifest:
         """Read `image` from `source`: docker, podman, oci:DIR, docker-archive:FILE or oci-archive:FILE.
 
-        Raises Misused for what is not there or makes no sense.
+        Raises Misused when the source is missing or malformed.
         """
         kind, _, place = source.partition(":")
         if source in _SAVE:
@@ -53,8 +53,10 @@ class Loader:
                 contents = Contents(members_of_file(path, self.cache.scratch))
                 return _chosen(contents.document("index.json"), image, contents.find_blob)
             case "oci" | "docker-archive" | "oci-archive":
-                raise Misused(f"{place or source}: there is no such {'folder' if kind == 'oci' else 'file'}")
-        raise Misused(f"--from {source}: docker, podman, oci:DIR, docker-archive:FILE or oci-archive:FILE")
+                raise Misused(f"{place or source}: no such {'folder' if kind == 'oci' else 'file'}")
+        raise Misused(
+            f"--from {source}: unknown source; use docker, podman, oci:DIR, docker-archive:FILE or oci-archive:FILE"
+        )
 
     def _from_engine(self, engine: str, image: str) -> Manifest:
         identity = _run(engine, "image", "inspect", "--format", "{{.Id}}", image).strip()
@@ -75,7 +77,9 @@ class Loader:
     def _from_docker_contents(self, contents: Contents, image: str, about: str) -> Manifest:
         entries = contents.document("manifest.json")
         if not isinstance(entries, list):
-            raise Misused("the archive has no manifest.json, which docker save writes; oci-archive: is for OCI layouts")
+            raise Misused(
+                "the archive has no manifest.json, so docker save did not write it; OCI layouts need oci-archive:FILE"
+            )
         try:
             entry = _entry_of(entries, image)
             config_name, layer_names = str(entry["Config"]), [str(name) for name in entry["Layers"]]
@@ -83,7 +87,7 @@ class Loader:
             raise Misused(f"the archive's manifest.json is malformed ({error!r})") from None
         config = contents.find(config_name)
         if config is None:
-            raise Misused(f"the archive has no {config_name}")
+            raise Misused(f"the archive has no {config_name}: it is incomplete")
         if config.size > LARGEST_DOCUMENT:
             raise Misused(f"{config_name} has {config.size} bytes: too many for the config of an image")
         layers = [self._layer(contents, name) for name in layer_names]
@@ -95,11 +99,11 @@ class Loader:
             return prepared
         content = contents.find(name)
         if content is None:
-            raise Misused(f"the archive has no {name}: it is not whole")
+            raise Misused(f"the archive has no {name}: it is incomplete")
         return self._prepare(content)
 
     def _prepare(self, layer: Slice) -> Layer:
-        """A layer as it is pushed, from the cache or compressed now."""
+        """The layer to push, from the cache or compressed now."""
         digest = layer.digest()
         about = f"layer {digest} {self.compression}"
         known = self.cache.recall(about)
@@ -107,7 +111,7 @@ class Loader:
             return found
         label = f"compress {digest[7:19]}"
         self.report.begin(label, layer.size)
-        target = Path(tempfile.mktemp(dir=self.cache.scratch))  # noqa: S306 - the folder is this run's alone
+        target = Path(tempfile.mktemp(dir=self.cache.scratch))  # noqa: S306 - only this run uses the folder
         made = compress(layer, target, self.compression, lambda count: self.report.advance(label, count))
         self.report.end(label, "compressed")
         self.cache.note(about, {"digest": made.digest, "size": made.size, "type": made.media_type})
@@ -121,7 +125,7 @@ class Loader:
 
     # ------------------------------------------------------------------ whole images
     def _note(self, about: str, config: bytes, layers: Sequence[Layer]) -> Manifest:
-        """The manifest of an image that was read, noted so that it need not be read again."""
+        """Make the manifest of an image, and note its parts in the cache so that the next run skips the image."""
         target = self.cache.scratch / "config"
         target.write_bytes(config)
         kept = Blob(digest_of(config), self.cache.add(target, digest_of(config)))
@@ -152,13 +156,13 @@ def _from_layout(folder: Path, image: str) -> Manifest:
 
 
 def _chosen(index: Any, image: str, find: Callable[[str], Slice | None]) -> Manifest:
-    """The image of a layout that is called as asked for, or its only one."""
+    """The image of a layout with the given name, or its only image."""
     try:
         entries = list(index["manifests"])
         named = [entry for entry in entries if _is_called(entry, image)]
         if not named and len(entries) != 1:
-            names = [name for entry in entries for name in _names_of(entry)] or "images without names"
-            raise Misused(f"which image is meant? the layout has {names}, and none is called {image} or like its tag")
+            names = [name for entry in entries for name in _names_of(entry)] or "only images without names"
+            raise Misused(f"the layout has no image named {image} or by its tag; it has {names}")
         return read_manifest((named or entries)[0], find)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise Misused(f"the layout's index or a manifest is malformed ({error!r})") from None
@@ -174,16 +178,16 @@ def _names_of(entry: Mapping[str, Any]) -> list[str]:
 
 
 def _entry_of(entries: Sequence[Mapping[str, Any]], image: str) -> Mapping[str, Any]:
-    """The entry of a manifest.json that is called as asked for, or its only one."""
+    """The entry of a manifest.json with the given name, or its only entry."""
     named = [entry for entry in entries if with_tag(image) in (entry.get("RepoTags") or [])]
     if not named and len(entries) != 1:
         names = [tag for entry in entries for tag in entry.get("RepoTags") or []]
-        raise Misused(f"which image is meant? the archive has {names}, and none is called {image}")
+        raise Misused(f"the archive has no image named {image}; it has {names}")
     return (named or entries)[0]
 
 
 def with_tag(image: str) -> str:
-    """An image's name with its tag, `latest` when it has none."""
+    """An image's name with its tag; the default is `latest`."""
     return image if ":" in image.rpartition("/")[2] else f"{image}:latest"
 
 
@@ -195,17 +199,17 @@ def _run(*command: str) -> str:
 
 @contextmanager
 def _output_of(*command: str) -> Iterator[IO[bytes]]:
-    """The standard output of a program; raises Failure with what it complained of when it fails."""
+    """The standard output of a program; raises Failure with its standard error when it fails."""
     with tempfile.TemporaryFile() as complaints:
         try:
             process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=complaints)  # noqa: S603
         except OSError as error:
-            raise Misused(f"{command[0]} does not run here ({error}); --from names another source") from None
+            raise Misused(f"cannot run {command[0]} ({error}); choose another source with --from") from None
         with process:
             assert process.stdout is not None
             try:
                 yield process.stdout
-                # What follows the end of an archive is read, too: the program waits until somebody has.
+                # Drain the padding after the archive's end: the program blocks until it is read.
                 while process.stdout.read(65536):
                     pass
             except BaseException:

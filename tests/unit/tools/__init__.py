@@ -1,1 +1,1 @@
-"""Tests of `tools/`."""
+"""Tests of the programs in `tools/`."""

@@ -1,4 +1,4 @@
-"""`registry-token`: what it makes is what the registry takes."""
+"""Tests of `registry-token`: the registry accepts its keys, tokens and hashes."""
 
 import io
 import json
@@ -14,24 +14,24 @@ from tests.fakes.client import FakeRegistry
 
 @pytest.fixture
 def key(tmp_path: Path) -> Path:
-    """Where a private key goes."""
+    """The path of a private key that does not exist yet."""
     return tmp_path / "key.json"
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 0) -> str:
-    """Run a command; its standard output."""
+    """Run a command; returns its standard output."""
     assert command.main(arguments) == code, capsys.readouterr().err
     return capsys.readouterr().out.strip()
 
 
 def stdin(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
-    """What the next command reads."""
+    """Set the standard input of the next command."""
     monkeypatch.setattr("sys.stdin", io.StringIO(text))
 
 
 @pytest.mark.parametrize("algorithm", ["ES256", "ES384", "RS256", "PS256", "EdDSA"])
 async def test_a_key_and_a_token(algorithm: str, key: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The registry verifies with what keygen printed what issue signed."""
+    """A registry with keygen's output as its setting accepts issue's tokens."""
     public = run(capsys, "keygen", "--private-key", str(key), "--algorithm", algorithm)
     token = run(capsys, "issue", "--private-key", str(key), "--allow", "push,pull", "--repository", "team/*")
     variables = {"JWT_REGISTRY_TOKENS_PUBLIC_KEY": public}
@@ -44,14 +44,14 @@ async def test_a_key_and_a_token(algorithm: str, key: Path, capsys: pytest.Captu
 
 
 def run_inspect(capsys: pytest.CaptureFixture[str], token: str, *arguments: str, code: int = 0) -> str:
-    """Inspect a token."""
+    """Run `inspect` on a token."""
     with pytest.MonkeyPatch.context() as patch:
         stdin(patch, token)
         return run(capsys, "inspect", *arguments, code=code)
 
 
 def test_a_key_is_not_overwritten(key: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Everything it signed would be void."""
+    """An existing key is not overwritten, since its tokens would become invalid."""
     run(capsys, "keygen", "--private-key", str(key))
     assert stat.S_IMODE(key.stat().st_mode) == 0o600
     before = key.read_bytes()
@@ -60,7 +60,7 @@ def test_a_key_is_not_overwritten(key: Path, capsys: pytest.CaptureFixture[str])
 
 
 def test_issue(key: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Claims as SR has them, and ours; by default for pulling, an hour long."""
+    """Tokens have the claims of serverless-registry and our own; the default is pull, for an hour."""
     run(capsys, "keygen", "--private-key", str(key))
     claims = json.loads(run_inspect(capsys, run(capsys, "issue", "--private-key", str(key))))["claims"]
     assert claims == {"username": "token", "capabilities": ["pull"], "iat": claims["iat"], "exp": claims["iat"] + 3600}
@@ -72,7 +72,7 @@ def test_issue(key: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_inspect_verifies(key: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """With the public key; a token of another one, a stale one and none at all fail."""
+    """`inspect` refuses a token of another key, an expired one and a malformed one."""
     public = tmp_path / "public.txt"
     public.write_text(run(capsys, "keygen", "--private-key", str(key)))
     other = tmp_path / "other.json"
@@ -89,22 +89,22 @@ def test_inspect_verifies(key: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
 
 @pytest.mark.parametrize("arguments", [("--allow", "admin"), ("--expires", "1"), ("--expires", "0h")])
 def test_wrong_arguments(key: Path, arguments: tuple[str, str]) -> None:
-    """The usage, and exit code 2."""
+    """Invalid arguments end with exit code 2."""
     with pytest.raises(SystemExit) as exit_:
         command.main(["issue", "--private-key", str(key), *arguments])
     assert exit_.value.code == 2
 
 
 @pytest.mark.parametrize("content", [None, "", "{}", '{"alg": "ES256"}', '{"alg": "none", "kid": ""}', "[]"])
-def test_a_file_that_is_no_key(key: Path, content: str | None, capsys: pytest.CaptureFixture[str]) -> None:
-    """Exit code 1 with a sentence, not a stack trace."""
+def test_an_invalid_key_file(key: Path, content: str | None, capsys: pytest.CaptureFixture[str]) -> None:
+    """An invalid key file gives exit code 1 and a message, not a stack trace."""
     if content is not None:
         key.write_text(content)
     run(capsys, "issue", "--private-key", str(key), code=1)
 
 
 async def test_hashes(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """Of a generated token and of a password: both come in."""
+    """The registry accepts a generated token and a password by their hashes."""
     generated = dict(line.split() for line in run(capsys, "hash", "--generate").splitlines())
     stdin(monkeypatch, "pässword\n")
     stretched = run(capsys, "hash").split()[1]
