@@ -1,4 +1,4 @@
-"""The Worker: one fetch handler, which hands every request to the registry."""
+"""The Worker's entrypoint: HTTP requests go to the registry, cron triggers run the clean-up."""
 
 import asyncio
 import secrets
@@ -22,11 +22,12 @@ from registry.settings import read_settings
 from registry.storage.calls import Calls
 from registry.upkeep.cron import tick
 
-# They change nothing, unless they bring something from another registry: there is nothing to finish when the client
-# goes away.
+# Requests with these methods may be cancelled when the client disconnects, since they change nothing. The exception:
+# with upstream registries configured, they store copies.
 _READS = frozenset({"GET", "HEAD"})
 
-# Made by the first request and kept while the isolate lives. Not at import: the top level is snapshotted at deploy.
+# The first request creates it, and it lives as long as the isolate. Import does not create it, because a deployment
+# takes a snapshot of the imported modules.
 _registry: Registry | None = None
 
 
@@ -38,7 +39,7 @@ def _the_registry() -> Registry:
 
 
 def _make_registry() -> Registry:
-    # The raw environment: the SDK's wrapper of a bucket copies bytes one by one (registry.cloudflare.r2).
+    # The raw environment, because the SDK's wrapper of a bucket copies buffers byte by byte (registry.cloudflare.r2).
     env = import_from_javascript("cloudflare:workers").env
 
     def variable(name: str) -> str | None:
@@ -55,19 +56,19 @@ class Default(WorkerEntrypoint):
     """The Worker's entrypoint. Every public method of this class is callable from outside."""
 
     async def scheduled(self, *_: object) -> None:
-        """The next step of the clean-up; asked for more often than the clock does, it does its steps sooner."""
+        """Run the next step of the clean-up (cron trigger). More frequent calls only let the clean-up finish sooner."""
         registry = _the_registry()
         settings = registry.settings
         await tick(registry.platform, settings.upkeep, Calls(settings.r2_calls), keep_pushed=bool(settings.upstreams))
 
     async def fetch(self, request: Request) -> Any:
-        """Answer one request."""
+        """Answer one HTTP request."""
         registry = _the_registry()
         core = to_request(request, self.ctx.waitUntil)
         answering: Awaitable[CoreResponse] = handle(registry, core)
         if core.method not in _READS or registry.settings.upstreams:
-            # A client that resets its connection would otherwise stop us anywhere, and no `finally` would run
-            # (docs/adr/0009).
+            # Without `waitUntil`, a connection reset by the client stops this request at any await, and no `finally`
+            # block runs (docs/adr/0009).
             answering = asyncio.ensure_future(answering)
             self.ctx.waitUntil(answering)
         return to_response(await answering)

@@ -1,1 +1,1 @@
-"""HTTP: the router, a module of handlers for each kind of resource, CORS, the request log. It uses everything below."""
+"""HTTP: the router, a module of handlers for each kind of resource, CORS, the request log. May import all packages."""

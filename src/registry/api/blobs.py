@@ -1,4 +1,4 @@
-"""Answers to end-2 and end-10: pulling blobs, asking whether they exist, and deleting them."""
+"""Handlers for blobs: pull (end-2, GET), existence check (end-2, HEAD) and deletion (end-10)."""
 
 from registry.api.byte_ranges import ByteRanges
 from registry.api.http import Request, Response
@@ -16,13 +16,13 @@ from registry.upstream.exchange import UpstreamError
 
 
 async def head_blob(registry: Registry, endpoint: HeadBlob, request: Request) -> Response:
-    """end-2, HEAD: 200 with the size and digest of the bytes, wherever they lie."""
+    """end-2, HEAD: 200 with the size and digest, for a blob in the bucket or at an upstream registry."""
     name, digest = endpoint.name, endpoint.digest
     blob = await blobs.find(registry.platform, name, digest)
     if blob is not None:
         size: int | None = blob.size
     elif Access.PUSH in registry.authorizer.allowed_on(request.caller, name):
-        # Who pushes must upload what is not here, wherever else it is. Nobody asks so before a pull.
+        # A pusher must upload a blob that the bucket lacks, even if an upstream has it. No client sends this to pull.
         raise _unknown(digest)
     else:
         size = await registry.fallback.blob_size(name, digest)
@@ -34,7 +34,7 @@ async def head_blob(registry: Registry, endpoint: HeadBlob, request: Request) ->
 
 
 async def get_blob(registry: Registry, endpoint: GetBlob, request: Request) -> Response:
-    """end-2, GET: the bytes, passed through untouched; a part of them, or none when the client has them."""
+    """end-2, GET: 200 with the bytes, which stream through unread; 206 for byte ranges; 304 if the client has them."""
     platform, name, digest = registry.platform, endpoint.name, endpoint.digest
     if request.header("range") is None and request.header("if-none-match") is None:
         stored = await blobs.read(platform, name, digest)
@@ -62,7 +62,7 @@ async def get_blob(registry: Registry, endpoint: GetBlob, request: Request) -> R
 
 
 def _part(digest: Digest, size: int, part: ByteRange | None, body: Source | None) -> Response:
-    """The answer with a part of a blob, or all of it."""
+    """Return the answer with one range of a blob, or with all of it."""
     if body is None:
         raise _unknown(digest)
     headers = _headers(digest, size)
@@ -91,12 +91,12 @@ async def _copy_from_upstream(registry: Registry, endpoint: GetBlob, request: Re
 
 
 async def delete_blob(registry: Registry, endpoint: DeleteBlob, request: Request) -> Response:
-    """end-10: 202 when the blob is no longer in this repository."""
+    """end-10: 202 when the blob was deleted from this repository. Other repositories keep it."""
     platform, name, digest = registry.platform, endpoint.name, endpoint.digest
     stored = await blobs.find_own(platform, name, digest)
     if stored is None:
         raise _unknown(digest)
-    # What SR linked to this blob would lead to nothing.
+    # A link of serverless-registry to this blob, in another repository, would become a dangling link.
     if not await bucket_format.is_ours(platform):
         raise RegistryError(Problem.NOT_MIGRATED)
     await blobs.delete(platform, name, stored)
@@ -116,7 +116,7 @@ def _lasting_headers(digest: Digest) -> dict[str, str]:
 
 
 def _headers(digest: Digest, size: int, content_type: str = OCTETS) -> dict[str, str]:
-    # Without a Content-Type and no-transform an edge compresses the bytes and drops their length (docs/adr/0009).
+    # Without Content-Type and no-transform, Cloudflare compresses the bytes and drops Content-Length (docs/adr/0009).
     return {
         **_lasting_headers(digest),
         "Content-Type": content_type,

@@ -1,4 +1,7 @@
-"""Several parts of a blob in one answer (RFC 9110, section 14.6): what clients ask for that have the rest already."""
+"""Answers with several byte ranges of a blob (multipart/byteranges: RFC 9110, section 14.6).
+
+Clients that already have the rest of a layer ask for them.
+"""
 
 from collections.abc import Sequence
 
@@ -14,7 +17,7 @@ from registry.telemetry.log import log
 
 
 class ByteRanges:
-    """The answer's body, of `length` bytes: an R2 call a part, one after the other, while `run` runs."""
+    """The body of the answer, `length` bytes long. `run` writes it, with one R2 call for each range, one at a time."""
 
     def __init__(self, platform: Platform, blob: blobs.Blob, parts: Sequence[ByteRange]) -> None:
         self._platform = platform
@@ -29,24 +32,24 @@ class ByteRanges:
         self.content = self._pipe.content
 
     async def run(self) -> None:
-        """Send it. Never raises: what goes wrong is logged, and the client sees its download break."""
+        """Write the body. An error is logged and not raised; the client's download then breaks off."""
         try:
             for head, part in self._parts:
                 await self._send(head, part)
             await self.write(self._platform.streams.content(self._end))
             await self._pipe.close()
         except PipeBroken:
-            pass  # the client went away
+            pass  # the client disconnected
         except (StorageError, ClientGone, RegistryError, TimeoutError) as error:
             log("parts-given-up", key=self._blob.key, error=str(error) or "the client does not read")
             await self._pipe.abort()
 
     async def write(self, content: Content) -> None:
-        """Pass bytes on. Raises TimeoutError for a client that does not read them."""
+        """Write bytes to the client. Raises TimeoutError when the client does not read them in time."""
         try:
             await within(ANSWER_SECONDS, self._platform.sleep, self._pipe.write(content))
         except TimeoutError:
-            await self._pipe.abort()  # before its buffer is somebody else's
+            await self._pipe.abort()  # before another answer gets the buffer
             raise
 
     async def _send(self, head: bytes, part: ByteRange) -> None:

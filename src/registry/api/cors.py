@@ -1,6 +1,6 @@
-"""Requests that web pages send (the Fetch standard, "CORS protocol").
+"""Protection against web pages of other origins, and CORS for the allowed ones (Fetch standard, "CORS protocol").
 
-A page of another origin may read answers, and change things, only when the operator named its origin.
+A page of another origin may read answers and send writes only if the setting CORS_ORIGINS has its origin.
 """
 
 from collections.abc import Callable
@@ -10,19 +10,19 @@ from registry.settings import ANY_ORIGIN
 
 _METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE"
 _REQUEST_HEADERS = "Accept, Authorization, Cache-Control, Content-Range, Content-Type, If-None-Match, Range"
-# What a script may read of an answer, beyond what any script may.
+# Response headers that a script may read, besides those that CORS always exposes.
 _RESPONSE_HEADERS = (
     "Content-Length, Content-Range, Docker-Content-Digest, Docker-Upload-UUID, ETag, Link, Location, "
     "OCI-Filters-Applied, OCI-Subject, OCI-Tag, Range, Retry-After, WWW-Authenticate, X-Request-Id"
 )
 _PREFLIGHT_SECONDS = "600"
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
-# A browser asks before it sends these for a page of another origin; for POST it may not.
+# A browser always sends a preflight request before these for a page of another origin; before POST, not always.
 _ASKED_BEFORE = frozenset({"PUT", "PATCH", "DELETE"})
 
 
 def headers_for(origins: tuple[str, ...], header: Callable[[str], str | None]) -> dict[str, str]:
-    """What to add to an answer so that the page which asked may read it; nothing for a page of another origin."""
+    """Return the CORS headers that let the requesting page read an answer, if its origin is allowed."""
     origin = header("origin")
     if not origins or origin is None:
         return {}
@@ -34,17 +34,17 @@ def headers_for(origins: tuple[str, ...], header: Callable[[str], str | None]) -
         "Vary": "Origin",
     }
     if origin in origins:
-        # Only for pages that the operator named: a browser may add the password it keeps.
+        # Only for origins that the operator listed: the browser may then send a stored password.
         allowed["Access-Control-Allow-Credentials"] = "true"
     return allowed
 
 
 def is_forged(origins: tuple[str, ...], request: Request) -> bool:
-    """Whether a page that may not do so made somebody's browser send this: the password that it keeps comes along.
+    """Whether the request is a cross-site request forgery: a disallowed page made a browser send it.
 
-    Browsers name the page's origin in `Origin` with everything but GET and HEAD, and what it is to us in
-    `Sec-Fetch-Site`. A page of any origin (CORS_ORIGINS has "*") may do what browsers ask for before they do it, since
-    they are then told to leave the password out.
+    The browser may add a stored password to such a request. Browsers send the page's origin in `Origin` with all
+    methods but GET and HEAD, and its relation to this registry in `Sec-Fetch-Site`. If CORS_ORIGINS has "*", any page
+    may send requests that need a preflight, because browsers then omit the stored password.
     """
     if request.method in _SAFE:
         return False
@@ -52,7 +52,8 @@ def is_forged(origins: tuple[str, ...], request: Request) -> bool:
     is_foreign = (request.header("sec-fetch-site") or "").lower() == "cross-site"
     if origin is None:
         return is_foreign
-    # By host: behind a proxy that ends TLS we are asked by http. A browser knows better.
+    # Compare only host and port: behind a proxy that terminates TLS, this registry's own origin has the scheme http.
+    # `Sec-Fetch-Site` takes precedence.
     is_own = not is_foreign and origin.partition("://")[2] == request.origin.partition("://")[2] != ""
     if is_own or origin in origins:
         return False
@@ -60,7 +61,7 @@ def is_forged(origins: tuple[str, ...], request: Request) -> bool:
 
 
 def isolating_headers(origins: tuple[str, ...], header: Callable[[str], str | None]) -> dict[str, str]:
-    """What keeps a browser from taking an answer for a page, a script or a style of ours (Fetch; CSP, "sandbox")."""
+    """Return headers that keep a browser from using an answer as a page, script or style (Fetch; CSP, "sandbox")."""
     origin = header("origin")
     is_allowed = origin is not None and (origin in origins or ANY_ORIGIN in origins)
     return {
@@ -71,7 +72,7 @@ def isolating_headers(origins: tuple[str, ...], header: Callable[[str], str | No
 
 
 def preflight(origins: tuple[str, ...], request: Request) -> Response | None:
-    """The answer to a browser that asks whether it may; None for any other request. It carries no credentials."""
+    """Return the answer to a CORS preflight request, which has no credentials; None for any other request."""
     if request.method != "OPTIONS" or request.header("access-control-request-method") is None or not origins:
         return None
     return Response(

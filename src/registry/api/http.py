@@ -1,4 +1,4 @@
-"""One request and one response as the core sees them."""
+"""HTTP requests and responses, independent of the Workers runtime."""
 
 import json
 from collections.abc import Awaitable, Callable, Mapping
@@ -11,10 +11,11 @@ from registry.spec.media_types import JSON
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A request as it came. `path` and `query` are percent-encoded; `header` takes a name in lower case.
+    """A request. `path` and `query` are percent-encoded; `header` takes a name in lower case.
 
-    `origin` is how the client knows us: scheme, host and port. `keep_running` takes what goes on beside the answer's
-    body, up to 30 seconds longer than the client listens (`waitUntil`). `caller` is filled in when it is known.
+    `origin` is the scheme, host and port by which the client reached the registry. `keep_running` takes work that
+    continues while the body of the answer is sent, up to 30 seconds after the client disconnects (`waitUntil`).
+    `caller` is set after authentication.
     """
 
     method: str
@@ -29,7 +30,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """An answer. A Source as body is passed through untouched."""
+    """A response. A Source as its body streams to the client unread."""
 
     status: int
     headers: Mapping[str, str] = field(default_factory=dict)
@@ -37,5 +38,5 @@ class Response:
 
 
 def json_response(status: int, value: object, headers: Mapping[str, str] | None = None) -> Response:
-    """`value` as JSON."""
+    """Return a response with `value` as JSON."""
     return Response(status, {"Content-Type": JSON, **(headers or {})}, json.dumps(value))

@@ -1,4 +1,4 @@
-"""Answers to what an operator asks: migration, garbage collection, verification, what retention would delete."""
+"""Handlers for the operator: migration, garbage collection, verification, preview of retention."""
 
 from dataclasses import asdict
 
@@ -18,14 +18,14 @@ from registry.upkeep.verification import verify
 
 
 async def migrate(registry: Registry, endpoint: Migrate, request: Request) -> Response:
-    """The next step of the migration from SR: ask again until `done`."""
+    """Do the next step of the migration from serverless-registry. The operator repeats the request until `done`."""
     return json_response(200, asdict(await migration.step(registry.platform, registry.settings.r2_calls)))
 
 
 async def collect_garbage(registry: Registry, endpoint: CollectGarbage, request: Request) -> Response:
-    """Collect, or show what would be."""
+    """Collect garbage, or show what a collection would delete (dry run)."""
     platform, name = registry.platform, endpoint.name
-    await registry.before_first_write()  # an empty bucket needs no migration
+    await registry.before_first_write()  # this marks an empty bucket as one that needs no migration
     if not await bucket_format.is_ours(platform):
         raise RegistryError(Problem.NOT_MIGRATED)
     grace = registry.settings.upkeep.gc_grace if endpoint.grace is None else endpoint.grace
@@ -49,7 +49,7 @@ async def collect_garbage(registry: Registry, endpoint: CollectGarbage, request:
 
 
 async def verify_repository(registry: Registry, endpoint: VerifyRepository, request: Request) -> Response:
-    """What is wrong with a repository."""
+    """Verify a repository and answer its problems."""
     calls = Calls(registry.settings.r2_calls)
     try:
         return json_response(200, asdict(await verify(registry.platform, endpoint.name, calls)))
@@ -58,9 +58,9 @@ async def verify_repository(registry: Registry, endpoint: VerifyRepository, requ
 
 
 async def preview_retention(registry: Registry, endpoint: PreviewRetention, request: Request) -> Response:
-    """What the rules would delete now, whether they are switched on or not, of all repositories behind `last`.
+    """Answer what the retention rules would delete now, even if they are not applied, in repositories after `last`.
 
-    When the calls do not suffice for all, the answer says so, and where the next one begins.
+    When the R2 calls run out, the answer says so and has the address of the rest.
     """
     rules, calls, last = registry.settings.upkeep.retention, Calls(registry.settings.r2_calls), endpoint.last or ""
     walk = Walk(registry.platform, calls, last, with_metadata=True)
@@ -86,7 +86,7 @@ async def preview_retention(registry: Registry, endpoint: PreviewRetention, requ
 async def _preview(
     registry: Registry, found: Repository, rule: retention.RetentionRule, calls: Calls, *, is_first: bool
 ) -> list[dict[str, object]]:
-    """What would go of a repository; nothing when nothing would."""
+    """Return the preview of one repository; an empty list when nothing would be deleted."""
     shown: dict[str, object] = {"name": found.name, "rule": rule.repositories.text}
     run = collection.begin(
         registry.platform, found.name, rules_for(registry.settings.upkeep, rule), retention=rule, found=found

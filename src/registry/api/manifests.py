@@ -1,4 +1,4 @@
-"""Answers to end-3, 7 and 9: pulling, pushing and deleting manifests."""
+"""Handlers for manifests: pull (end-3), push (end-7) and deletion (end-9)."""
 
 from dataclasses import dataclass, replace
 
@@ -16,11 +16,11 @@ from registry.spec.names import Digest, Reference, RepositoryName
 from registry.spec.paths import build
 from registry.storage.transfer import document
 
-_LARGE = 256 * 1024  # bytes of a manifest that is not sent from memory
+_LARGE = 256 * 1024  # bytes: a larger manifest is sent from the bucket, not from memory
 
 
 async def head_manifest(registry: Registry, endpoint: HeadManifest, request: Request) -> Response:
-    """end-3, HEAD."""
+    """end-3, HEAD: 200 with the manifest's media type, size and digest."""
     name, reference = endpoint.name, endpoint.reference
     stored = await manifests.find(registry.platform, name, reference)
     if not _is_push(registry, name, request):
@@ -33,9 +33,9 @@ async def head_manifest(registry: Registry, endpoint: HeadManifest, request: Req
 
 
 async def get_manifest(registry: Registry, endpoint: GetManifest, request: Request) -> Response:
-    """end-3, GET: the bytes as they were pushed, with the type they were pushed with.
+    """end-3, GET: 200 with the bytes and the media type as they were pushed.
 
-    Whatever the client accepts: there is nothing else to give it, and the type says what it is (docs/adr/0006).
+    The client's Accept header is ignored, because the manifest exists in no other form (docs/adr/0006).
     """
     name, reference = endpoint.name, endpoint.reference
     stored = await manifests.read(registry.platform, name, reference)
@@ -46,7 +46,7 @@ async def get_manifest(registry: Registry, endpoint: GetManifest, request: Reque
             await stored.body.cancel()
         raise
     if copied is not None and len(copied.data) > _LARGE:
-        # From the bucket, where it is now: what is sent from memory stays there for as long as the client likes.
+        # Send it from the bucket, which has the copy by now: a slow client would keep the bytes in memory.
         again = await manifests.read(registry.platform, name, copied.digest)
         body = copied.data if again is None else again.body
         answer = _answer(_describe_copied(copied), reference, request, body)
@@ -64,7 +64,7 @@ async def get_manifest(registry: Registry, endpoint: GetManifest, request: Reque
 
 
 async def put_manifest(registry: Registry, endpoint: PutManifest, request: Request) -> Response:
-    """end-7: 201 when the manifest and everything it refers to are there."""
+    """end-7: 201 when the manifest is stored and everything it refers to exists."""
     if request.body.size is not None and request.body.size > MAX_MANIFEST_SIZE:
         raise _too_large()
     platform = registry.platform
@@ -101,7 +101,7 @@ async def _put_manifest(registry: Registry, endpoint: PutManifest, received: Rec
 
 
 async def delete_manifest(registry: Registry, endpoint: DeleteManifest, request: Request) -> Response:
-    """end-9: 202 when the tag, or the manifest with all of its tags, is gone."""
+    """end-9: 202 when the tag, or the manifest with all of its tags, was deleted."""
     name, reference = endpoint.name, endpoint.reference
     if isinstance(reference, Digest):
         was_there = await manifest_deletion.delete_manifest(registry.platform, name, reference)
@@ -113,9 +113,9 @@ async def delete_manifest(registry: Registry, endpoint: DeleteManifest, request:
 
 
 def _is_push(registry: Registry, name: RepositoryName, request: Request) -> bool:
-    """Whether a push asks what is there already: what upstreams have is nothing to it.
+    """Whether a pusher asks which manifests the bucket has; the content of upstreams does not count then.
 
-    A token says what it was asked for. Of a password nobody knows: containerd asks so before it pulls, too.
+    The scope of a token tells a push from a pull. A password does not: containerd sends HEAD before a pull, too.
     """
     caller = request.caller
     if caller is None or caller.grant is None:
@@ -125,7 +125,7 @@ def _is_push(registry: Registry, name: RepositoryName, request: Request) -> bool
 
 @dataclass(frozen=True, slots=True)
 class _Described:
-    """What the headers say of a manifest. `size` is in bytes; SR left some tags without a digest."""
+    """The values for a manifest's headers. `size` is in bytes. Some tags of serverless-registry have no digest."""
 
     media_type: str | None
     size: int
@@ -133,7 +133,7 @@ class _Described:
 
 
 def _describe(stored: StoredObject, reference: Reference) -> _Described:
-    # What serverless-registry stored may be any text.
+    # serverless-registry stored any text as the media type.
     media_type = stored.content_type if is_media_type(stored.content_type) else None
     return _Described(media_type, stored.size, manifests.digest_of(stored, reference))
 
@@ -151,7 +151,7 @@ def _answer(found: _Described, reference: Reference, request: Request, body: Sou
 
 
 def _headers(found: _Described, reference: Reference) -> dict[str, str]:
-    # A tag may move; a digest never does. no-transform: nobody on the way may compress what has a digest.
+    # A tag may move; a digest's bytes never change. no-transform: proxies must not compress bytes that have a digest.
     cache = "max-age=31536000, immutable" if isinstance(reference, Digest) else "no-cache"
     headers = {
         "Content-Type": found.media_type or OCTETS,
@@ -164,7 +164,9 @@ def _headers(found: _Described, reference: Reference) -> dict[str, str]:
 
 
 def _too_large() -> RegistryError:
-    return RegistryError(Problem.MANIFEST_TOO_LARGE, f"a manifest has at most {MAX_MANIFEST_SIZE} bytes")
+    return RegistryError(
+        Problem.MANIFEST_TOO_LARGE, f"manifest too large: at most {MAX_MANIFEST_SIZE} bytes are allowed"
+    )
 
 
 def _unknown(reference: Reference) -> RegistryError:

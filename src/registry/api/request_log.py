@@ -1,4 +1,4 @@
-"""One line of the log for each request, and the same numbers for the metrics."""
+"""Writes one log line for each request, and counts the request in the metrics."""
 
 from http import HTTPStatus
 from urllib.parse import unquote
@@ -9,14 +9,14 @@ from registry.telemetry.metrics import Metrics
 from registry.telemetry.request_record import RequestRecord
 
 _MAX_PATH = 300  # characters
-_REFUSED = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)  # for who asks
+_REFUSED = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)  # whose log line has the client's address
 
 
 def report(request: Request, response: Response, record: RequestRecord, metrics: Metrics, seconds: float) -> None:
-    """Write the line when the answer begins: a blob's bytes are still on their way, and `sent` is what was announced.
+    """Log a request when its answer begins. `sent` is the Content-Length, since a blob's bytes are still to be sent.
 
-    `seconds`: since the request came. No header's value is told, nor a query, nor the name of an upload session, which
-    is as good as a secret.
+    `seconds` is the time since the request arrived. The log line has no query, no upload session id (which is as good
+    as a secret), and no header values except Cloudflare's request id and, for refused requests, the client's address.
     """
     endpoint, sent = record.endpoint, _size(response)
     fields: dict[str, object] = {
@@ -43,7 +43,7 @@ def report(request: Request, response: Response, record: RequestRecord, metrics:
 
 
 def _without_session(path: str) -> str:
-    """A path that was not understood, without what stands where the name of an upload session would."""
+    """Return an unknown path without the segments in which an upload session id may be."""
     segments = path.split("/")
     for at, segment in enumerate(segments):
         if unquote(segment).lower() == "uploads":

@@ -1,4 +1,7 @@
-"""One request: who calls, what is asked, may they, the handler from the table, the answer."""
+"""Handles a request: parses the endpoint, authenticates and authorizes the caller, calls the endpoint's handler.
+
+Every error becomes an answer in the format of the OCI Distribution Specification.
+"""
 
 import traceback
 from collections.abc import Awaitable, Callable
@@ -66,16 +69,16 @@ from registry.storage.transfer import drain
 from registry.telemetry.log import log
 from registry.telemetry.request_record import RequestRecord, current, ray_id
 
-# Every answer names the API version, as Docker's clients look for it before they log in.
+# Every answer names the API version, which Docker's clients look for before they log in.
 _VERSION = {"Docker-Distribution-Api-Version": "registry/2.0"}
 _RETRY_AFTER = {"Retry-After": "1"}  # seconds: R2 takes one write a second to a key
-_ID_BYTES = 8  # of a request's id, where Cloudflare gave it none
+_ID_BYTES = 8  # of a request id, if Cloudflare sent none
 
 Handler = Callable[[Registry, Any, Request], Awaitable[Response]]
 
 
 async def check_version(registry: Registry, endpoint: CheckVersion, request: Request) -> Response:
-    """end-1: this is a registry, and the credentials are right."""
+    """end-1: 200 tells that this is a registry and that the credentials are valid."""
     return json_response(200, {})
 
 
@@ -112,7 +115,7 @@ _HANDLERS: dict[type[Endpoint], Handler] = {
 
 
 async def handle(registry: Registry, request: Request) -> Response:
-    """Answer a request; whatever goes wrong is an OCI error, never an exception."""
+    """Answer a request. Every failure becomes an OCI error; this function raises no exception."""
     started = registry.platform.now()
     record = RequestRecord(ray_id(request.header("cf-ray")) or registry.platform.random_hex(_ID_BYTES))
     token = current.set(record)
@@ -145,9 +148,9 @@ async def _answer(registry: Registry, request: Request, record: RequestRecord) -
         log("storage-failed", error=str(error))
         response = _render(RegistryError(Problem.UNAVAILABLE, headers=_RETRY_AFTER), record)
     except ClientGone:
-        # Nobody reads this answer; it only ends the request.
-        response = _render(RegistryError(Problem.UPLOAD_INVALID, "the request's body broke off"), record)
-    except Exception:  # the last line of defence: a stack trace is for the log, never for the client
+        # The client is gone and will not read this answer.
+        response = _render(RegistryError(Problem.UPLOAD_INVALID, "the request's body broke off; try again"), record)
+    except Exception:  # a bug of this registry: the stack trace goes to the log, never to the client
         log("internal-error", trace=traceback.format_exc())
         response = _render(RegistryError(Problem.INTERNAL), record)
     if response.status >= HTTPStatus.BAD_REQUEST:
@@ -158,7 +161,8 @@ async def _answer(registry: Registry, request: Request, record: RequestRecord) -
 async def _dispatch(registry: Registry, request: Request, record: RequestRecord) -> Response:
     caller: Caller | None = None
     if is_forged(registry.settings.cors_origins, request):
-        raise RegistryError(Problem.DENIED, "a web page of another origin sent this: CORS_ORIGINS names those that may")
+        reason = "a web page of another origin sent this request: the operator can allow that origin with CORS_ORIGINS"
+        raise RegistryError(Problem.DENIED, reason)
     try:
         endpoint = record.endpoint = await _parse(registry, request)
         if not isinstance(endpoint, Open):
@@ -177,13 +181,13 @@ async def _dispatch(registry: Registry, request: Request, record: RequestRecord)
         raise
     headers = {**_VERSION, **response.headers}
     if caller is None and "Cache-Control" in headers:
-        # What anybody may pull, caches in between may keep.
+        # Shared caches may keep what anonymous clients may pull.
         headers["Cache-Control"] = headers["Cache-Control"].replace("private", "public")
     return Response(response.status, headers, response.body)
 
 
 async def _parse(registry: Registry, request: Request) -> Endpoint:
-    """What is asked for. Strangers are not told which paths there are."""
+    """Return the requested endpoint. Anonymous callers get 401 for every invalid path, so they learn no valid paths."""
     try:
         return parse(request.method, request.path, request.query)
     except RegistryError as error:
@@ -192,7 +196,7 @@ async def _parse(registry: Registry, request: Request) -> Endpoint:
 
 
 def _render(error: RegistryError, record: RequestRecord) -> Response:
-    """The error's answer. Clients show no more than its message, so what only the log explains names its line there."""
+    """Render an error. Clients show only its message; for server errors it has the request id, to find the log line."""
     record.reason = error.message
     status = error.problem.status
     entries = error.entries()

@@ -1,19 +1,19 @@
-"""Cursors that tell nothing: the catalogue may stop at a name that its caller must not learn.
+"""Encrypted pagination cursors for the catalogue: a page may end at a repository that the caller must not see.
 
-A synthetic initialisation vector (the idea of RFC 5297) with HMAC-SHA-256 for both of its halves: the vector
-authenticates the text, and keys the stream that hides it.
+The construction is a synthetic initialisation vector (the idea of RFC 5297) with HMAC-SHA-256. The vector
+authenticates the text, and seeds the key stream that encrypts it.
 """
 
 import hmac
 
-_MARK = "~"  # in no repository name
+_MARK = "~"  # no repository name has this character
 _VECTOR = 16  # bytes
 _BLOCK = 32  # bytes of HMAC-SHA-256
-_PADDED = 256  # bytes, or a multiple of them: the length of a cursor does not tell that of a name
+_PADDED = 256  # bytes: texts are padded to a multiple, so that a cursor does not reveal the length of a name
 
 
 def seal(key: bytes, text: str) -> str:
-    """`text`, which has no NUL, readable with `key` only."""
+    """Encrypt and authenticate `text`, which must not contain NUL."""
     data = text.encode()
     data += b"\0" * (-len(data) % _PADDED)
     vector = _vector(key, data)
@@ -21,12 +21,12 @@ def seal(key: bytes, text: str) -> str:
 
 
 def is_sealed(text: str) -> bool:
-    """Whether it looks like what `seal` makes."""
+    """Whether the text has the form of a sealed cursor."""
     return text.startswith(_MARK)
 
 
 def unseal(key: bytes, sealed: str) -> str | None:
-    """The text; None when somebody else made it up."""
+    """Decrypt a sealed cursor; None when it was not sealed with this key."""
     try:
         raw = bytes.fromhex(sealed.removeprefix(_MARK))
     except ValueError:

@@ -1,4 +1,4 @@
-"""Answers about the service itself: the front page, whether it is well, and its counters."""
+"""Handlers for the service itself: front page, health check and metrics."""
 
 from html import escape
 
@@ -11,7 +11,7 @@ from registry.storage import keys
 from registry.telemetry.log import log
 from registry.telemetry.metrics import CONTENT_TYPE
 
-# The page has neither scripts nor styles, and no icon that a browser would ask for.
+# The page has no scripts and no styles. Its empty icon keeps browsers from requesting /favicon.ico.
 _PAGE = """<!doctype html>
 <html lang="en">
 <meta charset="utf-8">
@@ -35,17 +35,17 @@ _PAGE_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; img-src data:; frame-ancestors 'none'",
     "Cache-Control": "public, max-age=300",
 }
-# Anybody may ask, as often as they like: R2 is asked no more often than this, by each isolate.
+# Health checks need no credentials and have no rate limit, so each isolate calls R2 at most once in this time.
 HEALTH_SECONDS = 10
 
 
 async def show_front_page(registry: Registry, endpoint: ShowFrontPage, request: Request) -> Response:
-    """What this is, and how to log in."""
+    """Answer a page that tells what this service is and how to log in."""
     return Response(200, _PAGE_HEADERS, _PAGE.format(host=escape(request.origin.partition("://")[2])))
 
 
 async def check_health(registry: Registry, endpoint: CheckHealth, request: Request) -> Response:
-    """200 while the bucket answers, else 503; the log says why."""
+    """Answer 200 when the bucket answers, else 503. The log has the error."""
     now = registry.platform.now()
     healthy, until = registry.health
     if now >= until:
@@ -65,7 +65,7 @@ async def _reaches_bucket(registry: Registry) -> bool:
 
 
 async def show_metrics(registry: Registry, endpoint: ShowMetrics, request: Request) -> Response:
-    """The counters of the isolate that answers."""
+    """Answer the metrics of this isolate in the Prometheus format."""
     if not registry.settings.prometheus:
-        raise RegistryError(Problem.NOT_FOUND, "this registry shows no metrics: its operator can set PROMETHEUS")
+        raise RegistryError(Problem.NOT_FOUND, "metrics are disabled: the operator can enable them with PROMETHEUS")
     return Response(200, {"Content-Type": CONTENT_TYPE, "Cache-Control": "no-store"}, registry.metrics.text())

@@ -1,4 +1,4 @@
-"""The token endpoint of the distribution project: by GET with Basic credentials, by POST as OAuth2 does."""
+"""Handlers for the token endpoint (distribution project): GET with Basic credentials, POST with an OAuth2 form."""
 
 from datetime import UTC, datetime
 
@@ -13,8 +13,8 @@ from registry.storage.transfer import document
 from registry.telemetry.request_record import note_account
 
 _MAX_FORM = 32 * 1024  # bytes
-_FORM_SECONDS = 10.0  # that a form may take to arrive
-# The form field that holds the secret (RFC 6749, sections 4.3 and 6; RFC 8693, section 2.1).
+_FORM_SECONDS = 10.0  # within which a form must arrive
+# For each grant type, the form field that has the secret (RFC 6749, sections 4.3 and 6; RFC 8693, section 2.1).
 _GRANTS = {
     "password": "password",
     "refresh_token": "refresh_token",
@@ -23,36 +23,36 @@ _GRANTS = {
 
 
 async def get_token(registry: Registry, endpoint: GetToken, request: Request) -> Response:
-    """A token for what of the scopes the account may."""
+    """Issue a token for those of the requested scopes that the account is allowed."""
     _demand_enabled(registry)
     identity = await registry.authenticator.identify_for_token(request.header)
     return await _answer(registry, identity, endpoint.scopes, with_refresh=endpoint.offline)
 
 
 async def post_token(registry: Registry, endpoint: PostToken, request: Request) -> Response:
-    """The same with a form; the scopes stand in one field."""
+    """Issue a token like `get_token`, with credentials and scopes from a form."""
     _demand_enabled(registry)
     forms = registry.platform.forms
     async with document(registry.platform, forms, request.body, _MAX_FORM, seconds=_FORM_SECONDS) as read:
         if len(read.data) > _MAX_FORM:
-            raise RegistryError(Problem.BAD_REQUEST, f"the form has at most {_MAX_FORM} bytes")
+            raise RegistryError(Problem.BAD_REQUEST, f"the form is too large: at most {_MAX_FORM} bytes are allowed")
         form = Query(read.data.decode("latin-1"))
     grant = form.one("grant_type")
     field = _GRANTS.get(grant or "")
     secret = form.one(field) if field else None
     if secret is None:
         raise RegistryError(
-            Problem.BAD_REQUEST, f"the form has grant_type ({', '.join(_GRANTS)}) and the field that goes with it"
+            Problem.BAD_REQUEST, f"the form needs grant_type ({', '.join(_GRANTS)}) and the secret of that grant"
         )
     identity = await registry.authenticator.identify_by_secret(form.one("username") or "", secret, request.header)
-    # A refresh token is renewed by use.
+    # Each use of a refresh token renews it.
     with_refresh = grant == "refresh_token" or form.one("access_type") == "offline"
     return await _answer(registry, identity, form.all("scope"), with_refresh=with_refresh)
 
 
 def _demand_enabled(registry: Registry) -> None:
     if not registry.settings.access.uses_bearer:
-        raise RegistryError(Problem.NOT_FOUND, "this registry issues no tokens: its operator can set BEARER_TOKENS")
+        raise RegistryError(Problem.NOT_FOUND, "tokens are disabled: the operator can enable them with BEARER_TOKENS")
 
 
 async def _answer(

@@ -1,4 +1,4 @@
-"""Answers to end-4, 5, 6, 11, 13 and 14: pushing blobs."""
+"""Handlers for blob uploads: end-4 (start), 5 (chunk), 6 (close), 11 (mount), 13 (status) and 14 (cancel)."""
 
 from registry.api.http import Request, Response
 from registry.content import blobs
@@ -27,7 +27,7 @@ from registry.uploads.upload import Upload, mismatch
 
 
 async def start_upload(registry: Registry, endpoint: StartUpload, request: Request) -> Response:
-    """end-4a: 202 with a session to upload to."""
+    """end-4a: 202 with the location of a new upload session."""
     session = await registry.sessions.issue(endpoint.name)
     answer = _progress(202, GetUpload(endpoint.name, session, None), State())
     lengths = {
@@ -38,7 +38,7 @@ async def start_upload(registry: Registry, endpoint: StartUpload, request: Reque
 
 
 async def mount_blob(registry: Registry, endpoint: MountBlob, request: Request) -> Response:
-    """end-11: 201 when the blob is now here, else 202 as end-4a: the client uploads it."""
+    """end-11: 201 when the blob was mounted; else 202 like end-4a, so that the client uploads it."""
     source = endpoint.source
     if source is None or not await blobs.mount(registry.platform, endpoint.name, endpoint.digest, source):
         return await start_upload(registry, StartUpload(endpoint.name), request)
@@ -46,15 +46,15 @@ async def mount_blob(registry: Registry, endpoint: MountBlob, request: Request) 
 
 
 async def start_upload_for(registry: Registry, endpoint: StartUploadFor, request: Request) -> Response:
-    """end-4c: as end-4a. The algorithm only matters when the session is closed."""
+    """end-4c: like end-4a. The algorithm only matters when the session is closed."""
     if endpoint.algorithm not in ALGORITHMS:
         known = " and ".join(ALGORITHMS)
-        raise RegistryError(Problem.DIGEST_INVALID, f"digest algorithm not supported: this registry takes {known}")
+        raise RegistryError(Problem.DIGEST_INVALID, f"digest algorithm not supported: use one of {known}")
     return await start_upload(registry, StartUpload(endpoint.name), request)
 
 
 async def upload_blob(registry: Registry, endpoint: UploadBlob, request: Request) -> Response:
-    """end-4b: the whole blob in one POST; through parts, as in a session of its own, when R2 cannot take it at once."""
+    """end-4b: the whole blob in one POST. If one R2 put cannot take it, it is uploaded like a session of one chunk."""
     await registry.before_first_write()
     if _fits_one_put(request.body.size):
         await _put_whole(registry, endpoint, request)
@@ -65,7 +65,7 @@ async def upload_blob(registry: Registry, endpoint: UploadBlob, request: Request
 
 
 async def append_chunk(registry: Registry, endpoint: AppendChunk, request: Request) -> Response:
-    """end-5: 202 with how far the session is, or 416 when the chunk is not the next one."""
+    """end-5: 202 with the session's offset after the chunk, or 416 when the chunk does not begin at its offset."""
     async with await _upload(registry, endpoint) as upload:
         try:
             state = await _append(upload, await _resume(upload, endpoint, request), request)
@@ -75,7 +75,7 @@ async def append_chunk(registry: Registry, endpoint: AppendChunk, request: Reque
 
 
 async def close_upload(registry: Registry, endpoint: CloseUpload, request: Request) -> Response:
-    """end-6: 201 when the bytes are those of the digest. The request may carry all of them, the last ones, or none."""
+    """end-6: 201 when the bytes match the digest. The body may have all bytes, the last chunk, or none."""
     is_whole = endpoint.entry is None and request.header("content-range") is None
     async with await _upload(registry, endpoint) as upload:
         try:
@@ -91,19 +91,19 @@ async def close_upload(registry: Registry, endpoint: CloseUpload, request: Reque
 
 
 async def get_upload(registry: Registry, endpoint: GetUpload, request: Request) -> Response:
-    """end-13: 204 with how far the session is."""
+    """end-13: 204 with the session's offset."""
     async with await _upload(registry, endpoint) as upload:
         return _progress(204, endpoint, await upload.resume_latest())
 
 
 async def cancel_upload(registry: Registry, endpoint: CancelUpload, request: Request) -> Response:
-    """end-14: 204, and what was uploaded is gone."""
+    """end-14: 204 when the session and its bytes were deleted."""
     async with await _upload(registry, endpoint) as upload:
         await upload.cancel(await upload.resume_latest())
     return Response(204)
 
 
-# ---------------------------------------------------------------------- pieces of the above
+# ---------------------------------------------------------------------- shared by the handlers
 async def _upload(registry: Registry, endpoint: InSession) -> Upload:
     session = await registry.sessions.verify(endpoint.name, endpoint.session)
     return Upload(registry.platform, endpoint.name, session)
@@ -121,7 +121,10 @@ async def _put_whole(registry: Registry, endpoint: CloseUpload | UploadBlob, req
 
 
 async def _put_last_or_whole(registry: Registry, upload: Upload, endpoint: CloseUpload, request: Request) -> None:
-    """A body that is the whole blob, unless the client kept the first location: then it may be the last bytes only."""
+    """Store the body as the whole blob. A client that kept the session's first location may send only the last bytes.
+
+    Raises OutOfDate in that case.
+    """
     try:
         await _put_whole(registry, endpoint, request)
     except RegistryError:
@@ -131,10 +134,10 @@ async def _put_last_or_whole(registry: Registry, upload: Upload, endpoint: Close
 
 
 async def _resume(upload: Upload, endpoint: InSession, request: Request) -> State:
-    """The state that the request's bytes follow; OutOfDate when Content-Range says that they do not."""
+    """Return the state after which the body continues. Raises OutOfDate when Content-Range has another offset."""
     chunk_range = parse_chunk_range(request.header("content-range"))
     if endpoint.entry is None and chunk_range is not None and chunk_range.start > 0:
-        state: State | None = await upload.resume_latest()  # a location without our parameter: only the log knows
+        state: State | None = await upload.resume_latest()  # the location names no log entry: list the log
     else:
         state = await upload.resume(endpoint.entry)
     if state is None:
@@ -155,7 +158,7 @@ async def _append_and_close(upload: Upload, state: State, endpoint: CloseUpload 
 
 
 async def _close(upload: Upload, entry: int | None, endpoint: CloseUpload | UploadBlob) -> None:
-    """Close a session with what its chunks brought; without `entry` only the log knows whether there were any."""
+    """Close a session with its stored bytes. Without `entry`, the log is listed for its newest entry."""
     state = await (upload.resume_latest() if entry is None else upload.resume(entry))
     if state is None:
         if not await upload.is_done(endpoint.digest):
@@ -167,11 +170,11 @@ async def _close(upload: Upload, entry: int | None, endpoint: CloseUpload | Uplo
 
 
 async def _out_of_order(upload: Upload, endpoint: InSession) -> RegistryError:
-    """416 with where the session really is, so that the client can go on from there."""
+    """Return the 416 error with the session's current offset, from which the client can continue."""
     state = await upload.resume_latest()
     headers = _progress(416, endpoint, state).headers
     return RegistryError(
-        Problem.UPLOAD_OUT_OF_ORDER, f"the next chunk begins at offset {state.offset}", headers=headers
+        Problem.UPLOAD_OUT_OF_ORDER, f"the next chunk must begin at offset {state.offset}", headers=headers
     )
 
 

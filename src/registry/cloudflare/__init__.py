@@ -1,1 +1,1 @@
-"""The adapter: the only package, beside `entry`, that knows `js`, `pyodide` and `workers`."""
+"""The Cloudflare adapter: the only package, besides `entry`, that imports `js`, `pyodide` and `workers`."""

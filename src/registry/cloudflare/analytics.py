@@ -1,4 +1,4 @@
-"""`registry.telemetry.metrics.DataPoints` on a binding of Workers Analytics Engine."""
+"""Implements `registry.telemetry.metrics.DataPoints` with a Workers Analytics Engine binding."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from registry.telemetry.log import log
 
 
 class AnalyticsDataset:
-    """`writeDataPoint`, which returns at once."""
+    """Writes data points with `writeDataPoint`, which returns without waiting."""
 
     def __init__(self, binding: Any) -> None:
         self._binding = binding
@@ -17,5 +17,5 @@ class AnalyticsDataset:
     def write(self, index: str, blobs: list[str], doubles: list[float]) -> None:
         try:
             self._binding.writeDataPoint(as_js({"indexes": [index], "blobs": blobs, "doubles": doubles}))
-        except JsException as error:  # a request does not fail for its statistics
+        except JsException as error:  # a request does not fail because of its metrics
             log("metrics-not-written", error=str(error))

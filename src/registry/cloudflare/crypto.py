@@ -1,4 +1,4 @@
-"""`registry.ports.crypto.Crypto` on Web Crypto."""
+"""Implements `registry.ports.crypto.Crypto` with Web Crypto."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from pyodide.ffi import JsException, to_js
 from registry.cloudflare.r2 import as_js
 from registry.ports.crypto import PBKDF2_BYTES, PBKDF2_ITERATIONS, PublicKey
 
-# How a key of each algorithm is imported, and what a signature of it is verified with.
+# For each signature algorithm (RFC 7518, RFC 8037): the algorithm arguments of `importKey` and of `verify`.
 _ALGORITHMS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "ES256": ({"name": "ECDSA", "namedCurve": "P-256"}, {"name": "ECDSA", "hash": "SHA-256"}),
     "ES384": ({"name": "ECDSA", "namedCurve": "P-384"}, {"name": "ECDSA", "hash": "SHA-384"}),
@@ -20,7 +20,7 @@ _NOT_EXTRACTABLE = False
 
 
 class WebCrypto:
-    """`crypto.subtle`."""
+    """Calls `crypto.subtle`."""
 
     async def verify(self, key: PublicKey, signature: bytes, signed: bytes) -> bool:
         key_algorithm, algorithm = _ALGORITHMS[key.algorithm]
@@ -35,7 +35,7 @@ class WebCrypto:
             raise ValueError(str(error)) from None
         try:
             return bool(await subtle.verify(as_js(algorithm), imported, to_js(signature), to_js(signed)))
-        except JsException:  # an Ed25519 signature of another length is an error to workerd, not a wrong one
+        except JsException:  # workerd throws for an Ed25519 signature of the wrong length
             return False
 
     async def pbkdf2(self, password: bytes, salt: bytes) -> bytes:

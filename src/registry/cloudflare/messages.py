@@ -1,4 +1,4 @@
-"""Requests and responses between the Workers SDK and the core."""
+"""Converts requests and responses between the Workers SDK and the core."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -15,7 +15,7 @@ from registry.cloudflare.streams import JsSource, present
 
 
 def to_request(request: workers.Request, wait_until: Callable[[Awaitable[Any]], object]) -> Request:
-    """The core's view of a request. Headers are looked up one by one: the SDK's mapping parses all of them."""
+    """Convert an SDK request. It reads single headers on demand, because the SDK's mapping parses all of them."""
     raw: Any = request.js_object
     url = urlsplit(raw.url)
     headers = raw.headers
@@ -36,14 +36,17 @@ def to_request(request: workers.Request, wait_until: Callable[[Awaitable[Any]], 
 
 
 def _size(body: Any, length: str | None) -> int | None:
-    """Bytes of a body: none when there is no body, unknown when the client sends it in chunks."""
+    """Return the size of a body in bytes: 0 without a body, None when the client sends no Content-Length."""
     if present(body) is None:
         return 0
     return int(length) if length is not None else None
 
 
 def to_response(response: Response) -> Any:
-    """JavaScript's response; a stream is passed on as it is. The SDK's own wrapper costs more than all of a HEAD."""
+    """Convert to a JavaScript response; a stream passes through unread.
+
+    The SDK's wrapper would take more CPU time than a whole HEAD request.
+    """
     body: Any = response.body
     if isinstance(body, JsSource):
         body = body.hand_over()

@@ -1,6 +1,6 @@
-"""`registry.ports.storage.Storage` on the raw R2 binding.
+"""Implements `registry.ports.storage.Storage` with the raw R2 binding.
 
-Raw, because the SDK's wrapper of a binding walks every byte of a buffer in Python (docs/adr/0009).
+The SDK's wrapper of the binding is not used, because it handles every byte of a buffer in Python (docs/adr/0009).
 """
 
 import contextlib
@@ -34,7 +34,7 @@ from registry.ports.storage import (
 from registry.spec.names import ALGORITHMS, Digest
 from registry.spec.ranges import ByteRange
 
-# R2's error codes stand in the message only: "put: The checksum ... (10037)".
+# R2 reports its error code only within the message: "put: The checksum ... (10037)".
 _CODE = re.compile(r"\((\d{5})\)")
 _ERRORS: dict[str, type[StorageError]] = {
     "10024": UploadGone,
@@ -42,7 +42,7 @@ _ERRORS: dict[str, type[StorageError]] = {
     "10037": ChecksumMismatch,
     "10058": StorageBusy,
 }
-# What a put says when the client whose body it reads is gone: either, for the same reset.
+# The two messages of a put whose request body ends because the client disconnected: the same reset causes either.
 _CLIENT_GONE = ("Network connection lost", "client disconnected")
 
 
@@ -81,7 +81,7 @@ class R2Storage:
         if checksum is not None:
             options[checksum.algorithm] = checksum.hex
         if isinstance(only_if, NotAfter):
-            # Alone: beside an etag that matches, R2 takes it for fulfilled (RFC 9110, section 13.2.2).
+            # As the only condition: when an etag matches, R2 ignores the date (RFC 9110, section 13.2.2).
             options["onlyIf"] = {"uploadedBefore": js.Date.new(round(only_if.uploaded * 1000) + 1)}
         elif only_if is not None:
             options["onlyIf"] = {"etagDoesNotMatch": "*"} if only_if == ABSENT else {"etagMatches": only_if}
@@ -139,9 +139,9 @@ class R2Storage:
 
 
 async def _result(call: Any) -> Any:
-    """Await an R2 call; its errors become ours.
+    """Await an R2 call and convert its errors to `StorageError`.
 
-    What is not there is `jsnull`: compare with `is`, for an object of size 0 is falsy, too.
+    A missing object is `jsnull`. Compare with `is`, because an object of size 0 is falsy too.
     """
     try:
         return await call
@@ -160,10 +160,10 @@ def _value(content: Any) -> Any:
 
 
 def as_js(options: Any) -> Any:
-    """Plain JavaScript objects, all the way down.
+    """Convert to plain JavaScript objects at every level.
 
-    A nested dict would arrive as a proxy, whose `length` is the number of its keys: R2 takes it for the length of a
-    range and serves that many bytes (docs/adr/0003).
+    A nested dict would become a proxy whose `length` is its number of keys. R2 would read that as the length of a
+    range, and serve that many bytes (docs/adr/0003).
     """
     return to_js(options, dict_converter=js.Object.fromEntries)
 
@@ -178,7 +178,7 @@ def _options(attributes: Attributes) -> dict[str, Any]:
 
 
 def _describe(found: Any) -> StoredObject:
-    # undefined where a listing left them out. Not `if metadata`: an object with a `size` of its own may be falsy.
+    # Both are None where a listing omitted them. Compare with None, because metadata with a key `size` may be falsy.
     metadata, http_metadata = found.customMetadata, found.httpMetadata
     checksums = found.checksums.toJSON()
     checksum = None

@@ -1,4 +1,4 @@
-"""Streams and buffers of the Workers runtime. Bytes stay in JavaScript; each await moves at least one buffer."""
+"""Streams and buffers of the Workers runtime. Blob bytes stay in JavaScript; each await moves at least one buffer."""
 
 import contextlib
 from typing import Any
@@ -9,12 +9,12 @@ from pyodide.ffi import JsException, jsnull, to_js
 from registry.ports.storage import Buffer, ClientGone, PipeBroken
 from registry.spec.names import Digest
 
-# DigestStream's names of `registry.spec.names.ALGORITHMS`.
+# What DigestStream calls the algorithms of `registry.spec.names.ALGORITHMS`.
 _WEB_CRYPTO_NAMES = {"sha256": "SHA-256", "sha512": "SHA-512"}
 
 
 class JsBuffer:
-    """An ArrayBuffer. Reading into a part of it detaches it, and the runtime hands the same memory back."""
+    """An ArrayBuffer. A BYOB read detaches it, and returns the same memory in a new ArrayBuffer (`restore`)."""
 
     def __init__(self, size: int) -> None:
         self.size = size
@@ -35,23 +35,26 @@ class JsBuffer:
         return self._array.subarray(start, stop)
 
     def restore(self, view: Any) -> None:
-        """Take the memory back after a read: `view` lies within it."""
+        """Take the memory back after a read. `view` is the part that the read filled."""
         self._array = js.Uint8Array.new(view.buffer)
 
 
 class JsSource:
-    """A ReadableStream of bytes, read with a BYOB reader: exactly the bytes asked for, without 4,096-byte chunks."""
+    """A ReadableStream of bytes.
+
+    A BYOB reader fills whole buffers; a default reader would return chunks of 4,096 bytes.
+    """
 
     def __init__(self, stream: Any, size: int | None, broken: type[Exception] = ClientGone) -> None:
         self.size = size
         self.taken = 0
         self._stream = stream
-        self._broken = broken  # what it means when the stream breaks: who sends it is gone
+        self._broken = broken  # the exception to raise when the stream breaks
         self._reader: Any = None
-        self._ended = present(stream) is None  # a request without a body has null
+        self._ended = present(stream) is None  # a request without a body has null as its stream
 
     def hand_over(self) -> Any:
-        """The stream itself, unread, for R2 or for a Response."""
+        """Return the stream itself, unread, for R2 or for a Response."""
         self._ended = True
         self.taken = self.size or 0
         return self._stream
@@ -83,10 +86,10 @@ class JsSource:
         if self._ended:
             return
         self._ended = True
-        with contextlib.suppress(JsException):  # it broke, or a read that was given up still waits
+        with contextlib.suppress(JsException):  # the stream broke, or an abandoned read is still pending
             if self._reader is not None:
                 self._reader.releaseLock()
-            # The one sink of the runtime that needs no turn of the loop: what it computes is nobody's.
+            # The runtime's only sink that discards bytes without running the event loop. Nothing uses the digest.
             sink = js.crypto.DigestStream.new("SHA-1")
             js.Promise.allSettled(to_js([sink.digest]))
             await self._stream.pipeTo(sink)
@@ -96,12 +99,12 @@ class JsSource:
         if self._ended:
             return
         self._ended = True
-        with contextlib.suppress(JsException):  # it broke already: nothing is left to give up
+        with contextlib.suppress(JsException):  # the stream is broken already: nothing is left to cancel
             await (self._stream if self._reader is None else self._reader).cancel()
 
 
 class JsPipe:
-    """FixedLengthStream: R2 takes a stream only when its length is known."""
+    """A FixedLengthStream, because R2 accepts a stream only if its length is known."""
 
     def __init__(self, size: int) -> None:
         stream = js.FixedLengthStream.new(size)
@@ -125,7 +128,7 @@ class JsPipe:
 
 
 class JsDigester:
-    """crypto.DigestStream."""
+    """Computes a digest with crypto.DigestStream."""
 
     def __init__(self, algorithm: str) -> None:
         self._algorithm = algorithm
@@ -140,14 +143,14 @@ class JsDigester:
         return Digest(self._algorithm, (await self._stream.digest).to_bytes().hex())
 
     async def abort(self) -> None:
-        # With an Error: without one, the promise of the digest never settles and the request hangs.
+        # The Error is required: without one, the promise of the digest never settles and the request hangs.
         await self._writer.abort(js.Error.new("given up"))
         with contextlib.suppress(JsException):
             await self._stream.digest
 
 
 class JsStreams:
-    """Makes the above."""
+    """Creates the buffers, pipes and digesters of this module."""
 
     def buffer(self, size: int) -> JsBuffer:
         return JsBuffer(size)
@@ -163,5 +166,5 @@ class JsStreams:
 
 
 def present(value: Any) -> Any:
-    """JavaScript's null and undefined as None."""
+    """Convert JavaScript's null to None; undefined is None already."""
     return None if value is jsnull else value

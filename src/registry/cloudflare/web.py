@@ -1,4 +1,4 @@
-"""`registry.ports.web.Web` on the runtime's `fetch`."""
+"""Implements `registry.ports.web.Web` with the runtime's `fetch`."""
 
 import asyncio
 from collections.abc import Mapping
@@ -13,11 +13,11 @@ from registry.ports.web import WebError, WebResponse
 
 
 class JsWeb:
-    """`fetch`."""
+    """Calls `fetch`."""
 
     async def fetch(self, method: str, url: str, headers: Mapping[str, str], body: str = "") -> WebResponse:
         controller = js.AbortController.new()
-        # As options of a plain object: `signal` is one of JavaScript's own, and stays it.
+        # A plain object, in which `signal` stays a JavaScript object.
         options: dict[str, Any] = {
             "method": method,
             "headers": dict(headers),

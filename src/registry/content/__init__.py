@@ -1,4 +1,4 @@
-"""What a repository holds: blobs, manifests, tags, referrers; how they are pushed, listed and deleted.
+"""The content of a repository (blobs, manifests, tags, referrers): push, listing and deletion.
 
-It uses `registry.access` and what is below.
+May import `registry.access` and the packages below it.
 """

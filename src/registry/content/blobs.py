@@ -1,4 +1,9 @@
-"""Blobs of a repository: small ones at their key, large ones as data that a link leads to."""
+"""Blobs of a repository.
+
+The key of a small blob has its bytes. The key of a large blob has a link to a data object, which repositories share.
+Each link has a ref, an empty object that tells the sweeper that the data object is in use. In this package, "our
+links" are these links, in contrast to the links of serverless-registry, which name another repository.
+"""
 
 import re
 from dataclasses import dataclass
@@ -24,33 +29,33 @@ from registry.spec.ranges import ByteRange
 from registry.storage import keys
 from registry.telemetry.log import log
 
-LARGE_BLOB = 8 * 1024 * 1024  # bytes: from here on bytes are shared between repositories through links
-MAX_MOUNT_COPY = 64 * 1024 * 1024  # bytes: what a mount copies, where SR left no data object to link to
+LARGE_BLOB = 8 * 1024 * 1024  # bytes: from this size on, a blob is a data object that repositories share through links
+MAX_MOUNT_COPY = 64 * 1024 * 1024  # bytes: the largest blob that a mount copies
 
 
-# Metadata of our links.
+# Metadata keys of our links.
 _TARGET, _REF, _SIZE, _DIGEST = "target", "ref", "size", "digest"
-# Metadata of SR's links: the repository that has the bytes.
+# Metadata key of serverless-registry's links: the repository that has the bytes.
 _SR_LINK = "x-serverless-registry-symlink"
-# SR resolved links when it made one, so a chain has one step; more would be a loop.
+# serverless-registry resolved links when it created one, so a chain has one step; more would be a loop.
 _MAX_SR_STEPS = 3
 
 _RANDOM_ID = re.compile(r"[0-9a-f]{32}", re.ASCII)
 _ID_BYTES = 16
-LINK_SIZE = 2 * _ID_BYTES  # bytes of a link of ours: the id of its data
+LINK_SIZE = 2 * _ID_BYTES  # bytes of one of our links: the id of its data object
 
 
 class DamagedLink(StorageError):
-    """What a link says makes no sense."""
+    """The metadata of a link is invalid."""
 
 
 @dataclass(frozen=True, slots=True)
 class Blob:
-    """A blob that is there: the key that has its bytes, and their number."""
+    """An existing blob: the key that has its bytes, and its size in bytes."""
 
     key: str
     size: int
-    data: "Data | None" = None  # the same as a data object, when a link of ours leads to it
+    data: "Data | None" = None  # the data object, when one of our links leads to it
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,23 +67,23 @@ class Data:
 
     @property
     def key(self) -> str:
-        """Where it lies."""
+        """The key of the data object."""
         return keys.data(self.id)
 
 
 def new_id(platform: Platform) -> str:
-    """A fresh id of a data object or a ref."""
+    """Return a random id for a data object or a ref."""
     return platform.random_hex(_ID_BYTES)
 
 
 async def find(platform: Platform, name: RepositoryName, digest: Digest) -> Blob | None:
-    """Where the bytes of a blob are; None when the repository has none of that digest."""
+    """Find the bytes of a blob; None when the repository has no blob with this digest."""
     stored = await find_own(platform, name, digest)
     return None if stored is None else await resolve(platform, stored, digest)
 
 
 async def read(platform: Platform, name: RepositoryName, digest: Digest) -> StoredBody | None:
-    """A blob with its bytes."""
+    """Read a blob; None when the repository has no blob with this digest."""
     stored = await platform.storage.get(keys.blob(name, digest))
     if stored is None:
         return None
@@ -93,19 +98,19 @@ async def read(platform: Platform, name: RepositoryName, digest: Digest) -> Stor
 
 
 async def read_part(platform: Platform, blob: Blob, part: ByteRange | None) -> StoredBody | None:
-    """Some bytes of a blob that `find` found; None when it was deleted since.
+    """Read a range of a blob that `find` returned, or all of it; None when the blob was deleted since then.
 
-    Raises StorageError when something else lies there by now: the migration puts a link where bytes were.
+    Raises StorageError when its key has another object now: the migration replaces bytes with a link.
     """
     stored = await platform.storage.get(blob.key, part)
     if stored is not None and stored.object.size != blob.size:
         await stored.body.cancel()
-        raise StorageError("the blob was moved while it was read")
+        raise StorageError("the blob's bytes were moved while they were read")
     return stored
 
 
 async def resolve(platform: Platform, stored: StoredObject, digest: Digest) -> Blob | None:
-    """Follow links from what lies at a blob's key to its bytes; None when one of them is damaged or leads nowhere."""
+    """Follow the links from the object at a blob's key to its bytes; None for a damaged or dangling link."""
     for _ in range(_MAX_SR_STEPS + 1):
         try:
             data, source = _link_target(stored), _sr_source(stored)
@@ -126,18 +131,18 @@ async def resolve(platform: Platform, stored: StoredObject, digest: Digest) -> B
 
 
 def link_of(stored: StoredObject) -> tuple[Data, str] | None:
-    """The data that a link of ours leads to, and the nonce of its ref; None when the object is none."""
+    """Return the data object and the ref's nonce that one of our links names; None when the object is no such link."""
     data = _link_target(stored)
     return None if data is None else (data, stored.metadata.get(_REF, ""))
 
 
 def digest_of_ref(ref: StoredObject) -> str | None:
-    """The digest of the blob whose link a ref is for; None for one of an earlier version, which did not note it."""
+    """Return the digest of the blob to which a ref belongs; None for a ref of an earlier version, which lacks it."""
     return ref.metadata.get(_DIGEST)
 
 
 def is_sr_link(stored: StoredObject) -> bool:
-    """Whether SR left a link there."""
+    """Whether the object is a link that serverless-registry wrote."""
     return any(key.lower() == _SR_LINK for key in stored.metadata)
 
 
@@ -146,7 +151,7 @@ def _is_link(stored: StoredObject) -> bool:
 
 
 def _link_target(stored: StoredObject) -> Data | None:
-    """What a link of ours leads to; None when the object is none."""
+    """Return the data object that one of our links names; None when the object is no such link."""
     target, size = stored.metadata.get(_TARGET), stored.metadata.get(_SIZE)
     if target is None or size is None:
         return None
@@ -156,7 +161,7 @@ def _link_target(stored: StoredObject) -> Data | None:
 
 
 def _sr_source(stored: StoredObject) -> RepositoryName | None:
-    """The repository that a link of SR's names; None when the object is none."""
+    """Return the repository that a link of serverless-registry names; None when the object is no such link."""
     for key, value in stored.metadata.items():
         if key.lower() == _SR_LINK:
             try:
@@ -169,62 +174,65 @@ def _sr_source(stored: StoredObject) -> RepositoryName | None:
 async def store_small(
     platform: Platform, name: RepositoryName, digest: Digest, content: bytes | Source | Content
 ) -> None:
-    """Store a blob below LARGE_BLOB; R2 verifies it. Raises ChecksumMismatch, and then nothing is stored.
+    """Store a blob smaller than LARGE_BLOB; R2 verifies its digest.
 
-    What is there already is replaced by the same bytes, so that a damaged one heals.
+    An existing object is replaced, which repairs a damaged one. Raises ChecksumMismatch, with nothing stored.
     """
     try:
         await platform.storage.put(keys.blob(name, digest), content, checksum=digest)
     except StorageBusy:
-        # Somebody stores the same blob in this very second: theirs is as good.
+        # Another request stores the same blob in the same second: its object is as good.
         if await find(platform, name, digest) is None:
             raise
 
 
 class Standing(Enum):
-    """Why data that is about to be linked cannot vanish meanwhile."""
+    """Who keeps a data object until the new link to it exists. It decides what `link` has to check."""
 
-    OURS = "this request made it: nobody else drops it"
-    LINKED = "a link keeps it; that link may be going"
-    TWIN = "a twin of this request made it, and may be dropping it"
+    OURS = "this request created the data object: no other request deletes it"
+    LINKED = "another link keeps the data object; that link may be deleted meanwhile"
+    TWIN = "a concurrent request that closes the same session created the data object, and may delete it"
 
 
 async def link(
     platform: Platform, name: RepositoryName, digest: Digest, data: Data, standing: Standing = Standing.OURS
 ) -> None:
-    """Make data that was verified a blob of `name`; when it has a sound one already, data of ours is dropped."""
+    """Link a verified data object as a blob of `name`.
+
+    When the repository already has the blob intact, the data object is deleted if this request created it.
+    """
     storage = platform.storage
     key = keys.blob(name, digest)
     if await _put_link(platform, name, digest, data, standing, only_if=ABSENT):
         return
     found = await storage.head(key)
     if found is None:
-        raise StorageBusy("the blob was deleted while it was pushed")
+        raise StorageBusy("the blob was deleted while it was pushed: push it again")
     if await _is_sound(platform, found, digest, data.size):
         if standing is Standing.OURS and _link_target(found) != data:
             await drop_data(platform, data)
         return
-    # Nothing can be read through what is there: replace just that.
+    # The existing object does not lead to the blob's bytes: replace exactly that object.
     log("link-without-target", key=key)
     if not await _put_link(platform, name, digest, data, standing, only_if=found.etag):
-        raise StorageBusy("the blob was pushed twice at once")
+        raise StorageBusy("two requests pushed the blob at once: push it again")
 
 
 async def replace(platform: Platform, name: RepositoryName, digest: Digest, data: Data, *, etag: str) -> bool:
-    """Put a link where an object with this etag lies; False when another one lies there now."""
+    """Replace the object at a blob's key with a link, if it still has this etag; False when it does not."""
     return await _put_link(platform, name, digest, data, Standing.OURS, only_if=etag)
 
 
 async def _put_link(
     platform: Platform, name: RepositoryName, digest: Digest, data: Data, standing: Standing, *, only_if: str
 ) -> bool:
-    """Write a ref and then its link, which names the ref's nonce: data that a link leads to never lacks a ref."""
+    """Write a ref and then the link, which names the ref's nonce: so no linked data object is without a ref."""
     storage = platform.storage
     nonce = new_id(platform)
     ref = keys.ref(data.id, nonce, name)
     metadata = {_TARGET: data.id, _REF: nonce, _SIZE: str(data.size), _DIGEST: str(digest)}
-    # Who finds a ref that was left behind looks whether its link is there, and names its nonce. And it says that the
-    # data was verified, should the link not come about.
+    # The digest in the ref has two uses. The sweeper finds the ref's link by it, to tell whether the ref is orphaned.
+    # And it records that the data object was verified, in case the link is never written.
     await storage.put(ref, b"", Attributes(metadata={_DIGEST: str(digest)}))
     is_there = await _still_there(platform, data, standing)
     stored = None
@@ -235,15 +243,16 @@ async def _put_link(
         with tidying("a ref"):
             await storage.delete([ref])
     if not is_there:
-        raise RegistryError(Problem.UPLOAD_UNKNOWN, "another request gave this upload up")
+        raise RegistryError(Problem.UPLOAD_UNKNOWN, "another request cancelled this upload: start a new one")
     return stored is not None
 
 
 async def _still_there(platform: Platform, data: Data, standing: Standing) -> bool:
-    """Whether data whose ref was just written stays.
+    """Whether a data object whose ref was just written will stay.
 
-    Who deletes it writes the marker, looks for refs, deletes the data and then the marker. No marker: either our ref
-    will be seen, or all that is over; then, for data that nothing kept, the data is gone, and so it is looked at last.
+    A deletion writes the marker, lists the refs, deletes the data object, and then deletes the marker. Without a
+    marker, the deletion either has yet to list our ref, or is over. For a TWIN, it may be over with the data object
+    deleted, so the data object is checked after the marker.
     """
     if standing is Standing.OURS:
         return True
@@ -253,15 +262,15 @@ async def _still_there(platform: Platform, data: Data, standing: Standing) -> bo
 
 
 async def is_verified(platform: Platform, data: Data, digest: Digest) -> bool:
-    """Whether somebody read the data to its end and found this digest: only then a ref says so."""
+    """Whether an earlier request read all of the data object and found this digest. Its ref records that."""
     refs = await platform.storage.list(keys.refs(data.id), with_metadata=True)
     return any(found.metadata.get(_DIGEST) == str(digest) for found in refs.objects)
 
 
 async def mount(platform: Platform, name: RepositoryName, digest: Digest, source: RepositoryName) -> bool:
-    """Make a blob of `source` one of `name`, without its bytes passing through; False when the client must upload it.
+    """Mount a blob of `source` in `name` (cross-repository mount); False when the client must upload it.
 
-    A link of ours gets a second link; what lies at the source's own key is copied, up to MAX_MOUNT_COPY.
+    A data object gets a second link. Bytes at a blob's key are copied, up to MAX_MOUNT_COPY.
     """
     stored = await platform.storage.get(keys.blob(source, digest))
     if stored is None:
@@ -276,14 +285,14 @@ async def mount(platform: Platform, name: RepositoryName, digest: Digest, source
         try:
             await link(platform, name, digest, blob.data, Standing.LINKED)
         except (RegistryError, StorageBusy):
-            return False  # it is being deleted
+            return False  # the source is being deleted
         return True
     found = await platform.storage.get(blob.key)
     return found is not None and await _copy(platform, name, digest, found)
 
 
 async def _copy(platform: Platform, name: RepositoryName, digest: Digest, stored: StoredBody) -> bool:
-    """Store the bytes again, verified, for another repository."""
+    """Copy a blob to another repository and verify it; False when it is too large to copy, or damaged."""
     size = stored.object.size
     if size > MAX_MOUNT_COPY:
         await stored.body.cancel()
@@ -299,9 +308,9 @@ async def _copy(platform: Platform, name: RepositoryName, digest: Digest, stored
 
 
 async def put_whole(platform: Platform, name: RepositoryName, digest: Digest, body: Source) -> None:
-    """Store a blob from one body of known size up to MAX_PUT_SIZE.
+    """Store a blob from one body of known size, up to MAX_PUT_SIZE; R2 verifies its digest.
 
-    R2 verifies it: raises ChecksumMismatch, and then nothing is stored.
+    Raises ChecksumMismatch, with nothing stored.
     """
     assert body.size is not None
     assert body.size <= MAX_PUT_SIZE
@@ -314,34 +323,35 @@ async def put_whole(platform: Platform, name: RepositoryName, digest: Digest, bo
 
 
 async def find_own(platform: Platform, name: RepositoryName, digest: Digest) -> StoredObject | None:
-    """What lies at a repository's own key: the bytes of a small blob, or a link."""
+    """Return the object at the blob's key in this repository: the bytes of a small blob, or a link."""
     return await platform.storage.head(keys.blob(name, digest))
 
 
 async def delete(platform: Platform, name: RepositoryName, stored: StoredObject) -> None:
-    """Take what `find_own` found from its repository, and only from that.
+    """Delete a blob that `find_own` returned, in this repository only.
 
     The bytes of a large blob stay until the sweeper finds that no repository links to them.
     """
     await platform.storage.delete([stored.key])
     data = _link_target(stored)
     if data is not None:
-        # After the link: data that a link leads to never lacks a ref.
+        # The ref goes after the link, so that no linked data object is without a ref.
         with tidying("a ref"):
             await platform.storage.delete([keys.ref(data.id, stored.metadata[_REF], name)])
 
 
 async def drop_data(platform: Platform, data: Data) -> None:
-    """Delete data that this request made and nothing needs, unless somebody's ref says otherwise."""
+    """Delete a data object that this request created and does not need, unless another request wrote a ref to it."""
     with tidying("data"):
         await free_data(platform, data.id)
         await platform.storage.delete([keys.condemned(data.id)])
 
 
 async def free_data(platform: Platform, data_id: str) -> bool:
-    """Delete data unless it has a ref; False when it has. Its marker stays, for the caller to delete.
+    """Delete a data object unless it has a ref; False when it has one. The caller deletes the marker.
 
-    The marker before the look for refs: whoever links the data writes a ref and then looks for the marker.
+    The marker is written before the refs are listed; a request that links the data object writes its ref before it
+    looks for the marker. So at least one of the two notices the other.
     """
     storage = platform.storage
     marker = keys.condemned(data_id)
@@ -354,6 +364,7 @@ async def free_data(platform: Platform, data_id: str) -> bool:
 
 
 async def _is_sound(platform: Platform, stored: StoredObject, digest: Digest, size: int) -> bool:
+    """Whether the object at a blob's key leads to existing bytes of this size."""
     blob = await resolve(platform, stored, digest)
     if blob is None or blob.size != size:
         return False

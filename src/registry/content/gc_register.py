@@ -1,7 +1,8 @@
-"""The register of a repository: how a push and a collection of garbage notice each other (docs/garbage-collection.md).
+"""The garbage collection register of a repository.
 
-One small object. Every change is a compare-and-swap on its etag, of a body with a fresh nonce: two equal bodies would
-have equal etags, and a change between two looks go unseen.
+Through it, pushes and garbage collections notice each other (docs/garbage-collection.md). It is one small object, and
+each change is a compare-and-swap on its etag. Each body has a new nonce: equal bodies would have equal etags, and would
+hide a change between two reads.
 """
 
 from dataclasses import dataclass, replace
@@ -14,24 +15,24 @@ from registry.spec.errors import Problem, RegistryError
 from registry.spec.names import RepositoryName
 from registry.storage import keys
 
-LEASE_SECONDS = 120  # for which a run owns the register since it last wrote it
-# The one assumption about time: a call that was sent before its run's lease ended lands within this many seconds.
+LEASE_SECONDS = 120  # for which a run owns the register after it wrote it
+# The one timing assumption: R2 applies a call that was sent before the lease ended within this many seconds.
 MARGIN_SECONDS = 60
-WAIT_SECONDS = 20.0  # that a push waits for the end of a sweep, then 503
-FORGET_SECONDS = 24 * 3600  # since a lease ended, after which an empty repository loses its register
+WAIT_SECONDS = 20.0  # that a push waits for the end of a sweep before it answers 503
+FORGET_SECONDS = 24 * 3600  # after the end of the lease, an empty repository's register may be deleted
 _POLL_SECONDS = 1.0
 _RETRY_AFTER = {"Retry-After": "10"}  # seconds
 _NONCE_BYTES = 8
-_PUSHED = "pushed"  # metadata
+_PUSHED = "pushed"  # metadata key
 _NOTE_ATTEMPTS = 4
 
 
 class Phase(Enum):
-    """What goes on. An absent register is idle."""
+    """The phase of a collection. A repository without a register is idle."""
 
     IDLE = "idle"
     MARK = "mark"  # a run decides what is garbage
-    ABORTED = "aborted"  # a push that came meanwhile says: decide again
+    ABORTED = "aborted"  # a push came during `mark`: the run has to decide again
     SWEEP = "sweep"  # a run deletes; pushes wait
 
 
@@ -41,13 +42,13 @@ class Register:
 
     phase: Phase = Phase.IDLE
     run: str = ""
-    lease: float = 0.0  # its end, in seconds since the epoch
-    etag: str | None = None  # None: absent
-    is_pushed: bool = False  # somebody pushed to the repository while there were upstreams (`note_push`)
+    lease: float = 0.0  # when the lease ends, in seconds since the epoch
+    etag: str | None = None  # None: there is no register
+    is_pushed: bool = False  # a client pushed to the repository while upstreams were configured (`note_push`)
 
 
 async def read(platform: Platform, name: RepositoryName) -> Register:
-    """Look at the register."""
+    """Read the register."""
     stored = await platform.storage.head(keys.gc_register(name))
     if stored is None:
         return Register()
@@ -56,11 +57,11 @@ async def read(platform: Platform, name: RepositoryName) -> Register:
         is_pushed = _PUSHED in metadata
         return Register(Phase(metadata["phase"]), metadata["run"], float(metadata["lease"]), stored.etag, is_pushed)
     except (KeyError, ValueError):
-        raise StorageError("a register of garbage collection is damaged") from None
+        raise StorageError("the garbage collection register is damaged") from None
 
 
 async def swap(platform: Platform, name: RepositoryName, seen: Register, phase: Phase, run: str) -> Register | None:
-    """Write the register with a new lease, if it is still as it was `seen`; None when it is not."""
+    """Write the register with a new lease, if nobody changed it since it was `seen`; None otherwise."""
     nonce = platform.random_hex(_NONCE_BYTES)
     lease = platform.now() + LEASE_SECONDS
     metadata = {"phase": phase.value, "run": run, "lease": str(lease), "nonce": nonce}
@@ -73,15 +74,15 @@ async def swap(platform: Platform, name: RepositoryName, seen: Register, phase: 
 
 
 def may_take_over(platform: Platform, seen: Register) -> bool:
-    """Whether a run may begin: there is none, or it is over its time."""
+    """Whether a new run may begin: no run is active, or the lease of the last run has expired."""
     margin = MARGIN_SECONDS if seen.phase is Phase.SWEEP else 0
     return seen.phase is Phase.IDLE or platform.now() > seen.lease + margin
 
 
 async def note_push(platform: Platform, name: RepositoryName) -> bool:
-    """Note that the repository is not only a copy of another registry's: pull fallback no longer answers for it.
+    """Record that a client pushed to the repository, so that pull fallback no longer answers for it.
 
-    False when a sweep goes on, whose register it is, or others are faster: the next push tries again.
+    Returns False when a sweep holds the register, or other writers were faster: the next push tries again.
     """
     for _ in range(_NOTE_ATTEMPTS):
         seen = await read(platform, name)
@@ -96,12 +97,12 @@ async def note_push(platform: Platform, name: RepositoryName) -> bool:
 
 
 async def remove(platform: Platform, name: RepositoryName, *, keep_pushed: bool) -> None:
-    """Delete the register of a repository that has nothing else, if nobody wrote it for a day.
+    """Delete the register of an otherwise empty repository, if its lease ended at least a day ago.
 
-    With `keep_pushed`, one that says that somebody pushed here stays (`note_push`).
+    With `keep_pushed`, a register that records a push stays (`note_push`).
 
-    Who saw an older register would take its absence for that of then: no request lives so long. R2 deletes under no
-    condition, so the register is taken over first.
+    A request that read "no register" earlier would not notice that one came and went; no request lives for a day. R2
+    has no conditional delete, so this function first takes the register over.
     """
     seen = await read(platform, name)
     if platform.now() - seen.lease < FORGET_SECONDS or not may_take_over(platform, seen):
@@ -109,22 +110,23 @@ async def remove(platform: Platform, name: RepositoryName, *, keep_pushed: bool)
     if keep_pushed and seen.is_pushed:
         return
     if await swap(platform, name, seen, Phase.SWEEP, seen.run) is not None:
-        with sent_by(NEVER):  # a second attempt could delete a newer register
+        with sent_by(NEVER):  # no retry: it could delete a newer register
             await platform.storage.delete([keys.gc_register(name)])
 
 
 async def interrupt(platform: Platform, name: RepositoryName) -> None:
-    """For what may as well be collected, if that is decided: a run that decides shall know of it."""
+    """Make a run in `mark` decide again, after a write that does not depend on the outcome (a copy)."""
     current = await read(platform, name)
     if current.phase is Phase.MARK:
         await swap(platform, name, current, Phase.ABORTED, current.run)
 
 
 async def settle(platform: Platform, name: RepositoryName, seen: Register) -> tuple[Register, bool]:
-    """For a push that wrote something: what it may rely on from here, and whether it has to look at everything again.
+    """Settle with a collection after a push wrote an object.
 
-    `seen` is what it relied on so far. A run that decides is told to decide again; the end of a sweep is waited for.
-    Raises UNAVAILABLE when that takes too long.
+    `seen` is the register that the push relied on so far. A run in `mark` has to decide again; a sweep is waited for.
+    Returns the register to rely on from now on, and whether it changed, so that the push must check again. Raises
+    UNAVAILABLE when a sweep takes longer than WAIT_SECONDS.
     """
     began = platform.now()
     while True:
@@ -137,7 +139,7 @@ async def settle(platform: Platform, name: RepositoryName, seen: Register) -> tu
                 return aborted, True
         elif platform.now() - began >= WAIT_SECONDS:
             raise RegistryError(
-                Problem.UNAVAILABLE, "garbage of this repository is being collected; try again", headers=_RETRY_AFTER
+                Problem.UNAVAILABLE, "garbage collection is running in this repository; try again", headers=_RETRY_AFTER
             )
         else:
             await platform.sleep(_POLL_SECONDS)

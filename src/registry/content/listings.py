@@ -1,4 +1,4 @@
-"""What there is: the tags of a repository, and the repositories."""
+"""Lists the tags of a repository, and the repositories."""
 
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
@@ -12,12 +12,12 @@ from registry.storage import keys
 from registry.storage.calls import Calls, OutOfCalls
 from registry.storage.walk import Walk
 
-MAX_PAGE = 1_000  # tags or names of one answer; the rest is behind its Link
+MAX_PAGE = 1_000  # tags or names in one answer; its Link leads to the rest
 
 
 @dataclass(frozen=True, slots=True)
 class TagPage:
-    """Tags in the order of their bytes, and behind which more may follow."""
+    """Tags in byte order. `last` is where the next page begins."""
 
     tags: Sequence[Tag]
     last: Tag | None  # None on the last page
@@ -26,7 +26,7 @@ class TagPage:
 async def list_tags(
     platform: Platform, name: RepositoryName, count: int, last: str | None, calls: Calls
 ) -> TagPage | None:
-    """Up to `count` tags after `last`, fewer when the calls are spent; None when there is no such repository."""
+    """List up to `count` tags after `last`, fewer when the R2 calls run out; None when the repository is unknown."""
     tags: list[Tag] = []
     is_known = False
     seen: Tag | None = None
@@ -48,18 +48,18 @@ async def list_tags(
 
 @dataclass(frozen=True, slots=True)
 class StoredTags:
-    """A page of a listing: the tags on it, tombstones among them (`registry.content.manifest_deletion`)."""
+    """The tags on a page of R2's listing, including tombstones (`registry.content.manifest_deletion`)."""
 
     tags: Sequence[StoredObject]
-    has_manifests: bool  # anything at all, digests too
+    has_manifests: bool  # the page has any object: a tag or a digest
 
 
 async def tag_pages(
     platform: Platform, name: RepositoryName, last: str | None, first_limit: int = MAX_LIST_KEYS
 ) -> AsyncIterator[StoredTags]:
-    """Every tag after `last`, a call a page.
+    """Yield every tag after `last`, with one R2 call for each page.
 
-    Digests lie among the tags: the listing jumps over each of their ranges, so that its calls depend on the tags.
+    Digests sort among the tags. The listing skips each algorithm's digests, so its cost depends on the tags only.
     """
     prefix = keys.manifests(name)
     after = None if last is None else prefix + last
@@ -74,7 +74,7 @@ async def tag_pages(
         for found in page.objects:
             rest = found.key.removeprefix(prefix)
             if "/" in rest:
-                continue  # of a repository that is named like this folder
+                continue  # belongs to a repository whose name contains "/manifests/"
             algorithm, colon, _ = rest.partition(":")
             if colon:
                 # "~" sorts behind every encoded digest, and no tag contains ":".
@@ -87,25 +87,25 @@ async def tag_pages(
 
 
 async def _has_manifests(platform: Platform, name: RepositoryName, last: str | None) -> bool:
-    """Whether there is anything before what was listed."""
+    """Whether the repository has manifests or tags up to `last`, which the listing did not cover."""
     return last is not None and bool((await platform.storage.list(keys.manifests(name), limit=1)).objects)
 
 
 @dataclass(frozen=True, slots=True)
 class RepositoryPage:
-    """Names of repositories, and where more may follow."""
+    """Names of repositories. `position` is where the next page begins."""
 
     names: Sequence[RepositoryName]
     position: str | None  # of the walk; None on the last page
-    is_full: bool = False  # the position is behind the last name; else where the calls were spent
+    is_full: bool = False  # the position follows the last name; else it is where the R2 calls ran out
 
 
 async def list_repositories(
     platform: Platform, count: int, position: str, visible: Permissions, calls: Calls
 ) -> RepositoryPage:
-    """Up to `count` repositories behind `position` that may be pulled, fewer when the calls are spent.
+    """List up to `count` repositories after `position` that may be pulled, fewer when the R2 calls run out.
 
-    The order is that of the keys: a name stands where `<name>/` sorts.
+    They are in the order of their keys: a name sorts as `<name>/`.
     """
     names: list[RepositoryName] = []
     walk = Walk(platform, calls, position, visible.may_pull_below)

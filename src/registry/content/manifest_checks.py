@@ -1,4 +1,4 @@
-"""Whether everything that a pushed manifest refers to is there, found out in a bounded number of R2 calls."""
+"""Checks that everything a pushed manifest refers to exists, in a bounded number of R2 calls."""
 
 from collections.abc import AsyncIterator, Collection, Iterable, Sequence
 
@@ -14,23 +14,24 @@ from registry.storage.calls import Calls, OutOfCalls
 from registry.storage.lookups import look_up
 from registry.telemetry.log import log
 
-MAX_NAMED = 20  # digests that an answer names which are not there: then no more are looked for
-MAX_DEPTH = 5  # of indexes within indexes that are looked through; two are seen in practice
+MAX_NAMED = 20  # missing digests that one answer names: the check stops when it has found so many
+MAX_DEPTH = 5  # levels of nested indexes that are checked; two occur in practice
 
 
 async def check(
     platform: Platform, name: RepositoryName, manifest: Manifest, calls: Calls, *, sparse: bool
 ) -> frozenset[Digest]:
-    """Everything the manifest refers to is there, unless it may be `sparse`, and has the size its descriptor says.
+    """Check that everything the manifest refers to exists and has the size that its descriptor states.
 
-    Returns what is there. Raises MANIFEST_BLOB_UNKNOWN and MANIFEST_INVALID.
+    A `sparse` manifest may refer to missing content. Returns the digests that exist. Raises MANIFEST_BLOB_UNKNOWN and
+    MANIFEST_INVALID.
     """
     checks = _Checks(platform, name, manifest, calls)
     try:
         await checks.look(until=None if sparse else MAX_NAMED)
     except OutOfCalls:
         if not sparse and not checks.missing:
-            reason = f"the manifest refers to more than can be found in this repository: {calls.advice}"
+            reason = f"the manifest refers to more content than one request can check: {calls.advice}"
             raise RegistryError(Problem.MANIFEST_INVALID, reason) from None
     checks.compare_sizes()
     if not sparse:
@@ -41,16 +42,19 @@ async def check(
 
 
 def unknown(digests: Iterable[Digest]) -> RegistryError:
-    """MANIFEST_BLOB_UNKNOWN for what a manifest refers to and that is not there, or not whole."""
+    """Return MANIFEST_BLOB_UNKNOWN for digests that are missing, or whose own references are missing."""
     missing = list(digests)
     count = f"{len(missing)}" if len(missing) < MAX_NAMED else f"at least {len(missing)}"
     details = [{"digest": str(digest)} for digest in missing[:MAX_NAMED]]
-    message = f"{Problem.MANIFEST_BLOB_UNKNOWN.message}: {count}; push what is missing first"
+    message = f"{Problem.MANIFEST_BLOB_UNKNOWN.message}: {count}; push the missing content first"
     return RegistryError(Problem.MANIFEST_BLOB_UNKNOWN, message, details=details)
 
 
 async def read_references(platform: Platform, stored: StoredObject) -> References:
-    """What a stored manifest refers to. Of SR's and of very large ones only the bytes say it."""
+    """Return what a stored manifest refers to.
+
+    The bytes are read for very large manifests and those of serverless-registry, whose metadata has no references.
+    """
     references = manifests.references_in(stored)
     if references is not None:
         return references
@@ -61,11 +65,11 @@ async def read_references(platform: Platform, stored: StoredObject) -> Reference
     try:
         return references_of(parse_stored(data, found.object.content_type))
     except RegistryError:
-        return References()  # SR took it, and nobody can say what it means
+        return References()  # serverless-registry accepted it, but it is no valid manifest
 
 
 class _Checks:
-    """What was found of one manifest's references."""
+    """The check of one manifest: which of its references exist."""
 
     def __init__(self, platform: Platform, name: RepositoryName, manifest: Manifest, calls: Calls) -> None:
         self._platform = platform
@@ -75,11 +79,11 @@ class _Checks:
         self._children: dict[Digest, StoredObject] = {}
         self._descriptors: Sequence[Descriptor] = (*manifest.all_blobs, *manifest.children)
         self.order = list(dict.fromkeys(one.digest for one in self._descriptors))
-        self.sizes: dict[Digest, int] = {}  # bytes of what is there
-        self.missing: set[Digest] = set()  # what is not there and has to be
+        self.sizes: dict[Digest, int] = {}  # bytes of each digest that exists
+        self.missing: set[Digest] = set()  # required digests that do not exist
 
     async def look(self, until: int | None) -> None:
-        """Look for blobs and children, until so many are `missing`. Raises OutOfCalls."""
+        """Look for blobs and child manifests, until at least `until` are missing. Raises OutOfCalls."""
         for kind in (self._look_for_blobs, self._look_for_children):
             async for _ in kind():
                 if until is not None and len(self.missing) >= until:
@@ -112,7 +116,7 @@ class _Checks:
             yield
 
     def compare_sizes(self) -> None:
-        """What is there has the size that the manifest says."""
+        """Compare the sizes of existing content with the descriptors. Raises MANIFEST_INVALID."""
         for descriptor in self._descriptors:
             size = self.sizes.get(descriptor.digest)
             if size is not None and descriptor.size not in (None, size):
@@ -123,17 +127,17 @@ class _Checks:
                 )
 
     async def incomplete(self) -> set[Digest]:
-        """The children of which a blob is not there, or a child's.
+        """Return the children that lack a blob or a child manifest, at any level down to MAX_DEPTH.
 
-        That a manifest is there does not say so: its push may be under way, or have broken off while garbage was
-        collected. What more calls would be needed for counts as there.
+        A child may exist without them: its push may be in progress, or have failed during a garbage collection. When
+        the R2 calls run out, the unchecked ones count as complete.
         """
         incomplete: set[Digest] = set()
-        needed: dict[str, set[Digest]] = {}  # blobs, cut; and the children that need them
+        needed: dict[str, set[Digest]] = {}  # the children that need a blob, by its cut digest
         level = [(stored, {digest}) for digest, stored in self._children.items()]
         try:
             for _ in range(MAX_DEPTH):
-                below: dict[str, set[Digest]] = {}  # the same of manifests
+                below: dict[str, set[Digest]] = {}  # the children that need a manifest, by its cut digest
                 for stored, children in level:
                     references = await self._references(stored)
                     for cut in references.blobs - references.elsewhere:
@@ -157,7 +161,7 @@ class _Checks:
     async def _find(
         self, folder: str, cuts: Collection[str], *, with_metadata: bool = True
     ) -> dict[str, StoredObject | None]:
-        """What begins with each of the cut digests, which do not say their algorithm."""
+        """Find the object that begins with each cut digest. A cut digest lacks the algorithm, so all are tried."""
         found: dict[str, StoredObject | None] = dict.fromkeys(cuts)
         for algorithm in ALGORITHMS:
             names = {f"{algorithm}:{hex_of(cut)}": cut for cut, stored in found.items() if stored is None}

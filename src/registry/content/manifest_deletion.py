@@ -1,13 +1,13 @@
-"""Deleting manifests and tags (spec, "Deleting tags", "Deleting Manifests").
+"""Deletes manifests and tags (spec, "Deleting tags", "Deleting Manifests").
 
-R2 cannot delete under a condition, but it can put under one. So a manifest that is deleted by its digest, and each of
-its tags, is replaced by a tombstone, an empty object, only if it is still what was to be deleted: a tag that is pushed
-meanwhile stays. A push looks at the manifest once more when its tags are written, and writes all of it again where it
-finds a tombstone (`registry.content.manifest_push`): the push or the deletion is wholly the later one. Collections
-remove tombstones (`registry.upkeep.collection`), which a push that meets one notices; until then they are as good as
-absent.
+R2 has no conditional delete, but it has a conditional put. So the deletion of a manifest by its digest replaces the
+manifest and each of its tags with a tombstone, an empty object, on the condition that the object did not change. A tag
+that is pushed meanwhile stays. A push checks the manifest again after it wrote the tags, and writes everything again
+when it finds a tombstone (`registry.content.manifest_push`). So either the push or the deletion wins as a whole.
+Readers treat a tombstone as a missing object. Collections remove tombstones (`registry.upkeep.collection`), and a
+concurrent push notices the collection.
 
-A tag that is deleted by its own name is just deleted: who asks for that says nothing of what it should lead to.
+A deletion by tag deletes the tag unconditionally, because such a request does not name a manifest.
 """
 
 import asyncio
@@ -21,16 +21,16 @@ from registry.spec.names import Digest, RepositoryName, Tag
 from registry.storage import keys
 from registry.storage.calls import Calls, OutOfCalls
 
-CALLS = 900  # R2 calls of one request for tags: it has 1,000 on Workers Paid
-_ATTEMPTS = 3  # at a manifest that is pushed again while it is deleted
+CALLS = 900  # R2 calls that one request spends on tags: Workers Paid allows it 1,000
+_ATTEMPTS = 3  # to delete a manifest that is pushed again meanwhile
 _RETRY_AFTER = {"Retry-After": "1"}  # seconds
 
-# Metadata of a tombstone: which etag it replaced, and the subject, so that what broke off can be ended.
+# Metadata keys of a tombstone. The replaced etag and the subject let a retry complete an interrupted deletion.
 _REPLACED, _SUBJECT, _NONCE = "replaced", "subject", "nonce"
 
 
 async def delete_tag(platform: Platform, name: RepositoryName, tag: Tag) -> bool:
-    """Delete a tag; False when there is none."""
+    """Delete a tag; False when it does not exist."""
     if await manifests.find(platform, name, tag) is None:
         return False
     await platform.storage.delete([keys.manifest(name, tag)])
@@ -38,9 +38,9 @@ async def delete_tag(platform: Platform, name: RepositoryName, tag: Tag) -> bool
 
 
 async def delete_manifest(platform: Platform, name: RepositoryName, digest: Digest) -> bool:
-    """Delete a manifest, every tag that leads to it, and its entry among the referrers; False when there is none.
+    """Delete a manifest, each of its tags, and its entry in the referrers list; False when none of them exists.
 
-    Asked again after it broke off, it goes on. Raises UNAVAILABLE when there are more tags than one request deletes.
+    A retry completes an interrupted deletion. Raises UNAVAILABLE when there are more tags than one request deletes.
     """
     key = keys.manifest(name, digest)
     for _ in range(_ATTEMPTS):
@@ -59,19 +59,19 @@ async def delete_manifest(platform: Platform, name: RepositoryName, digest: Dige
         if subject:
             await manifests.delete_referrer(platform, name, digest, subject)
         return was_there or tags > 0
-    raise StorageBusy("the manifest is pushed again and again while it is deleted")
+    raise StorageBusy("other requests keep pushing the manifest while it is deleted")
 
 
 async def entomb(platform: Platform, stored: StoredObject, only_if: str | NotAfter, subject: str = "") -> bool:
-    """Replace an object by a tombstone; False when another one lies there now. `subject`: of a manifest, or ""."""
+    """Replace an object with a tombstone; False when the object changed meanwhile. `subject`: a manifest's, or ""."""
     metadata = {_REPLACED: stored.etag, _SUBJECT: subject, _NONCE: platform.random_hex(8)}
     return (await platform.storage.put(stored.key, b"", Attributes(metadata=metadata), only_if=only_if)) is not None
 
 
 async def _delete_tags(platform: Platform, name: RepositoryName, digest: Digest, etag: str) -> int:
-    """Delete the tags of a manifest: those with its bytes, which its etag says. Returns how many.
+    """Delete the tags of a manifest and return their number. Equal bytes have equal etags, so `etag` finds them.
 
-    Raises UNAVAILABLE when there are more than one request deletes; asked again, it goes on.
+    Raises UNAVAILABLE when there are more tags than one request deletes; a retry deletes the rest.
     """
     calls, count = Calls(CALLS), 0
     try:
@@ -84,6 +84,6 @@ async def _delete_tags(platform: Platform, name: RepositoryName, digest: Digest,
                 await asyncio.gather(*(entomb(platform, tag, NotAfter(tag.uploaded)) for tag in batch))
             count += len(found)
     except OutOfCalls:
-        message = "the manifest has more tags than one request deletes: ask again for the rest"
+        message = "the manifest has more tags than one request can delete: send the request again to delete the rest"
         raise RegistryError(Problem.UNAVAILABLE, message, headers=_RETRY_AFTER) from None
     return count

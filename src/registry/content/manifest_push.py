@@ -1,20 +1,20 @@
-"""Pushing a manifest with its tags, so that neither a deletion nor a collection of garbage tears them apart.
+"""Pushes a manifest with its tags, consistently with concurrent deletions and garbage collections.
 
-A push is in one of these states; the table of docs/garbage-collection.md has the other side, the collection's::
+A push goes through these states; docs/garbage-collection.md has the same for a collection::
 
-    begin     look at the register, then whether everything is there that the manifest refers to    -> write
-    write     the manifest under its digest, then the tags; later what is missing of them           -> look
-    look      at the register. Nobody changed it since the last look, the manifest is there         -> done
-              nobody changed it, but the manifest was deleted meanwhile                             -> write
-              somebody collected garbage, or takes another push of the same back                    -> check
-    check     what was there at the beginning is there, and all that was written                    -> done
-              something that was written is missing                                                 -> write
-              something that the manifest refers to is gone                                         -> take back
-    take back hold the register; somebody changed it since the last look                            -> look
-              everything is there after all: another push brought it                                -> check
-              put tombstones where the manifest was written, and give the register back             -> refused
+    begin     read the register, then check that everything exists that the manifest refers to      -> write
+    write     write the manifest under its digest, then the tags; later only the missing ones       -> look
+    look      read the register. It is unchanged since the last read, and the manifest exists       -> done
+              it is unchanged, but the manifest was deleted meanwhile                               -> write
+              it changed: a collection ran, or another push of the same manifest is taken back      -> check
+    check     everything that existed at the beginning and everything written exists                -> done
+              an object that this push wrote is missing                                             -> write
+              content that the manifest refers to is missing                                        -> take back
+    take back hold the register. It changed since the last read                                     -> look
+              all content exists after all, because another push wrote it                           -> check
+              replace what this push wrote with tombstones, release the register                    -> refused
 
-First the manifest goes through them alone, then with its tags: no tag leads to what may yet be refused.
+The manifest goes through these states first alone, then with its tags: so no tag names a manifest that may be refused.
 """
 
 import asyncio
@@ -32,18 +32,19 @@ from registry.spec.names import Digest, Reference, RepositoryName, Tag
 from registry.storage.calls import Calls
 from registry.telemetry.log import log
 
-# Seconds. A manifest put this recently is not put again: two tags pushed in one second would make its key hot.
+# Seconds. A manifest put this recently is not put again: R2 takes one write a second to a key, and clients push several
+# tags of a manifest within a second.
 FRESH = 300
-_ATTEMPTS = 8  # at what others delete or collect again and again; a collection gives up after four
+_ATTEMPTS = 8  # while other requests delete or collect what this push writes; a collection gives up after four
 _RUN_BYTES = 16
 
 
 async def put(
     platform: Platform, name: RepositoryName, received: Received, tags: Sequence[Tag], *, sparse: bool, r2_calls: int
 ) -> None:
-    """Store a manifest and its tags, looking with so many calls for what it refers to.
+    """Store a manifest and its tags. A check of what it refers to may take `r2_calls` calls.
 
-    Raises MANIFEST_BLOB_UNKNOWN, with nothing stored, when it refers to something that is not there; unless it may be
+    Raises MANIFEST_BLOB_UNKNOWN, with nothing stored, when the manifest refers to missing content and may not be
     `sparse`.
     """
     push = Push(platform, name, received, sparse=sparse, r2_calls=r2_calls)
@@ -55,7 +56,7 @@ async def put(
 
 
 class Push:
-    """One push, and what it relies on."""
+    """One push, with the register and the content that it relies on."""
 
     def __init__(
         self, platform: Platform, name: RepositoryName, received: Received, *, sparse: bool, r2_calls: int
@@ -65,13 +66,13 @@ class Push:
         self._received = received
         self._is_sparse = sparse
         self._r2_calls = r2_calls
-        self._register = gc_register.Register()  # as it was at the last look
-        self.present = frozenset[Digest]()  # of what the manifest refers to: it stays, or the push is refused
+        self._register = gc_register.Register()  # as last read
+        self.present = frozenset[Digest]()  # existing content of the manifest: if any goes, the push is refused
         self._was_there = False
 
     async def begin(self) -> bool:
-        """Look for the first time; whether the manifest was put so recently that it need not be put again."""
-        # Before everything else, not beside it: what is seen now is worth something if nothing was collected since.
+        """Check the manifest's references; return whether it was put so recently that it need not be put again."""
+        # The register comes first, not concurrently: the checks are valid only if no collection ran since it was read.
         self._register = await gc_register.read(self._platform, self._name)
         stored, self.present = await asyncio.gather(self._find(self._received.digest), self._check())
         self._received = self._received.typed_as(stored)
@@ -82,30 +83,33 @@ class Push:
         return is_fresh
 
     async def settle(self, first: Sequence[Reference], everything: Sequence[Reference]) -> None:
-        """Write `first`, and what others delete of `everything`, until it stays. The digest stands first."""
+        """Write `first`, and whatever other requests delete of `everything`, until all of it stays.
+
+        `everything` begins with the digest.
+        """
         platform, name = self._platform, self._name
         to_write = first
         for _ in range(_ATTEMPTS):
             for reference in to_write:
                 await manifests.store(platform, name, self._received, reference)
-            # From here on a run that begins sees what was written; one that went on meanwhile may have decided without.
+            # A collection that begins after this sees the written objects; one that is running may have missed them.
             self._register, is_changed = await gc_register.settle(platform, name, self._register)
             if is_changed and not await self._is_whole(everything):
                 to_write = []
                 continue
-            # Who deletes the manifest meanwhile (registry.manifest_deletion) may have seen our tags, or not.
+            # A concurrent deletion of the manifest (registry.content.manifest_deletion) may have missed our tags.
             if not is_changed and (len(everything) == 1 or await self._find(everything[0]) is not None):
                 return
             to_write = await self._missing(everything)
             if not to_write:
-                return  # it was there before the last look: who decides from there on sees it
-        raise StorageBusy("the manifest is deleted again and again while it is pushed")
+                return  # all of it existed before the last read of the register: later collections see it
+        raise StorageBusy("other requests keep deleting the manifest while it is pushed")
 
     async def _find(self, reference: Reference) -> StoredObject | None:
         return await manifests.find(self._platform, self._name, reference)
 
     async def _missing(self, everything: Sequence[Reference]) -> list[Reference]:
-        """What is not there; all of it, if the manifest was deleted, but for tags that somebody moved since."""
+        """Return the missing references; if the manifest was deleted, also its tags, except those moved meanwhile."""
         found = [await self._find(reference) for reference in everything]
         digest, is_deleted = self._received.digest, found[0] is None
         return [
@@ -120,7 +124,7 @@ class Push:
         return await manifest_checks.check(self._platform, self._name, manifest, calls, sparse=self._is_sparse)
 
     async def _refusal(self) -> RegistryError | None:
-        """Why the push is refused: what was there at its beginning is not there any more."""
+        """Return why the push must be refused: content that existed at its beginning is gone. None if it is not."""
         try:
             gone = self.present - await self._check()
         except RegistryError as error:
@@ -128,10 +132,13 @@ class Push:
         return manifest_checks.unknown(gone) if gone else None
 
     async def _is_whole(self, written: Sequence[Reference]) -> bool:
-        """Check; False when the register has to be looked at again first. Raises the refusal, all taken back."""
+        """Check the content again; False when the register must be read again first.
+
+        Raises the refusal after the written objects were taken back.
+        """
         if await self._refusal() is None:
             return True
-        # As a collection of this one manifest: other pushes of it wait, and then check.
+        # Hold the register like a collection of this manifest: other pushes of it wait, and check afterwards.
         platform, name = self._platform, self._name
         held = await gc_register.swap(platform, name, self._register, Phase.SWEEP, platform.random_hex(_RUN_BYTES))
         if held is None:
@@ -150,11 +157,11 @@ class Push:
         return False
 
     async def _take_back(self, written: Sequence[Reference]) -> None:
-        """Put tombstones where the manifest lies, unless it was put again since."""
+        """Replace the written manifest and tags with tombstones, unless another request put them again."""
         digest, subject = self._received.digest, self._received.manifest.subject
         for reference in written:
             if reference == digest and self._is_sparse and self._was_there:
-                continue  # somebody pushed it without its blobs, and may
+                continue  # an earlier push stored it without its blobs, as sparse manifests may be
             stored = await self._find(reference)
             if stored is not None and manifests.digest_of(stored, reference) == digest:
                 of = "" if subject is None or reference != digest else str(subject.digest)

@@ -1,4 +1,4 @@
-"""Manifests of a repository: stored under their digest, and again under every tag."""
+"""Manifests of a repository: each is stored under its digest, and again under each tag."""
 
 import asyncio
 import hashlib
@@ -16,17 +16,17 @@ from registry.spec.media_types import JSON
 from registry.spec.names import Digest, Reference, RepositoryName, parse_digest
 from registry.storage import keys
 
-# Metadata, as SR writes it.
+# Metadata keys that serverless-registry defined.
 _HAS_SUBJECT, _SUBJECT = "hasSubject", "subjectDigest"
-# Metadata of ours: `registry.spec.manifest_references`.
+# Our metadata key for what a manifest refers to (`registry.spec.manifest_references`).
 _REFERENCES = "references"
-# Metadata of a copy: the origin of the upstream that has it.
+# Metadata key of a copy: the origin of its upstream registry.
 _UPSTREAM = "upstream"
 
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """A manifest as it came: the bytes are the truth."""
+    """A received manifest, with its original bytes."""
 
     data: bytes
     digest: Digest
@@ -34,7 +34,7 @@ class Received:
     content: bytes | Content = b""  # the same bytes, for the storage
 
     def typed_as(self, stored: StoredObject | None) -> "Received":
-        """With the media type of the same bytes that were `stored` first: it does not change."""
+        """Return the manifest with the media type of the `stored` one: the first push of the bytes decides it."""
         known = None if stored is None else stored.content_type
         if known is None or not is_media_type(known):
             return self
@@ -42,12 +42,12 @@ class Received:
 
 
 def receive(data: bytes, content_type: str | None, reference: Reference) -> Received:
-    """Check a manifest that is pushed to `reference`; raises MANIFEST_INVALID, or DIGEST_INVALID when it differs."""
+    """Check a manifest pushed to `reference`. Raises MANIFEST_INVALID, or DIGEST_INVALID for another digest."""
     return Received(data, _check_digest(data, reference), parse_manifest(data, content_type), data)
 
 
 def receive_stored(data: bytes, content_type: str | None, reference: Reference) -> Received:
-    """The same for one that is stored, here or at another registry (`parse_stored`)."""
+    """Check a manifest that this or an upstream registry stores, by the laxer rules of `parse_stored`."""
     return Received(data, _check_digest(data, reference), parse_stored(data, content_type), data)
 
 
@@ -55,7 +55,7 @@ def _check_digest(data: bytes, reference: Reference) -> Digest:
     algorithm = reference.algorithm if isinstance(reference, Digest) else "sha256"
     digest = Digest(algorithm, hashlib.new(algorithm, data).hexdigest())
     if isinstance(reference, Digest) and reference != digest:
-        raise RegistryError(Problem.DIGEST_INVALID, "the manifest's bytes are not those of the digest in the path")
+        raise RegistryError(Problem.DIGEST_INVALID, "the digest in the path is not that of the manifest's bytes")
     return digest
 
 
@@ -66,7 +66,7 @@ async def store(
     reference: Reference,
     more: Mapping[str, str] | None = None,
 ) -> None:
-    """Put a manifest under its digest, with its entry among the referrers, or under a tag; `more` is metadata."""
+    """Put a manifest under a tag, or under its digest with its referrers entry; `more` is additional metadata."""
     key = keys.manifest(name, reference)
     await platform.storage.put(key, received.content, _attributes(received, more), checksum=received.digest)
     if isinstance(reference, Digest) and received.manifest.subject is not None:
@@ -81,9 +81,9 @@ async def keep(
     upstream: str,
     known: StoredObject | None,
 ) -> None:
-    """Store a copy of what `upstream` has at `reference`; what it refers to comes when it is pulled.
+    """Store a copy of the manifest that `upstream` has at `reference`. Clients pull its blobs and children later.
 
-    A tag is replaced only while the copy `known` lies there, or nothing: never one that was pushed meanwhile.
+    A tag is written only if it is absent or still the copy `known`. So a tag that was pushed meanwhile stays.
     """
     mark = {_UPSTREAM: upstream}
     there = await find(platform, name, received.digest)
@@ -101,16 +101,16 @@ async def keep(
             return
         condition = NotAfter(there.uploaded)
         await storage.put(key, received.content, attributes, checksum=checksum, only_if=condition)
-    # Who deletes the manifest meanwhile (registry.manifest_deletion) may have missed the tag.
+    # A concurrent deletion of the manifest (registry.content.manifest_deletion) may have missed the tag.
     if await find(platform, name, received.digest) is None:
         await store(platform, name, received, received.digest, mark)
     await gc_register.interrupt(platform, name)
 
 
 async def is_pushed(platform: Platform, name: RepositoryName) -> bool:
-    """Whether somebody pushed a manifest to the repository: not everything in it is a copy.
+    """Whether a client pushed a manifest to the repository, so that not everything in it is a copy.
 
-    The register says so of what is pushed while there are upstreams; what was pushed before is among the first listed.
+    The register records pushes while upstreams are configured. An earlier push shows in the first page of the listing.
     """
     prefix = keys.manifests(name)
     register, page = await asyncio.gather(
@@ -125,18 +125,18 @@ async def is_pushed(platform: Platform, name: RepositoryName) -> bool:
 
 
 def references_in(stored: StoredObject) -> References | None:
-    """What a manifest refers to, as its metadata has it; None when only its bytes say."""
+    """Return what a manifest refers to, from its metadata; None when the metadata lacks it."""
     packed = stored.metadata.get(_REFERENCES)
     return None if packed is None else unpack(packed, stored.metadata.get(_SUBJECT, ""))
 
 
 def upstream_of(stored: StoredObject) -> str | None:
-    """The upstream whose manifest or tag this is a copy of; None when it was pushed."""
+    """Return the upstream registry from which this manifest or tag was copied; None when it was pushed."""
     return stored.metadata.get(_UPSTREAM)
 
 
 async def put_referrer(platform: Platform, name: RepositoryName, received: Received) -> None:
-    """List a manifest with the referrers of its subject."""
+    """Write the manifest's entry in the referrers list of its subject."""
     assert received.manifest.subject is not None
     key = keys.referrer(name, received.manifest.subject.digest, received.digest)
     entry = make_entry(received.manifest, received.digest, len(received.data))
@@ -144,7 +144,7 @@ async def put_referrer(platform: Platform, name: RepositoryName, received: Recei
 
 
 async def delete_referrer(platform: Platform, name: RepositoryName, digest: Digest, subject: str) -> None:
-    """Take a manifest that was deleted off its subject's list; who pushed it again meanwhile finds it there."""
+    """Delete a deleted manifest's entry in its subject's referrers list; restore it if the manifest is back."""
     storage = platform.storage
     key = keys.referrer(name, parse_digest(subject), digest)
     entry = await storage.get(key)
@@ -157,7 +157,7 @@ async def delete_referrer(platform: Platform, name: RepositoryName, digest: Dige
 
 
 async def subject_of(platform: Platform, stored: StoredObject, digest: Digest) -> str:
-    """The subject of a stored manifest, "" when it has none; one that nobody looked at yet is read."""
+    """Return the subject of a stored manifest, "" when it has none. The bytes are read if the metadata lacks it."""
     if knows_subject(stored):
         return stored.metadata.get(_SUBJECT, "")
     found = await platform.storage.get(stored.key)
@@ -166,28 +166,28 @@ async def subject_of(platform: Platform, stored: StoredObject, digest: Digest) -
     try:
         received = receive_stored(await found.body.read(found.object.size), stored.content_type, digest)
     except RegistryError:
-        return ""  # SR took it, and nobody can say what it means: at least it can be deleted
+        return ""  # serverless-registry accepted an invalid manifest; it can still be deleted
     return "" if received.manifest.subject is None else str(received.manifest.subject.digest)
 
 
 def is_tombstone(stored: StoredObject) -> bool:
-    """Whether a manifest was deleted there (`registry.content.manifest_deletion`): no manifest is empty."""
+    """Whether the object is a tombstone (`registry.content.manifest_deletion`): only a tombstone is empty."""
     return stored.size == 0
 
 
 def knows_subject(stored: StoredObject) -> bool:
-    """Whether the stored manifest was looked at for a subject, by us or by an SR that did."""
+    """Whether the metadata states the subject. Older versions of serverless-registry did not write it."""
     return _HAS_SUBJECT in stored.metadata
 
 
 async def find(platform: Platform, name: RepositoryName, reference: Reference) -> StoredObject | None:
-    """What is known of a manifest without its bytes."""
+    """Return a manifest's key and metadata without its bytes; None when it does not exist."""
     stored = await platform.storage.head(keys.manifest(name, reference))
     return None if stored is None or is_tombstone(stored) else stored
 
 
 async def read(platform: Platform, name: RepositoryName, reference: Reference) -> StoredBody | None:
-    """A manifest with its bytes."""
+    """Return a manifest with its bytes; None when it does not exist."""
     stored = await platform.storage.get(keys.manifest(name, reference))
     if stored is not None and is_tombstone(stored.object):
         await stored.body.cancel()
@@ -196,7 +196,7 @@ async def read(platform: Platform, name: RepositoryName, reference: Reference) -
 
 
 def digest_of(stored: StoredObject, reference: Reference) -> Digest | None:
-    """The digest of a stored manifest: R2 verified the checksum when it was put."""
+    """Return the digest of a stored manifest. For a tag, it is the checksum that R2 verified at the put."""
     return reference if isinstance(reference, Digest) else stored.checksum
 
 

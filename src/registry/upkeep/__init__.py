@@ -1,4 +1,4 @@
-"""What runs by the cron trigger, or when an operator asks: garbage collection, retention, verification, migration.
+"""Maintenance, by cron trigger or on request: garbage collection, retention, verification, migration.
 
-It uses `registry.uploads` and what is below.
+May import `registry.uploads` and the packages below it.
 """

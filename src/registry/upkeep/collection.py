@@ -1,10 +1,10 @@
-"""Collecting a repository's garbage, in one pass and one invocation (docs/garbage-collection.md).
+"""Collects the garbage of a repository, in one pass and one Worker invocation (docs/garbage-collection.md).
 
-1. Look, without a register: what do manifests refer to, and is there anything that may go?
-2. When there is a batch of it, write `mark`, and look at the manifests again: what came since counts. A push that comes
-   from now on writes `aborted`.
-3. `mark` to `sweep`: only if no push came; else look again. Pushes wait from now on.
-4. Delete the batch. `sweep` to `mark`, for the next batch; after the last one to `idle`.
+1. List the repository without touching the register: what do manifests refer to, and is there any garbage?
+2. When a batch of garbage is found, write `mark` to the register, and list the manifests again for newer references. A
+   push that comes from now on writes `aborted`.
+3. Write `sweep`, only if no push came; otherwise go back to 2. Pushes wait from now on.
+4. Delete the batch. Then write `mark` for the next batch, or `idle` after the last one.
 """
 
 import asyncio
@@ -37,16 +37,16 @@ from registry.upkeep.garbage import (
 from registry.upkeep.inventory import Inventory
 from registry.upkeep.retention import RetentionRule
 
-BATCH = 10_000  # objects that are deleted between two looks at the register: a second or two, for which pushes wait
-_ATTEMPTS = 4  # at deciding while pushes come
-_DELETE_DELAYS = (1.1, 2.2)  # seconds before the second and the third attempt: R2 asks for one when it is busy
+BATCH = 10_000  # objects deleted in one `sweep`, a second or two, for which pushes wait
+_ATTEMPTS = 4  # to decide about a batch while pushes interrupt
+_DELETE_DELAYS = (1.1, 2.2)  # seconds before the second and the third attempt: a busy R2 asks to wait one second
 _ID_BYTES = 16
-_REGISTER_CALLS = 3  # of a sweep: its beginning, its lease renewed once, its end
+_REGISTER_CALLS = 3  # of a sweep: begin, renew the lease once, end
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A collection: of which repository, by which rules. `found` is what a walk knows of it already."""
+    """A collection of one repository, with its rules. `found` is what a walk already found of the repository."""
 
     id: str
     name: RepositoryName
@@ -63,12 +63,15 @@ def begin(
     retention: RetentionRule | None = None,
     found: Repository | None = None,
 ) -> Run:
-    """A new run."""
+    """Return a new run with a random id."""
     return Run(platform.random_hex(_ID_BYTES), name, rules, retention, found)
 
 
 class _Candidate(NamedTuple):
-    """Something that may go: a tag, digest or subject and digest; `ref` is the key of the ref behind a link."""
+    """An object that may be garbage.
+
+    `name` is a tag, a digest, or a subject and a digest. `ref` is the key of the ref that belongs to a link.
+    """
 
     kind: str
     name: str
@@ -77,7 +80,7 @@ class _Candidate(NamedTuple):
 
 
 class Collector:
-    """Does a run."""
+    """Executes one run."""
 
     def __init__(self, platform: Platform, run: Run, calls: Calls) -> None:
         self._platform = platform
@@ -86,26 +89,29 @@ class Collector:
         self._calls = calls
         self._inventory = Inventory(platform, run.name, calls, run.rules, run.retention)
         self._objects = None if run.found is None else run.found.objects
-        self._held: Register | None = None  # the register as this run wrote it
+        self._held: Register | None = None  # the register as this run wrote it last
         self._garbage = Garbage()
 
     @property
     def manifests_seen(self) -> int:
-        """How many there are, those under tags too."""
+        """The number of stored manifests, including those under tags."""
         return self._inventory.seen
 
     async def find(self) -> Garbage:
-        """What may go, without a trace. Raises OutOfCalls."""
+        """Find garbage without writing anything (dry run). Raises OutOfCalls."""
         await self._inventory.look(self._objects)
         async for some in self._candidates():
             self._note(some)
         return self._garbage
 
     async def collect(self) -> Garbage:
-        """Find and delete; what was deleted. Raises OutOfCalls, and GC_BUSY when another run or pushes are faster."""
+        """Delete garbage and return what was deleted.
+
+        Raises OutOfCalls, and GC_BUSY when another run holds the register or pushes keep interrupting.
+        """
         await self._inventory.look(self._objects)
         if self._objects is not None:
-            # Enough to see that nothing may go. What goes is listed anew: it may be in use by now.
+            # The walk's listing suffices to see that there is no garbage. Otherwise list again: it may be outdated.
             if not [one async for some in self._candidates() for one in some]:
                 return self._garbage
             self._objects = None
@@ -127,9 +133,9 @@ class Collector:
         for one in candidates:
             self._garbage.note(one.kind, one.name, one.size)
 
-    # ------------------------------------------------------------------ what may go
+    # ------------------------------------------------------------------ finding candidates
     async def _candidates(self) -> AsyncIterator[Sequence[_Candidate]]:
-        """In the order in which it goes: a manifest before its blobs, so that none is left without."""
+        """Yield candidates in the order of deletion: manifests before blobs, so that no manifest loses its blobs."""
         tags = self._inventory.expired
         for at in range(0, len(tags), BATCH):
             yield [_Candidate(TAGS, tag) for tag in tags[at : at + BATCH]]
@@ -153,7 +159,7 @@ class Collector:
         for found in objects:
             reference = found.key[len(keys.manifests(self._run.name)) :]
             if "/" in reference:
-                continue  # of a repository that is named like this folder
+                continue  # belongs to a repository whose name contains "/manifests/"
             if manifests.is_tombstone(found):
                 if self._platform.now() - found.uploaded >= age:
                     self._inventory.going[reference] = found.uploaded
@@ -184,11 +190,14 @@ class Collector:
         return candidates + await self._links(links)
 
     async def _links(self, links: Sequence[StoredObject]) -> list[_Candidate]:
-        """What is as short as a link of ours, with its ref. Where calls are missing, the sweeper finds the ref."""
+        """Return candidates for objects of a link's size, with their refs.
+
+        When too few R2 calls are left to read the links' metadata, the sweeper deletes the refs later.
+        """
         prefix, candidates = len(keys.blobs(self._run.name)), []
         for at in range(0, len(links), IN_FLIGHT):
             some: Sequence[StoredObject | None] = links[at : at + IN_FLIGHT]
-            if self._objects is None and 2 * self._calls.left > self._calls.taken:  # a third is for the rest
+            if self._objects is None and 2 * self._calls.left > self._calls.taken:  # a third is left for deleting
                 self._calls.take(len(some))
                 some = await asyncio.gather(*(self._storage.head(found.key) for found in links[at : at + len(some)]))
             for found in some:
@@ -198,11 +207,11 @@ class Collector:
         return candidates
 
     def _behind(self, found: StoredObject) -> tuple[int, str]:
-        """Of a link the size of its data, and its ref."""
+        """Return the size of the data object behind a link, and the key of the link's ref; "" when there is none."""
         try:
             link = blobs.link_of(found)
         except StorageError:
-            link = None  # it is damaged
+            link = None  # the link is damaged
         if link is None:
             return found.size, ""
         return link[0].size, keys.ref(link[0].id, link[1], self._run.name) if link[1] else ""
@@ -211,7 +220,7 @@ class Collector:
         return self._platform.now() - found.uploaded >= self._run.rules.grace
 
     def _is_garbage(self, candidate: _Candidate) -> bool:
-        """Whether it may go, by what is known by now."""
+        """Whether the candidate is garbage, according to the newest listing of the manifests."""
         inventory = self._inventory
         if candidate.kind in (TAGS, TOMBSTONES):
             return candidate.name in inventory.going
@@ -221,9 +230,9 @@ class Collector:
             return inventory.goes(candidate.name)
         return not inventory.stays(candidate.name.partition("/")[2])
 
-    # ------------------------------------------------------------------ deleting it
+    # ------------------------------------------------------------------ deleting candidates
     async def _sweep(self, candidates: Sequence[_Candidate], then: Phase) -> None:
-        """Delete a batch, and leave the register in the phase `then`."""
+        """Delete a batch, then write the phase `then` to the register."""
         for _ in range(_ATTEMPTS):
             if self._held is None:
                 await self._mark()
@@ -244,10 +253,10 @@ class Collector:
             if is_certain:
                 await self._write(then)
             else:
-                # An attempt that failed may still land, and nobody may rely on anything until it cannot any more.
+                # R2 may still execute a failed delete. So the register stays in `sweep` until lease and margin end.
                 self._held = None
             return
-        raise RegistryError(Problem.GC_BUSY, "pushes come faster than garbage can be told from them; try again later")
+        raise RegistryError(Problem.GC_BUSY, "pushes kept interrupting the garbage collection; try again later")
 
     async def _mark(self) -> None:
         self._calls.take(2)
@@ -259,14 +268,17 @@ class Collector:
             raise RegistryError(Problem.GC_BUSY)
 
     async def _write(self, phase: Phase) -> bool:
-        """Go on to another phase, unless somebody else wrote the register."""
+        """Write the next phase to the register; False when another request changed the register."""
         assert self._held is not None
         held, self._held = self._held, None
         self._held = await gc_register.swap(self._platform, self._run.name, held, phase, self._run.id)
         return self._held is not None
 
     async def _delete(self, batch: Sequence[str]) -> bool:
-        """Delete, each attempt only with more of the lease left than a call may take; whether each had an answer."""
+        """Delete keys; return whether R2 answered every attempt, so that none can still take effect later.
+
+        An attempt begins only when the lease lasts longer than MARGIN_SECONDS; else the lease is renewed first.
+        """
         is_certain = True
         for delay in (*_DELETE_DELAYS, None):
             assert self._held is not None
@@ -287,7 +299,7 @@ class Collector:
 
 
 def _deletes(name: RepositoryName, batch: Sequence[_Candidate]) -> list[list[str]]:
-    """The keys to delete, in order: tags, manifests, what nothing refers to, links before their refs."""
+    """Return the keys to delete, in order: tags, manifests, everything else, and refs after their links."""
     folders = {kind: keys.manifests(name) for kind in (TAGS, MANIFESTS, TOMBSTONES)}
     folders |= {REFERRERS: keys.folder(name, "_referrers"), BLOBS: keys.blobs(name)}
     steps = (

@@ -1,9 +1,10 @@
-"""The clean-up that runs by itself: every tick of the clock a step, over all repositories and then the data.
+"""The scheduled clean-up. Each run of the cron trigger (a tick) does the next step of a pass.
 
-A pass is: each repository (logs of old sessions, retention, garbage), then data without a link. When one is done the
-next begins a day after it did. Where it stands is kept in the bucket, and written as it goes; after a tick that broke
-off, before each repository. So whatever ends ticks, they get on: what a tick did not come to the end of gets one of its
-own, and is then left out.
+A pass visits each repository (logs of old upload sessions, retention, garbage), and then the data objects without a
+link. A pass begins at least a day after the previous one began. The bucket has the position of the pass, which is
+written every now and then, and before each repository after a tick that was interrupted. So the pass advances even when
+something keeps ending its ticks: a repository that a tick did not finish gets a tick of its own, and is then skipped
+until the next pass.
 """
 
 import json
@@ -26,23 +27,23 @@ from registry.upkeep.garbage import BLOBS, MANIFESTS, TAGS, Rules
 from registry.upkeep.settings import UpkeepSettings
 
 PASS_SECONDS = 24 * 3600  # from the beginning of one pass to that of the next
-TICK_SECONDS = 300  # after which a tick begins with nothing more: Cloudflare ends it after 900
+TICK_SECONDS = 300  # after which a tick starts no more work: Cloudflare ends it after 900
 _REPOSITORIES, _DATA, _DONE = "repositories", "data", "done"
 _SAVE_CALLS = 100  # R2 calls after which the position is written again
-_SAVE_SECONDS = 1.0  # between two writes: R2 takes one a second to a key
+_SAVE_SECONDS = 1.0  # between two writes of the position: R2 takes one write a second to a key
 
 
 @dataclass(slots=True)
 class Upkeep:
-    """Where the pass stands. Counts are of this pass."""
+    """The position of the pass. The counts cover this pass."""
 
     began: float = 0.0  # seconds since the epoch
     stage: str = _DONE
-    cursor: str = ""  # in the walk over the repositories, or the id of the last data
-    at: str = ""  # a repository that a tick did not come to the end of: the next one begins with it
-    is_alone: bool = False  # that tick had begun with it
-    failed_at: str = ""  # where the last tick could not go on
-    is_running: bool = False  # a tick is under way, or broke off
+    cursor: str = ""  # the position of the walk over the repositories, or the id of the last data object
+    at: str = ""  # a repository that a tick did not finish: the next tick begins with it
+    is_alone: bool = False  # a tick began with the repository `at`, and did not finish it
+    failed_at: str = ""  # the position at which the last tick failed
+    is_running: bool = False  # a tick is running, or was interrupted
     repositories: int = 0
     tags: int = 0
     manifests: int = 0
@@ -52,9 +53,10 @@ class Upkeep:
 
 
 async def tick(platform: Platform, settings: UpkeepSettings, calls: Calls, *, keep_pushed: bool) -> Upkeep:
-    """Do the next step. Never raises what the storage does: the next tick tries again.
+    """Do the next step of the pass. A storage error is logged and not raised: the next tick tries again.
 
-    `keep_pushed`: an emptied repository that was pushed to is not forgotten, since an upstream would answer for it.
+    With `keep_pushed`, an empty repository's register stays if it records a push: otherwise, an upstream registry would
+    answer for the repository.
     """
     upkeep = Upkeep()
     try:
@@ -79,7 +81,7 @@ async def _read(platform: Platform) -> Upkeep:
         value = json.loads(await stored.body.read(stored.object.size))
         return Upkeep(**{one.name: value.get(one.name, one.default) for one in fields(Upkeep)})
     except (ValueError, AttributeError):
-        return Upkeep()  # it is damaged: from the beginning
+        return Upkeep()  # the position is damaged: begin a new pass
 
 
 class _Tick:
@@ -93,8 +95,8 @@ class _Tick:
         self._keep_pushed = keep_pushed
         self._began = platform.now()
         self._saved_at, self._saved_calls = -_SAVE_SECONDS, 0
-        self._is_over = False  # the storage fails: the next tick tries again
-        self._is_careful = upkeep.is_running  # what ended the last tick may lie just ahead
+        self._is_over = False  # a repository needs its own tick, or a step failed: leave the rest to the next tick
+        self._is_careful = upkeep.is_running  # the last tick was interrupted: the next repository may be the reason
         self._swept = sweeper.Swept()
 
     async def run(self) -> None:
@@ -112,7 +114,7 @@ class _Tick:
 
     @property
     def _may_go_on(self) -> bool:
-        """Whether there is time, and half of the calls: what does not fit into them gets a tick of its own."""
+        """Whether time and half of the R2 calls are left. A repository that needs more gets a tick of its own."""
         return (
             not self._is_over
             and self._calls.left >= self._calls.taken
@@ -137,7 +139,7 @@ class _Tick:
                 repository = await walk.next()
             except OutOfCalls:
                 return
-            except Exception as error:  # noqa: BLE001 - the next tick goes on beside it
+            except Exception as error:  # noqa: BLE001 - the next tick tries once more, then skips it
                 self._fail(walk.position, error)
                 if upkeep.failed_at == walk.position:
                     walk.skip()
@@ -155,7 +157,7 @@ class _Tick:
             await self._clean(repository)
 
     async def _again(self) -> None:
-        """Go on with what the tick before did not come to the end of; once."""
+        """Begin with the repository that the last tick did not finish; skip it after a second interruption."""
         upkeep = self._upkeep
         if upkeep.is_alone:
             log("upkeep-broke-off", repository=upkeep.at)
@@ -185,7 +187,7 @@ class _Tick:
             log("does-not-fit", repository=repository.name, help=self._calls.advice)
         except RegistryError as error:
             log("not-collected", repository=repository.name, reason=error.message)
-        except Exception as error:  # noqa: BLE001 - whatever one repository has, the others have their turn
+        except Exception as error:  # noqa: BLE001 - a failing repository must not stop the others
             self._fail(repository.name, error)
             if not upkeep.is_alone:
                 return
@@ -200,7 +202,7 @@ class _Tick:
         rule = retention.rule_for(settings.retention, name) if settings.retention_applies else None
         rules = rules_for(settings, rule)
         if rule is not None:
-            # By itself: that takes few calls, however many the collection does.
+            # Tags go in a run of their own, which needs few R2 calls even when the collection needs too many.
             tags = (await self._run(Rules(Mode.DELETED, rules.grace), rule, repository))[TAGS]
             upkeep.tags += tags
             repository = replace(repository, objects=None) if tags else repository
@@ -222,7 +224,7 @@ class _Tick:
                 following = await sweeper.sweep_data(self._platform, self._calls, upkeep.cursor, self._swept)
             except OutOfCalls:
                 return
-            except Exception as error:  # noqa: BLE001 - a second time, the next tick goes on behind it
+            except Exception as error:  # noqa: BLE001 - the next tick tries once more, then skips it
                 self._fail(upkeep.cursor, error)
                 if upkeep.failed_at == keys.DATA + upkeep.cursor:
                     upkeep.cursor = chr(ord(upkeep.cursor[:1] or "/") + 1)
@@ -234,7 +236,7 @@ class _Tick:
 
 
 def rules_for(settings: UpkeepSettings, rule: retention.RetentionRule | None) -> Rules:
-    """What is collected of a repository by itself."""
+    """Return the collection rules of the scheduled clean-up for a repository with this retention rule, if any."""
     if rule is not None and rule.untagged_age is not None:
         return Rules(Mode.UNTAGGED, settings.gc_grace, rule.untagged_age)
     if settings.gc_mode is not None:

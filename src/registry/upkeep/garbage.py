@@ -1,7 +1,8 @@
-"""What is garbage in a repository: rules over what its listings showed. Nothing here touches the bucket.
+"""Decides what is garbage in a repository, from its listings. This module does not access the bucket.
 
-A repository may have a million blobs, and an isolate has 128 MB. So of each digest that a manifest refers to, only 8
-bytes are kept, in arrays. Two digests that begin alike only keep something alive that could go.
+A repository may have a million blobs, and an isolate has 128 MB of memory. So only the first 8 bytes of a digest that a
+manifest refers to are kept, in arrays (a "cut digest"). If two digests share them, garbage may be kept, but nothing
+in use is deleted.
 """
 
 from array import array
@@ -13,37 +14,37 @@ from typing import TypeAlias
 from registry.spec.endpoints import Mode
 from registry.spec.manifest_references import References, cuts
 
-# Seconds. A manifest between its digest and its tag, or a child before its index, looks untagged.
+# Seconds. A manifest looks untagged until a push writes its tag or its index.
 MIN_UNTAGGED_AGE = 24 * 3600
-MIN_TOMBSTONE_AGE = 300  # seconds in which a deletion that is under way, or broke off, may need them
-MAX_SHOWN = 1_000  # names of each kind that an answer lists; the numbers are of all
+MIN_TOMBSTONE_AGE = 300  # seconds for which a running or interrupted deletion may need its tombstones
+MAX_SHOWN = 1_000  # names of each kind that an answer lists; its counts include the others
 
 TAGS, MANIFESTS, TOMBSTONES, REFERRERS, BLOBS = "tags", "manifests", "tombstones", "referrers", "blobs"
-KINDS = (TAGS, MANIFESTS, TOMBSTONES, REFERRERS, BLOBS)  # of what goes
+KINDS = (TAGS, MANIFESTS, TOMBSTONES, REFERRERS, BLOBS)  # of garbage
 
 _CUT_DIGITS = 16  # hex digits of a cut digest: 8 bytes
-_BUCKET_SHIFT = 56  # bits: entries are kept apart by their first byte, so that little is sorted at once
+_BUCKET_SHIFT = 56  # bits: a bucket for each first byte, so that each sort is small
 
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """What one collection goes by. Ages are in seconds."""
+    """The rules of one collection. Ages are in seconds."""
 
     mode: Mode
-    grace: int  # of blobs, tombstones and entries of referrers
+    grace: int  # minimum age of blobs, tombstones and referrers entries
     untagged_age: int = MIN_UNTAGGED_AGE
 
 
 @dataclass(slots=True)
 class Garbage:
-    """What went, or would go: how many of each kind, and the first ones of each."""
+    """The garbage that was deleted, or would be: a count for each kind, and the first names of each."""
 
     counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(KINDS, 0))
     shown: dict[str, list[object]] = field(default_factory=lambda: {kind: [] for kind in KINDS})
     bytes: int = 0  # of blobs
 
     def note(self, kind: str, name: str, size: int) -> None:
-        """One more; `size` in bytes."""
+        """Count one more object; `size` is in bytes."""
         self.counts[kind] += 1
         if len(self.shown[kind]) < MAX_SHOWN:
             self.shown[kind].append({"digest": name, "size": size} if kind == BLOBS else name)
@@ -52,7 +53,7 @@ class Garbage:
 
 
 def cut_of(digest: str) -> int:
-    """The first 8 bytes of a digest, or of hex digits."""
+    """Return the first 8 bytes of a digest, or of hex digits, as a number."""
     at = digest.find(":") + 1
     return int(digest[at : at + _CUT_DIGITS], 16)
 
@@ -66,14 +67,14 @@ _Bucket: TypeAlias = "tuple[array[int], array[int]]"  # cut digests, and their n
 
 
 class DigestIndex:
-    """From cut digests to numbers: 12 bytes an entry, sorted when it is asked."""
+    """A multimap from cut digests to numbers. An entry takes 12 bytes; entries are sorted at the first lookup."""
 
     def __init__(self) -> None:
         self._buckets: dict[int, _Bucket] = {}
         self._unsorted: set[int] = set()
 
     def add(self, cut: int, number: int) -> None:
-        """One more entry."""
+        """Add an entry."""
         at = cut >> _BUCKET_SHIFT
         bucket = self._buckets.get(at)
         if bucket is None:
@@ -84,7 +85,7 @@ class DigestIndex:
         bucket[1].append(number)
 
     def find(self, cut: int) -> Iterator[int]:
-        """The numbers of a cut digest."""
+        """Yield the numbers of a cut digest."""
         keys, numbers = self._sorted(cut >> _BUCKET_SHIFT)
         for place in range(bisect_left(keys, cut), len(keys)):
             if keys[place] != cut:
@@ -92,7 +93,7 @@ class DigestIndex:
             yield numbers[place]
 
     def has(self, cut: int, alive: bytearray | None = None) -> bool:
-        """Whether there is an entry, with one of the numbers that are `alive` when those are given."""
+        """Whether the cut digest has an entry; if `alive` is given, an entry whose number is alive."""
         keys, numbers = self._sorted(cut >> _BUCKET_SHIFT)
         for place in range(bisect_left(keys, cut), len(keys)):
             if keys[place] != cut:
@@ -102,7 +103,7 @@ class DigestIndex:
         return False
 
     def following(self, cut: int) -> int | None:
-        """The first cut digest from this one on."""
+        """Return the smallest cut digest that is not below `cut`; None when there is none."""
         for at in range(cut >> _BUCKET_SHIFT, 1 << 8):
             keys, _ = self._sorted(at)
             place = bisect_left(keys, cut)
@@ -111,7 +112,7 @@ class DigestIndex:
         return None
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        """Every entry: a cut digest and its number."""
+        """Yield every entry: a cut digest and its number."""
         for keys, numbers in self._buckets.values():
             yield from zip(keys, numbers, strict=True)
 
@@ -131,33 +132,33 @@ _NO_ENTRIES: _Bucket = (array("Q"), array("I"))
 
 
 class Contents:
-    """The manifests of a repository, numbered as they were seen, and what they refer to."""
+    """The manifests of a repository, numbered in the order in which they were added, and what they refer to."""
 
     def __init__(self) -> None:
-        # Of each digest the first 8 bytes and the next 8: two manifests are never taken for one.
+        # The first 8 bytes of each manifest's digest, and the next 8: 16 bytes tell all manifests apart.
         self._high, self._low = array("Q"), array("Q")
         self._by_digest = DigestIndex()
         self.uploaded = array("d")  # seconds since the epoch
-        self.tagged = bytearray()  # 1: a tag that stays leads to it
-        self.blobs = DigestIndex()  # to the manifests that refer to a blob
-        self.referrers = DigestIndex()  # to the manifests that name a subject
-        self.children: dict[int, tuple[int, ...]] = {}  # of indexes: cut digests
+        self.tagged = bytearray()  # 1: the manifest has a tag that stays
+        self.blobs = DigestIndex()  # from blobs to the manifests that refer to them
+        self.referrers = DigestIndex()  # from subjects to the manifests that name them
+        self.children: dict[int, tuple[int, ...]] = {}  # from indexes to the cut digests of their children
 
     def __len__(self) -> int:
-        """How many there are."""
+        """Return the number of manifests."""
         return len(self._high)
 
     def find(self, digest: str) -> int | None:
-        """The number of a manifest; None when it was not seen."""
+        """Return the number of a manifest; None when it was not added."""
         low = _low_of(digest)
         return next((one for one in self._by_digest.find(cut_of(digest)) if self._low[one] == low), None)
 
     def has_digest(self, cut: int) -> bool:
-        """Whether there is a manifest of this cut digest."""
+        """Whether a manifest has this cut digest."""
         return self._by_digest.has(cut)
 
     def add(self, digest: str, uploaded: float, references: References) -> int:
-        """One more manifest; its number."""
+        """Add a manifest and return its number."""
         number = len(self)
         self._by_digest.add(cut_of(digest), number)
         self._high.append(cut_of(digest))
@@ -173,9 +174,10 @@ class Contents:
         return number
 
     def alive(self, rules: Rules, now: float) -> bytearray:
-        """Of each manifest, by number, 1 when it stays; `now` is in seconds since the epoch.
+        """Return 1 for each manifest that stays, by number; `now` is in seconds since the epoch.
 
-        What a tag leads to stays, and young ones; so do the children of what stays, and what names it as its subject.
+        In mode `untagged`, tagged manifests and young ones stay, and with each its children and its referrers. In the
+        other modes, all stay.
         """
         if rules.mode is not Mode.UNTAGGED:
             return bytearray(b"\1") * len(self)

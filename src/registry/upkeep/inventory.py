@@ -1,7 +1,7 @@
-"""The manifests of a repository, for a collection or a verification: which there are, and what they refer to.
+"""Lists the manifests of a repository and what they refer to, for a collection or a verification.
 
-Few are opened: what they refer to stands in their metadata. Digests are listed with it, tags without: a tag whose
-digest is there says nothing new.
+Few manifests are read, because their metadata has what they refer to. Digests are listed with metadata, tags without:
+the manifest of a tag is usually listed under its digest too.
 """
 
 import hashlib
@@ -24,41 +24,42 @@ from registry.upkeep.retention import RetentionRule, attached_to
 
 
 class Inventory:
-    """What was seen. What comes later is added, nothing is forgotten."""
+    """The manifests that were seen. Later listings add to it; nothing is removed from it."""
 
     def __init__(
         self, platform: Platform, name: RepositoryName, calls: Calls, rules: Rules, rule: RetentionRule | None = None
     ) -> None:
-        """By `rule` some of the tags go."""
+        """With `rule`, a retention rule decides which tags expire."""
         self._platform, self._name, self._calls = platform, name, calls
         self._rules, self._rule = rules, rule
         self._prefix = keys.manifests(name)
-        self._is_first = True  # look
-        # Tags, when they were put, and the numbers of their manifests, until the rule decided about them.
+        self._is_first = True  # the first look is not over
+        # Tags, their upload times, and the numbers of their manifests, until the rule decided about them.
         self._tags: list[str] = []
         self._put, self._numbers = array("d"), array("I")
-        # Manifests by etag, where R2 has no checksum: SR left tags so, and so is what was copied into the bucket.
+        # Manifests by etag, where R2 has no checksum: in tags of serverless-registry, and in objects that another tool
+        # copied into the bucket.
         self._by_etag: dict[str, int] = {}
         self.contents = Contents()
-        self.seen = 0  # manifests, those under tags too
+        self.seen = 0  # stored manifests, including those under tags
         self.has_tombstones = False
-        self.expired: list[str] = []  # tags that go by the rule, the oldest first
-        # Those that still go, and tombstones, with when they were put: one that was put again stays.
+        self.expired: list[str] = []  # tags that the rule deletes, the oldest first
+        # Of these tags and of tombstones, those still to delete, with their upload times: one that was put again stays.
         self.going: dict[str, float] = {}
         self.alive = bytearray()  # of each manifest in `contents`, 1 when it stays
 
     def stays(self, digest: str) -> bool:
-        """Whether a manifest is there, and stays."""
+        """Whether a manifest was seen, and stays."""
         number = self.contents.find(digest)
         return number is not None and bool(self.alive[number])
 
     def goes(self, digest: str) -> bool:
-        """Whether a manifest was seen, and does not stay."""
+        """Whether a manifest was seen, and is garbage."""
         number = self.contents.find(digest)
         return number is not None and not self.alive[number]
 
     async def look(self, objects: Sequence[StoredObject] | None = None) -> None:
-        """Look for the first time; `objects`: all of the repository, with metadata, where they are known."""
+        """List the manifests for the first time. `objects`, if given, are all of the repository's, with metadata."""
         with_metadata = self._rules.mode is not Mode.DELETED
         is_all = True
         if objects is None:
@@ -84,7 +85,7 @@ class Inventory:
         self.alive = self.contents.alive(self._rules, self._platform.now())
 
     async def look_again(self) -> None:
-        """Add what came since, and decide again."""
+        """List the manifests again, add the new ones, and decide again."""
         async for some in pages(self._platform, self._calls, self._prefix):
             await self._see_all(some)
         for tag in [tag for tag in self.going if self._is_attached(tag)]:
@@ -104,7 +105,7 @@ class Inventory:
         self._tags.clear()
 
     def _is_attached(self, tag: str) -> bool:
-        """Whether a tag belongs to an image that is here: it stays as long as that does."""
+        """Whether a tag belongs to an image of this repository (a signature, say), and stays as long as the image."""
         subject = attached_to(tag)
         return subject is not None and self.contents.has_digest(cut_of(subject))
 
@@ -122,7 +123,7 @@ class Inventory:
             return
         has_digest = is_digest(reference)
         if not has_digest and not is_tag(reference):
-            return  # of a repository that is named like this folder, or nobody's
+            return  # belongs to a repository whose name contains "/manifests/", or is no manifest
         self.seen += self._is_first
         digest = reference if has_digest else str(found.checksum or "")
         number = self.contents.find(digest) if digest else self._by_etag.get(found.etag)
@@ -142,19 +143,19 @@ class Inventory:
             self.contents.tagged[number] = 1
 
     async def _add(self, found: StoredObject, reference: str, digest: str) -> int | None:
-        """A manifest that was not seen yet, by its digest if that is known; None when it is not there any more."""
+        """Add a new manifest and return its number; None when it cannot be read or changed since the listing."""
         references = manifests.references_in(found)
         if self._rules.mode is Mode.DELETED:
             references, digest = References(), digest or f"etag:{found.etag}"
         if references is None or not digest:
-            # SR's, very large ones, and tags whose digest is not there.
+            # Manifests of serverless-registry, very large ones, and tags whose digest R2 does not know.
             self._calls.take()
             stored = await self._platform.storage.get(found.key)
             if stored is None:
                 return None
             if stored.object.etag != found.etag:
                 await stored.body.cancel()
-                return None  # a push is under way, and will make us look again
+                return None  # a push replaced it, and will make this run list again
             data = await stored.body.read(stored.object.size)
             if not digest:
                 digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
@@ -171,8 +172,8 @@ class Inventory:
         return self.contents.add(digest, found.uploaded, references)
 
     def _cannot_read(self, reference: str, error: RegistryError) -> None:
-        message = f"manifest {reference} cannot be read: {error.message}. Nobody knows what is garbage"
-        raise RegistryError(Problem.GC_UNSAFE, f"{message} until it is deleted") from None
+        message = f"manifest {reference} cannot be read: {error.message}. It may refer to any blob"
+        raise RegistryError(Problem.GC_UNSAFE, f"{message}, so delete this manifest first") from None
 
     def _was_read(self, reference: str, manifest: Manifest) -> None:
-        """A manifest was opened."""
+        """Handle a manifest whose bytes were read; a subclass may check it."""

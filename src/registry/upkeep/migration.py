@@ -1,14 +1,15 @@
-"""Bringing a bucket that SR wrote into our format, a step a request, as often as it takes.
+"""Migrates a bucket of serverless-registry to this registry's format, in one step for each request.
 
-Serving needs none of it. Deleting does: SR's links name another repository's blob and keep nothing alive, so nothing
-may be deleted while there are any. The migration walks over every key once and
+Pulls and pushes work without the migration. Deletions do not: a link of serverless-registry names another repository's
+blob without protecting it, so nothing may be deleted while such links exist. The migration walks over every key once
+and
 
-- turns every link of SR's into one of ours: a small blob is copied, a large one's bytes become a data object, once,
-  that all repositories link to. A link that leads nowhere, or says nothing sensible, is a problem that stays;
-- writes the referrers entries of manifests that an SR without a referrers list took (spec, "Enabling the Referrers
-  API"), and counts the tags in which clients kept such lists themselves;
-- deletes what SR left behind: the data and states of its uploads, and the marks of its garbage collection. What is too
-  young for that goes when the migration is asked for again a week later.
+- replaces each link of serverless-registry. A small blob is copied. The bytes of a large blob become one data object,
+  to which all repositories link. A dangling or invalid link stays, and is reported as a problem;
+- writes the referrers entries of manifests that serverless-registry stored without one (spec, "Enabling the Referrers
+  API"), and counts the tags in which clients keep such lists themselves;
+- deletes leftovers of serverless-registry: the data and states of its uploads, and the markers of its garbage
+  collection. A leftover younger than a week may be in use: another migration a week later deletes it.
 """
 
 import json
@@ -24,36 +25,40 @@ from registry.spec.names import Digest, RepositoryName, parse_name
 from registry.storage import bucket_format, keys
 from registry.storage.calls import Calls, OutOfCalls
 
-COPIED_BYTES = 4 * 1024**3  # that a step copies, about: a client waits for the answer
-LEFTOVER_AGE = 7 * 24 * 3600  # seconds after which what SR left is not in use: R2 drops its uploads by then
-_MAX_PROBLEMS = 100  # that are kept for the operator
+COPIED_BYTES = 4 * 1024**3  # that one step copies, approximately: a client waits for the answer
+LEFTOVER_AGE = 7 * 24 * 3600  # seconds after which a leftover is unused: R2 aborts multipart uploads by then
+_MAX_PROBLEMS = 100  # that are reported to the operator
 
 # Spec, "Referrers Tag Schema": the tag in which a client keeps the referrers of a digest.
 _REFERRERS_TAG = re.compile(r".*/manifests/sha(256-[a-f0-9]{64}|512-[a-f0-9]{64,128})", re.ASCII)
-# SR's uploads, named by their session: the data at the root, the state in the repository; and its marks.
+# Leftovers of serverless-registry: the data of an upload session at the root of the bucket, its state in the
+# repository, and the markers of garbage collection.
 _UUID = r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}(-helper)?"
 _LEFTOVER = re.compile(rf"{_UUID}|(?P<name>.+)/(uploads/{_UUID}|(gc|insertion)/(marker|last_update|{_UUID}))", re.ASCII)
 
 
 @dataclass(slots=True)
 class Migration:
-    """How far the migration is. Counts are of everything done so far."""
+    """The progress of the migration. The counts cover all steps so far."""
 
     done: bool = False
-    cursor: str = ""  # the last key that was looked at
-    objects: int = 0  # looked at
-    links: int = 0  # of SR's, that are now ours or copies
+    cursor: str = ""  # the last key that was visited
+    objects: int = 0  # visited
+    links: int = 0  # of serverless-registry, replaced by our links or copies
     copied_bytes: int = 0
-    referrers: int = 0  # entries written
-    referrers_tags: int = 0  # lists that clients keep in tags
-    problems: list[str] = field(default_factory=list)  # keys that could not be migrated, and why
-    leftovers: int = 0  # of SR's, deleted
-    young: int = 0  # of those, that may be in use, and were left
-    ended: float = 0.0  # when it was done, in seconds since the epoch
+    referrers: int = 0  # referrers entries written
+    referrers_tags: int = 0  # referrers lists that clients keep in tags
+    problems: list[str] = field(default_factory=list)  # keys that could not be migrated, with reasons
+    leftovers: int = 0  # deleted
+    young: int = 0  # leftovers that may be in use, not deleted
+    ended: float = 0.0  # when the migration was done, in seconds since the epoch
 
 
 async def step(platform: Platform, r2_calls: int) -> Migration:
-    """Do the next part, with so many calls. Asked again when all is done it looks at nothing and says so."""
+    """Do the next step, with at most `r2_calls` R2 calls. When the migration is done, only report that.
+
+    If it left young leftovers, a request a week after its end begins another migration.
+    """
     migration = await _read(platform)
     if migration.done and not (migration.young and platform.now() - migration.ended >= LEFTOVER_AGE):
         return migration
@@ -62,7 +67,7 @@ async def step(platform: Platform, r2_calls: int) -> Migration:
     try:
         await _Step(platform, migration, r2_calls).run()
     finally:
-        # Whatever failed: what was done is done.
+        # Save the progress even if the step failed.
         attributes = Attributes("application/json")
         await platform.storage.put(keys.MIGRATION, json.dumps(asdict(migration)).encode(), attributes)
     return migration
@@ -76,7 +81,7 @@ async def _read(platform: Platform) -> Migration:
 
 
 def _is_leftover(key: str) -> bool:
-    """Whether SR's uploads or its garbage collection left that."""
+    """Whether the key is a leftover of serverless-registry's uploads or garbage collection."""
     match = _LEFTOVER.fullmatch(key)
     try:
         return match is not None and (match["name"] is None or bool(parse_name(match["name"])))
@@ -85,21 +90,21 @@ def _is_leftover(key: str) -> bool:
 
 
 class _Step:
-    """What one request does."""
+    """One step of the migration."""
 
     def __init__(self, platform: Platform, migration: Migration, r2_calls: int) -> None:
         self._platform = platform
         self._storage = platform.storage
         self._migration = migration
-        self._calls = Calls(r2_calls - 3)  # its state is read and written, and the format
+        self._calls = Calls(r2_calls - 3)  # three: read and write the progress, write the bucket format
         self._may_copy = migration.copied_bytes + COPIED_BYTES
 
     async def run(self) -> None:
-        """Walk on until the calls are spent, so many bytes were copied, or nothing is left."""
+        """Visit keys until the R2 calls run out, COPIED_BYTES were copied, or no key is left."""
         migration = self._migration
         try:
             while not migration.done and migration.copied_bytes < self._may_copy:
-                self._calls.take(2)  # the page, and a deletion of what is old on it
+                self._calls.take(2)  # list a page, delete its leftovers
                 page = await self._storage.list("", start_after=migration.cursor or None, with_metadata=True)
                 is_whole = await self._walk(page.objects)
                 if is_whole and page.cursor is None:
@@ -109,12 +114,12 @@ class _Step:
             pass
 
     async def _walk(self, found: Sequence[StoredObject]) -> bool:
-        """Look at the objects of a page, in order; False when it was left before its end."""
+        """Visit the objects of a page, in order; False when the visit stopped before the end of the page."""
         migration, old = self._migration, list[str]()
         try:
             for one in found:
                 if one.key.startswith(keys.OURS):
-                    migration.cursor = keys.OURS + "~"  # behind everything that is ours
+                    migration.cursor = keys.OURS + "~"  # after all keys of this registry's own
                     return False
                 if migration.copied_bytes >= self._may_copy:
                     return False
@@ -126,7 +131,7 @@ class _Step:
             return True
         finally:
             if old:
-                migration.young += len(old)  # should that fail
+                migration.young += len(old)  # counted as such in case the deletion fails
                 await self._storage.delete(old)
                 migration.young -= len(old)
                 migration.leftovers += len(old)
@@ -147,19 +152,19 @@ class _Step:
             self._migration.referrers_tags += 1
 
     async def _migrate_link(self, found: StoredObject, name: RepositoryName, digest: Digest) -> None:
-        self._calls.take(5)  # following links, the bytes, the copy
+        self._calls.take(5)  # follow links, read the bytes, write the copy
         blob = await blobs.resolve(self._platform, found, digest)
         if blob is None:
-            self._problem(found.key, "leads to nothing")
+            self._problem(found.key, "is a dangling or invalid link: push the blob again")
             return
         if blob.data is None and blob.size >= blobs.LARGE_BLOB:
-            self._calls.take(6)  # two links, each with its ref, that may be given up
+            self._calls.take(6)  # two links, each with a ref that may have to be deleted
         data = blob.data
         if data is None:
             try:
                 data = await self._copy(found, digest, blob)
             except ChecksumMismatch:
-                self._problem(found.key, f"leads to {blob.key}, whose bytes are not those of its digest")
+                self._problem(found.key, f"leads to {blob.key}, whose bytes do not match its digest: push it again")
                 return
             except _CannotCopy as error:
                 self._problem(found.key, f"leads to {blob.key}, which {error}")
@@ -169,12 +174,15 @@ class _Step:
         self._migration.links += 1
 
     async def _copy(self, found: StoredObject, digest: Digest, blob: blobs.Blob) -> blobs.Data | None:
-        """Copy a small blob to where the link is; of a large one make data, which the source links to, too."""
+        """Copy a small blob to the key of the link. Make a large one a data object, which its source links to as well.
+
+        Returns the data object, None for a small blob.
+        """
         if blob.size > MAX_PUT_SIZE:
-            raise _CannotCopy("is too large to be copied at once: push it again")
+            raise _CannotCopy("is too large to be copied: push the blob again")
         stored = await self._storage.get(blob.key)
         if stored is None:
-            raise _CannotCopy("was deleted")
+            raise _CannotCopy("was deleted meanwhile")
         try:
             if blob.size < blobs.LARGE_BLOB:
                 await self._storage.put(found.key, stored.body, checksum=digest, only_if=found.etag)
@@ -187,7 +195,7 @@ class _Step:
             await stored.body.cancel()
         source = keys.parse_blob(blob.key)
         if source is not None:
-            # The source links to the same bytes: what was at its key is stored once, not twice.
+            # The source gets a link too, so that the bytes are stored only once.
             await blobs.replace(self._platform, *source, data, etag=stored.object.etag)
         return data
 
@@ -212,4 +220,4 @@ class _Step:
 
 
 class _CannotCopy(Exception):
-    """Why a blob cannot be copied."""
+    """A blob cannot be copied. The message continues a sentence about the blob."""

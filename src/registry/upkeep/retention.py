@@ -1,4 +1,4 @@
-"""Retention: which tags are kept, by rules per repository; what no tag reaches any more is then garbage."""
+"""Retention rules: which tags of a repository stay. Manifests that lose their last tag may become garbage."""
 
 import re
 from collections.abc import Sequence
@@ -11,14 +11,19 @@ from registry.upkeep.garbage import MIN_UNTAGGED_AGE
 
 _DAY = 24 * 3600  # seconds
 _MAX_NUMBER = 100_000
-# Tags that belong to an image: spec, "Referrers Tag Schema", and cosign's signatures, attestations and SBOMs.
+# Tags that belong to an image: referrers lists (spec, "Referrers Tag Schema"), and cosign's signatures, attestations
+# and SBOMs.
 _ATTACHED = re.compile(r"(sha256-[a-f0-9]{64}|sha512-[a-f0-9]{64,128})(\.[a-z0-9.]+)?", re.ASCII)
 _MEMBERS = ("repositories", "keep_newest", "keep_days", "keep_tags", "delete_untagged_after_days")
 
 
 @dataclass(frozen=True, slots=True)
 class RetentionRule:
-    """A tag stays when it is among the newest, young enough, or named in `keep_tags`; without the first two all do."""
+    """A rule for the tags of some repositories.
+
+    A tag stays when it is among the `keep_newest`, younger than `keep_days`, or matches one of `keep_tags`. Without
+    `keep_newest` and `keep_days`, all tags stay.
+    """
 
     repositories: Glob
     keep_newest: int | None
@@ -28,13 +33,14 @@ class RetentionRule:
 
     @property
     def untagged_age(self) -> int | None:
-        """Seconds after which a manifest without a tag is garbage."""
+        """Seconds after which a manifest without a tag is garbage; None: never."""
         return None if self.untagged_days is None else max(self.untagged_days * _DAY, MIN_UNTAGGED_AGE)
 
     def kept(self, tags: Sequence[str], put: Sequence[float], counts: Sequence[bool], now: float) -> bytearray:
-        """Of all tags of a repository, 1 for each that stays; `put` says when they were, in seconds since the epoch.
+        """Return 1 for each of a repository's tags that stays, in the order of `tags`.
 
-        Only those that `counts` marks are among the newest.
+        `put` has the tags' upload times, and `now` the current time, in seconds since the epoch. Only tags that
+        `counts` marks count towards `keep_newest`.
         """
         if self.keep_newest is None and self.keep_days is None:
             return bytearray(b"\1") * len(tags)
@@ -49,13 +55,13 @@ class RetentionRule:
 
 
 def attached_to(tag: str) -> str | None:
-    """The digest of the image that a tag belongs to, of sha512 perhaps its beginning; None when it belongs to none."""
+    """Return the digest of the image to which a tag belongs (a sha512 may be cut); None when it belongs to none."""
     match = _ATTACHED.fullmatch(tag)
     return None if match is None else match[1].replace("-", ":")
 
 
 def parse_rules(text: str) -> tuple[RetentionRule, ...]:
-    """The value of RETENTION_JSON. Raises ValueError with a sentence."""
+    """Parse the setting RETENTION_JSON. Raises ValueError with a message for the operator."""
     return parse_list(text, "rule", _parse, lambda rule: rule.repositories.text)
 
 
@@ -65,7 +71,7 @@ def _parse(entry: object) -> RetentionRule:
         raise ValueError("it does not say what is kept or deleted")
     globs = entry.get("keep_tags", [])
     if not isinstance(globs, list):
-        raise ValueError("keep_tags is a list of globs of tags")
+        raise ValueError("keep_tags must be a list of globs for tags")
     rule = RetentionRule(
         parse_repository_glob(entry["repositories"]),
         read_number(entry, "keep_newest", _MAX_NUMBER),
@@ -74,20 +80,18 @@ def _parse(entry: object) -> RetentionRule:
         read_number(entry, "delete_untagged_after_days", _MAX_NUMBER),
     )
     if rule.keep_tags and rule.keep_newest is None and rule.keep_days is None:
-        raise ValueError(
-            "keep_tags only says what stays of what keep_newest or keep_days would delete: give one of them"
-        )
+        raise ValueError("keep_tags only exempts tags from deletion by keep_newest or keep_days: add one of them")
     return rule
 
 
 def rule_for(rules: Sequence[RetentionRule], name: RepositoryName) -> RetentionRule | None:
-    """The rule whose glob says most exactly that `name` is meant."""
+    """Return the rule with the most specific glob that matches `name`; None when no rule matches."""
     matching = [rule for rule in rules if rule.repositories.matches(name)]
     return max(matching, key=lambda rule: rule.repositories.specificity, default=None)
 
 
 def as_json(rule: RetentionRule) -> dict[str, object]:
-    """For the operator, as it was given."""
+    """Return the rule as the operator wrote it in RETENTION_JSON."""
     value = {
         "repositories": rule.repositories.text,
         "keep_newest": rule.keep_newest,

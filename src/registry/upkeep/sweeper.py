@@ -1,12 +1,12 @@
-"""Freeing what nobody needs any more: data that no link leads to, refs without a link, logs of old sessions.
+"""Deletes orphaned data: data objects without a link, refs without a link, and the logs of old upload sessions.
 
-`_data/` and `_refs/` are both sorted by id, and are walked side by side. Data that is old and has no ref gets a marker;
-then its refs are looked at again, and only then it is deleted. A mount writes its ref first and then looks for the
-marker: either the second look sees the ref, or the mount the marker. The marker stays for a while after the data, so
-that a mount which read its source before all this sees it, too.
+`_data/` and `_refs/` are both sorted by id, and the sweeper walks them side by side. An old data object without a ref
+gets a marker; then its refs are listed again, and only then it is deleted. A mount first writes its ref, and then looks
+for the marker. So either the sweeper sees the ref, or the mount sees the marker. The marker stays for a while after the
+data object, for a mount that read its source before the marker was written.
 
-A ref comes before its link and goes after it, so that one is left when a push or a deletion breaks off in between. Each
-is looked at once a week: two days after it was written its link names it, or never will.
+A ref is written before its link and deleted after it. So an interrupted push or deletion may leave an orphaned ref. The
+sweeper checks each ref once a week, if it is at least two days old: by then, its link exists or never will.
 """
 
 import asyncio
@@ -25,12 +25,12 @@ from registry.telemetry.log import log
 from registry.uploads.log import UploadLog
 from registry.uploads.sessions import SESSION_SECONDS
 
-DATA_AGE = 2 * SESSION_SECONDS  # seconds for which data without a link, or a ref, may belong to a request or session
-MARKER_AGE = 3600  # seconds after which nobody is at work any more at what a marker stands for
-LOOK_DAYS = 7  # in which each ref is looked at once, a call each: in a small bucket, each time
+DATA_AGE = 2 * SESSION_SECONDS  # seconds for which a running session may need a data object or a ref that has no link
+MARKER_AGE = 3600  # seconds after which no request depends on a marker any more
+LOOK_DAYS = 7  # days in which each ref is checked once, with an R2 call; in a small bucket, each pass checks it
 _DAY = 24 * 3600  # seconds
-_CALLS_OF_ONE = 4  # of data that is freed: marker, second look, deletion, and the marker's
-_CALLS_OF_PAGE = 10  # at least: two listings, and deletions of refs and markers
+_CALLS_OF_ONE = 4  # R2 calls to free a data object: write the marker, list refs, delete the data and the marker
+_CALLS_OF_PAGE = 10  # R2 calls of a page, at least: two listings, and deletions of refs and markers
 
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", re.ASCII)
 _DATA_ID = re.compile(r"[0-9a-f]{32}", re.ASCII)
@@ -38,14 +38,17 @@ _DATA_ID = re.compile(r"[0-9a-f]{32}", re.ASCII)
 
 @dataclass(slots=True)
 class Swept:
-    """What a step freed."""
+    """How many objects and bytes a step deleted."""
 
     objects: int = 0
     bytes: int = 0
 
 
 async def sweep_data(platform: Platform, calls: Calls, after: str, swept: Swept) -> str | None:
-    """Free data behind the id `after`; where to go on, None at the end. Raises OutOfCalls only before anything."""
+    """Free orphaned data objects with ids after `after`; return the id to continue after, None at the end.
+
+    Raises OutOfCalls only before it changed anything.
+    """
     storage = platform.storage
     calls.take(_CALLS_OF_PAGE)
     now = platform.now()
@@ -82,7 +85,7 @@ async def sweep_data(platform: Platform, calls: Calls, after: str, swept: Swept)
                 swept.bytes += found.size if is_freed else 0
                 spent += [] if is_freed else [keys.condemned(data_id)]
         position = data_id
-    # Markers whose data is gone.
+    # Old markers whose data object is gone.
     spent += [
         keys.condemned(data_id)
         for data_id, uploaded in refs.marked.items()
@@ -94,12 +97,12 @@ async def sweep_data(platform: Platform, calls: Calls, after: str, swept: Swept)
 
 
 class _Refs:
-    """A page of refs: when markers were put, which ids have a ref, and the last id that it says everything of."""
+    """A page of refs: the upload times of markers, the ids that have a ref, and the last id fully on the page."""
 
     def __init__(self, page: Listing, without: set[str]) -> None:
         self.marked: dict[str, float] = {}
         self.linked: set[str] = set()
-        self.end: str | None = None  # None: of all
+        self.end: str | None = None  # None: all ids
         last = before = ""
         for found in page.objects:
             data_id = found.key.removeprefix(keys.REFS).partition("/")[0]
@@ -109,14 +112,14 @@ class _Refs:
             elif found.key not in without:
                 self.linked.add(data_id)
         if page.cursor is not None:
-            # One ref is enough to know; a marker alone is not.
+            # More refs of the last id may follow. One ref on this page proves that it is linked; a marker does not.
             self.end = last if last in self.linked else before
             if last not in self.linked:
                 self.marked.pop(last, None)
 
 
 async def _orphans(platform: Platform, calls: Calls, page: Listing, *, is_all: bool) -> list[StoredObject]:
-    """The refs of a page whose link does not name them; `is_all`: it is the only page."""
+    """Return the refs of a page whose link does not exist or name them. `is_all`: the bucket has only this page."""
     now = platform.now()
     due: list[StoredObject] = []
     for found in page.objects:
@@ -129,7 +132,7 @@ async def _orphans(platform: Platform, calls: Calls, page: Listing, *, is_all: b
     for at in range(0, len(due), IN_FLIGHT):
         some = due[at : at + IN_FLIGHT]
         if calls.left < len(some) + _CALLS_OF_ONE:
-            break  # in a week
+            break  # these refs are checked again a week later
         calls.take(len(some))
         are_linked = await asyncio.gather(*(_is_linked(platform, found) for found in some))
         orphans += [found for found, is_linked in zip(some, are_linked, strict=True) if not is_linked]
@@ -137,7 +140,7 @@ async def _orphans(platform: Platform, calls: Calls, page: Listing, *, is_all: b
 
 
 async def _is_linked(platform: Platform, ref: StoredObject) -> bool:
-    """Whether the link that a ref is for names it, or that cannot be told."""
+    """Whether a ref's link exists and names the ref; also True when that cannot be determined."""
     try:
         data_id, nonce, name = ref.key.removeprefix(keys.REFS).split("/", 2)
         key = keys.blob(parse_name(name), parse_digest(blobs.digest_of_ref(ref) or ""))
@@ -152,9 +155,9 @@ async def _is_linked(platform: Platform, ref: StoredObject) -> bool:
 async def sweep_uploads(
     platform: Platform, calls: Calls, name: RepositoryName, objects: Sequence[StoredObject] | None, swept: Swept
 ) -> None:
-    """Delete the logs of sessions that are over, with their multipart uploads. Raises OutOfCalls.
+    """Delete the logs of expired upload sessions, and abort their multipart uploads. Raises OutOfCalls.
 
-    `objects`: all of the repository, where they are known.
+    `objects`, if given, are all objects of the repository.
     """
     async for entries in _sessions(platform, calls, name, objects):
         if platform.now() - max(entry.uploaded for entry in entries) >= DATA_AGE:
@@ -166,7 +169,7 @@ async def sweep_uploads(
 async def _sessions(
     platform: Platform, calls: Calls, name: RepositoryName, objects: Sequence[StoredObject] | None
 ) -> AsyncIterator[list[StoredObject]]:
-    """The entries of each session's log."""
+    """Yield the log entries of each upload session."""
     prefix = keys.folder(name, "uploads")
     entries: list[StoredObject] = []
     current = ""
@@ -174,7 +177,7 @@ async def _sessions(
         for found in some:
             session = found.key[len(prefix) :].partition("/")[0]
             if _UUID.fullmatch(session) is None or keys.log_entry_start(keys.log(name, session), found.key) is None:
-                continue  # of a repository that is named like this folder
+                continue  # belongs to a repository whose name contains "/uploads/"
             if session != current and entries:
                 yield entries
                 entries = []
@@ -195,7 +198,7 @@ async def _abort(platform: Platform, name: RepositoryName, key: str) -> None:
                     MultipartUpload(keys.data(entry.state.data_id), entry.state.upload_id)
                 )
     except StorageError as error:
-        log("not-aborted", key=key, error=str(error))  # R2 drops it after seven days
+        log("not-aborted", key=key, error=str(error))  # R2 aborts the multipart upload after seven days
 
 
 async def _delete(platform: Platform, old: Sequence[StoredObject], swept: Swept) -> None:

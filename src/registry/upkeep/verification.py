@@ -1,7 +1,7 @@
-"""Whether a repository is whole: every manifest's blobs are there with the right size, every link has its data.
+"""Verifies that a repository is complete: each manifest's blobs exist in the right size, each link has its data object.
 
-R2 verified the digest of what was put in one piece, and says so in a listing. Links are looked up with their metadata,
-and then their data, by listing. Only manifests are read about which that leaves a doubt.
+R2 verified the digest of an object that one put stored, and a listing has the verified checksum. Links and then their
+data objects are looked up by listing. A manifest is read only if the listings leave a doubt about it.
 """
 
 import re
@@ -21,24 +21,24 @@ from registry.storage.calls import Calls, pages
 from registry.upkeep.garbage import DigestIndex, Rules, cut_of
 from registry.upkeep.inventory import Inventory
 
-MAX_PROBLEMS = 200  # of one answer
-MAX_UNSURE = 200  # manifests that are read only since R2 does not know the digest of a blob of theirs
+MAX_PROBLEMS = 200  # problems that one answer names
+MAX_UNSURE = 200  # manifests that are read only because R2 has no digest of the manifest or one of its blobs
 _HEX = re.compile(r"[0-9a-f]{16}", re.ASCII)
-_GONE = -1  # the size of a blob whose bytes are not there
+_GONE = -1  # the size of a blob whose bytes are missing
 
 
 @dataclass(frozen=True, slots=True)
 class Verified:
-    """What was looked at, and what is wrong with it."""
+    """The result of a verification."""
 
     manifests: int
     blobs: int
     problems: Sequence[dict[str, str]]
-    unread: int  # manifests of which it is not known whether the sizes of their blobs are right
+    unread: int  # manifests beyond MAX_UNSURE, for which the sizes of the blobs were not compared
 
 
 async def verify(platform: Platform, name: RepositoryName, calls: Calls) -> Verified:
-    """Look at everything, but for what follows MAX_PROBLEMS problems. Raises OutOfCalls."""
+    """Verify a repository, until MAX_PROBLEMS problems are found. Raises OutOfCalls."""
     known = _Blobs(platform, name, calls)
     await known.look()
     inventory = _Checked(platform, name, calls, known)
@@ -52,21 +52,21 @@ class _Blobs:
 
     def __init__(self, platform: Platform, name: RepositoryName, calls: Calls) -> None:
         self._platform, self._name, self._calls = platform, name, calls
-        self._index = DigestIndex()  # to their numbers
+        self._index = DigestIndex()  # from digests to the blobs' numbers
         self.sizes = array("q")  # bytes, by number
-        self._is_sure = bytearray()  # by number: R2, or a link, says that these are the bytes
+        self._is_sure = bytearray()  # by number: 1 when R2's checksum, or a link with its data, confirms the bytes
 
     def size_of(self, cut: int) -> int:
-        """The size of a blob; _GONE when it is not there."""
+        """Return the size of a blob in bytes; _GONE when it does not exist."""
         return next((self.sizes[number] for number in self._index.find(cut)), _GONE)
 
     def is_sure(self, cut: int) -> bool:
-        """Whether a blob is there with the right bytes."""
+        """Whether a blob exists and its bytes are confirmed."""
         return self._index.has(cut, self._is_sure)
 
     async def look(self) -> None:
-        """Find all."""
-        links = DigestIndex()  # from the ids of data to the numbers of blobs
+        """Find all blobs, and follow their links. Raises OutOfCalls."""
+        links = DigestIndex()  # from the ids of data objects to the numbers of blobs
         for algorithm in ALGORITHMS:
             prefix, odd = f"{keys.blobs(self._name)}{algorithm}:", DigestIndex()
             async for objects in pages(self._platform, self._calls, prefix):
@@ -93,7 +93,7 @@ class _Blobs:
         self.sizes.append(found.size)
 
     async def _follow(self, found: StoredObject, number: int, links: DigestIndex) -> None:
-        """Look where something leads that may be a link."""
+        """Follow an object that may be a link, and record the size of the blob."""
         try:
             link = blobs.link_of(found)
             if link is not None:
@@ -105,12 +105,15 @@ class _Blobs:
                 blob = await blobs.resolve(self._platform, found, digest)
                 self.sizes[number] = _GONE if blob is None else blob.size
         except StorageError:
-            self.sizes[number] = _GONE  # it is damaged
+            self.sizes[number] = _GONE  # the link is damaged
 
     async def _look_up(
         self, prefix: str, wanted: DigestIndex, *, with_metadata: bool = False
     ) -> AsyncIterator[StoredObject]:
-        """What lies at `prefix` and hex digits that begin so, and between: pages, which jump to what is wanted next."""
+        """Yield the objects at `prefix` followed by wanted hex digits, and other objects between them.
+
+        Each page of the listing begins at the next wanted object.
+        """
         cut = wanted.following(0)
         while cut is not None:
             self._calls.take()
@@ -126,12 +129,12 @@ class _Blobs:
 
 
 class _Checked(Inventory):
-    """The manifests, and which of them must be read."""
+    """The manifests of a repository, and which of them must be read."""
 
     def __init__(self, platform: Platform, name: RepositoryName, calls: Calls, known: _Blobs) -> None:
         super().__init__(platform, name, calls, Rules(Mode.UNREFERENCED, 0))
         self._known = known
-        self._pullable = DigestIndex()  # manifests that are there by their digest
+        self._pullable = DigestIndex()  # manifests that exist under their digest
         self._by_number: list[str] = []  # tags and digests
         self._doubtful: set[str] = set()
         self.unsure: set[str] = set()
@@ -145,7 +148,7 @@ class _Checked(Inventory):
         if len(self.contents) > len(self._by_number):
             self._by_number.append(reference)
 
-    def _cannot_read(self, reference: str, error: RegistryError) -> None:  # noqa: ARG002 - it is read again
+    def _cannot_read(self, reference: str, error: RegistryError) -> None:  # noqa: ARG002 - `problems` reads it again
         self._doubtful.add(reference)
 
     def _was_read(self, reference: str, manifest: Manifest) -> None:
@@ -153,7 +156,7 @@ class _Checked(Inventory):
             self._doubtful.add(reference)
 
     async def problems(self) -> list[dict[str, str]]:
-        """Read those about which there is a doubt, and name what is wrong."""
+        """Read the doubtful manifests and return their problems."""
         for cut, number in self.contents.blobs:
             if not self._known.is_sure(cut):
                 is_there = self._known.size_of(cut) != _GONE
@@ -182,14 +185,14 @@ class _Checked(Inventory):
         except RegistryError as error:
             return [error.message]
         children = [child.digest for child in manifest.children if not self._pullable.has(cut_of(str(child.digest)))]
-        return self._problems_of(manifest) + [f"manifest {child} is not there" for child in children]
+        return self._problems_of(manifest) + [f"manifest {child} is missing" for child in children]
 
     def _problems_of(self, manifest: Manifest) -> list[str]:
         problems = []
         for descriptor in manifest.blobs:
             size = self._known.size_of(cut_of(str(descriptor.digest)))
             if size == _GONE:
-                problems.append(f"blob {descriptor.digest} is not there")
+                problems.append(f"blob {descriptor.digest} is missing")
             elif descriptor.size not in (None, size):
                 problems.append(f"blob {descriptor.digest} has {size} bytes, and the manifest says {descriptor.size}")
         return problems

@@ -1,1 +1,1 @@
-"""Upload sessions: chunks of a blob on their way into R2. It uses `registry.content` and what is below."""
+"""Upload sessions, which turn the chunks of a client into a blob. May import `registry.content` and packages below."""

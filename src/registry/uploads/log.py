@@ -1,13 +1,13 @@
-"""The log of an upload session: append-only, one object per chunk, each with the whole state.
+"""The log of an upload session. It is append-only, with an entry (an object) for each chunk.
 
-An entry is created, never replaced: of two chunks sent from one offset, one is written and the other refused. Its
-bytes are::
+Each entry has the whole state of the session. An entry is never replaced: when two chunks start at the same offset, one
+is written and the other refused. The bytes of an entry are::
 
-    header    JSON of the `State` before the piece; its length is in the metadata
-    piece     the chunk's bytes that filled no part
-    digest    sha256 of everything so far in hex, only in the entry that starts at offset 0
+    header    the `State` before the piece, as JSON; the metadata has its length
+    piece     the chunk's last bytes, which did not fill a part
+    digest    the sha256 of all bytes so far, in hex; only in the entry that starts at offset 0
 
-The digest comes last because a chunk of known length is passed on while it arrives.
+The digest comes last, because a chunk of known length streams into the entry while it arrives.
 """
 
 import json
@@ -32,16 +32,16 @@ from registry.spec.ranges import ByteRange
 from registry.storage import keys
 from registry.storage.transfer import Span, through_pipe
 
-_HEADER_LENGTH = "header"  # metadata: bytes of the header
-_NONCE = "nonce"  # metadata: equal entries get different objects
-# The algorithm clients use unless they say otherwise, hashed while bytes arrive.
+_HEADER_LENGTH = "header"  # metadata key: the length of the header in bytes
+_NONCE = "nonce"  # metadata key: tells two entries with equal bytes apart
+# The algorithm that clients use by default. It is computed while bytes arrive.
 ALGORITHM = "sha256"
 _DIGEST_LENGTH = ALGORITHMS[ALGORITHM]
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Bytes in the log: `size` bytes at `position` of the entry that starts at `entry`."""
+    """Bytes in the log: `size` bytes at `position` within the entry that starts at offset `entry`."""
 
     entry: int
     position: int
@@ -50,15 +50,15 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """Where an upload stands: whole parts in a multipart upload, then pieces in the log."""
+    """The stored bytes of an upload session: whole parts in a multipart upload, then pieces in the log."""
 
     offset: int = 0  # bytes stored
-    entries: tuple[int, ...] = ()  # where each entry of the log starts; the last one holds this state
-    data_id: str = ""  # the multipart upload's object; empty while no part was filled
+    entries: tuple[int, ...] = ()  # the start offset of each log entry; the last entry has this state
+    data_id: str = ""  # the data object of the multipart upload; empty until a part is filled
     upload_id: str = ""
     part_size: int = 0  # bytes of every part
     etags: tuple[str, ...] = ()
-    tail: tuple[Piece, ...] = ()  # the bytes after the last part
+    tail: tuple[Piece, ...] = ()  # the bytes after the last whole part
 
     @property
     def tail_size(self) -> int:
@@ -67,24 +67,24 @@ class State:
 
     @property
     def entry(self) -> int | None:
-        """The entry that holds this state, None before the first."""
+        """The start offset of the entry that has this state; None before the first entry."""
         return self.entries[-1] if self.entries else None
 
     def with_part(self, etag: str) -> "State":
-        """With a part that holds the tail and the bytes that filled it up."""
+        """Return the state after one more part, which has the tail and the bytes that filled it."""
         etags = (*self.etags, etag)
         return replace(self, offset=len(etags) * self.part_size, etags=etags, tail=())
 
     def with_entry(self, start: int) -> "State":
-        """As the header of a new entry, for a chunk that began at `start`."""
+        """Return the state for the header of a new entry, for a chunk that began at `start`."""
         return replace(self, entries=(*self.entries, start))
 
     def without_tail(self) -> "State":
-        """Before the tail: for an entry whose piece begins with it."""
+        """Return the state before the tail, for an entry whose piece begins with the tail's bytes."""
         return replace(self, offset=self.offset - self.tail_size, tail=())
 
     def with_piece(self, position: int, size: int) -> "State":
-        """With `size` more bytes, which lie at `position` of this state's own entry."""
+        """Return the state after `size` more bytes, which are at `position` in the state's last entry."""
         if size == 0:
             return self
         piece = Piece(self.entries[-1], position, size)
@@ -92,12 +92,12 @@ class State:
 
 
 class OutOfDate(Exception):
-    """The client continued from where the session no longer stands."""
+    """The client continued from an offset that is no longer the end of the session."""
 
 
 def gone() -> RegistryError:
-    """BLOB_UPLOAD_UNKNOWN for a session whose log, or multipart upload, is no longer there."""
-    return RegistryError(Problem.UPLOAD_UNKNOWN, "this upload session was cancelled or closed")
+    """Return BLOB_UPLOAD_UNKNOWN for a session whose log or multipart upload no longer exists."""
+    return RegistryError(Problem.UPLOAD_UNKNOWN, "this upload session was cancelled or closed: start a new one")
 
 
 def _encode(state: State) -> bytes:
@@ -114,20 +114,20 @@ def _decode(header: bytes) -> State:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """An entry that is open: the state with its piece, and a source that stands at the beginning of that piece."""
+    """An open entry: the state after its piece, and a source positioned at the beginning of the piece."""
 
     state: State
     body: Source
 
     async def digest_behind_piece(self) -> Digest | None:
-        """The digest of everything so far when one chunk carried it all; `body` must stand behind the piece."""
+        """Read the digest of all bytes so far, behind the piece in `body`; None unless the session has one entry."""
         if self.state.entries != (0,):
             return None
         return Digest(ALGORITHM, (await self.body.read(_DIGEST_LENGTH)).decode("ascii"))
 
 
 class UploadLog:
-    """The log of one session."""
+    """The log of one upload session."""
 
     def __init__(self, platform: Platform, name: RepositoryName, session: str) -> None:
         self._platform = platform
@@ -138,7 +138,7 @@ class UploadLog:
         return keys.log_entry(self._name, self._session, start)
 
     async def read(self, start: int) -> Entry | None:
-        """The entry that starts at `start`."""
+        """Open the entry that starts at offset `start`; None when there is none."""
         stored = await self._platform.storage.get(self._key(start))
         if stored is None:
             return None
@@ -147,13 +147,13 @@ class UploadLog:
             state = _decode(await stored.body.read(header_length))
         except (KeyError, ValueError, TypeError):
             await stored.body.cancel()
-            raise StorageError("an entry of an upload log is damaged") from None
+            raise StorageError("an entry of an upload session's log is damaged") from None
         trailer = _DIGEST_LENGTH if start == 0 else 0
         piece_size = stored.object.size - header_length - trailer
         return Entry(state.with_piece(header_length, piece_size), stored.body)
 
     async def latest(self) -> Entry | None:
-        """The newest entry, found by listing; for when no location names it."""
+        """Open the newest entry, found by listing, for a location that does not name it; None when there is none."""
         prefix = keys.log(self._name, self._session)
         start = None
         page = Listing((), (), "")
@@ -161,22 +161,22 @@ class UploadLog:
             page = await self._platform.storage.list(prefix, cursor=page.cursor or None)
             for found in page.objects:
                 entry_start = keys.log_entry_start(prefix, found.key)
-                # A repository may be named like our prefix: its keys are none of ours.
+                # Other keys belong to a repository whose name begins with our prefix.
                 start = start if entry_start is None else entry_start
         return None if start is None else await self.read(start)
 
     async def is_newest(self, state: State) -> bool:
-        """Whether no entry follows `state`: the next one would start at its offset."""
+        """Whether no entry follows `state`. The next entry would start at the state's offset."""
         return await self._platform.storage.head(self._key(state.offset)) is None
 
     async def append(
         self, state: State, size: int, write_piece: Callable[[Pipe], Awaitable[None]], digester: Digester | None = None
     ) -> State:
-        """Write the entry named last in `state.entries`: `state` is what precedes its piece of `size` bytes.
+        """Write the last entry of `state.entries`. `state` is the state before its piece of `size` bytes.
 
-        `digester` has seen everything before the piece, and sees the piece while it is written; it goes with the entry
-        that starts at 0, and with no other. Returns the state with the piece; raises OutOfDate when another chunk was
-        written first.
+        `digester` is given for the entry that starts at offset 0, and only for it. It has hashed all bytes before the
+        piece, and hashes the piece while it is written. Returns the state after the piece. Raises OutOfDate when
+        another chunk was written first.
         """
         content_of = self._platform.streams.content
         header = _encode(state)
@@ -199,14 +199,14 @@ class UploadLog:
         return state.with_piece(len(header), size)
 
     async def piece(self, piece: Piece) -> Span:
-        """The bytes of a piece, read again."""
+        """Read the bytes of a piece from its entry."""
         stored = await self._platform.storage.get(self._key(piece.entry), ByteRange(piece.position, piece.size))
         if stored is None:
             raise gone()
         return Span(stored.body, piece.size)
 
     async def forget(self, state: State) -> None:
-        """Delete every entry."""
+        """Delete all entries."""
         names = [self._key(start) for start in state.entries]
         for at in range(0, len(names), MAX_DELETE_KEYS):
             await self._platform.storage.delete(names[at : at + MAX_DELETE_KEYS])

@@ -1,4 +1,4 @@
-"""The parts of an upload: filled with the bytes that wait in the log, then with those that arrive."""
+"""The parts of an R2 multipart upload, filled with the bytes kept in the log and those that arrive."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
@@ -13,35 +13,35 @@ from registry.storage import keys
 from registry.storage.transfer import Span, copy, through_pipe
 from registry.uploads.log import Entry, State, UploadLog
 
-SMALL_PART = PART_BUFFER  # bytes: a chunk of unknown length is read into one buffer a part
-LARGE_PART = 32 * 1024 * 1024  # bytes; when the chunk that fills the first part says that it is at least this long
-_CLOSE_ATTEMPTS = 4  # of twins that close the same session at once
+SMALL_PART = PART_BUFFER  # bytes: a chunk of unknown length is read into one buffer for each part
+LARGE_PART = 32 * 1024 * 1024  # bytes: for an upload of which at least this much is known when the first part begins
+_CLOSE_ATTEMPTS = 4  # while concurrent requests close the same session
 
 
 def part_size_for(size: int | None) -> int:
-    """The size of all parts, decided when `size` bytes, or nobody knows how many, are about to fill the first one."""
+    """Return the size of all parts of an upload, given the bytes at hand for the first part; None: unknown."""
     return LARGE_PART if size is not None and size >= LARGE_PART else SMALL_PART
 
 
 def multipart(state: State) -> MultipartUpload:
-    """The multipart upload that a state names."""
+    """Return the multipart upload that a state names."""
     return MultipartUpload(keys.data(state.data_id), state.upload_id)
 
 
 class Parts:
-    """The parts of one upload session, for one request."""
+    """Stores parts of one upload session, during one request."""
 
     def __init__(self, platform: Platform, log: UploadLog) -> None:
         self._platform = platform
         self._storage = platform.storage
         self._log = log
-        # The entry that was resumed from: its piece needs no second read.
+        # The entry from which the session was resumed: its body is open at its piece, which saves a read.
         self.open: Entry | None = None
-        # By this request, and in no entry of the log yet.
+        # Created by this request, while no log entry names it yet.
         self._created: MultipartUpload | None = None
 
     async def begin(self, state: State, part_size: int) -> State:
-        """The state with a multipart upload that has room for one more part."""
+        """Return the state with a multipart upload that has room for another part. Raises BLOB_TOO_LARGE."""
         if len(state.etags) == MAX_PARTS:
             raise RegistryError(
                 Problem.BLOB_TOO_LARGE,
@@ -55,7 +55,7 @@ class Parts:
         return replace(state, data_id=data_id, upload_id=self._created.upload_id, part_size=part_size)
 
     async def stream(self, state: State, span: Span, digester: Digester | None) -> State:
-        """Fill a part with the tail and the next bytes of a body, as they arrive."""
+        """Store a part from the tail and the next bytes of a body, which stream through as they arrive."""
 
         async def write(pipe: Pipe) -> None:
             await self.write_tail(state, pipe)
@@ -64,7 +64,7 @@ class Parts:
         return await self._pipe(state, write)
 
     async def store(self, state: State, buffer: Buffer, count: int, digester: Digester | None) -> State:
-        """Fill a part with the tail and a buffer."""
+        """Store a part from the tail and a buffer."""
         content = buffer.slice(0, count)
         if not state.tail:
             storing = self._storage.upload_part(multipart(state), len(state.etags) + 1, content)
@@ -82,7 +82,7 @@ class Parts:
         return state.with_part(await self._upload(state, state.part_size, write))
 
     async def _upload(self, state: State, size: int, write: Callable[[Pipe], Awaitable[None]]) -> str:
-        """Store the next part; its etag."""
+        """Store the next part and return its etag."""
 
         async def store(content: Source) -> str:
             return await self._storage.upload_part(multipart(state), len(state.etags) + 1, content)
@@ -90,7 +90,7 @@ class Parts:
         return await through_pipe(self._platform, size, write, store)
 
     async def write_tail(self, state: State, pipe: Pipe) -> None:
-        """Pass the pieces of the tail on, that of the open entry from where it is open."""
+        """Write the pieces of the tail to a pipe; the piece of the open entry comes from its open body."""
         for piece in state.tail:
             if self.open is not None and piece.entry == self.open.state.entry:
                 await copy(self._platform, Span(self.open.body, piece.size), pipe)
@@ -102,32 +102,35 @@ class Parts:
                     await span.source.cancel()
 
     async def store_last(self, state: State) -> list[str]:
-        """Store the tail as the last part; its etag, if there is a tail."""
+        """Store the tail, if any, as the last part; return its etag, if any."""
         if not state.tail:
             return []
         return [await self._upload(state, state.tail_size, lambda pipe: self.write_tail(state, pipe))]
 
     async def complete(self, state: State, last: list[str]) -> None:
-        """Join the parts; raises PartChanged when they are not what was acknowledged, UploadGone when it is over."""
+        """Complete the multipart upload.
+
+        Raises PartChanged when a part is not the acknowledged one, UploadGone when the upload is completed or aborted.
+        """
         for attempt in range(_CLOSE_ATTEMPTS):
             try:
                 await self._storage.complete_upload(multipart(state), [*state.etags, *last])
             except PartChanged:
-                # A twin that closes too replaced the last part: ours again. Without one, or again and again: a late
-                # part of a chunk that lost replaced one of ours, and its bytes are not what was acknowledged.
+                # A concurrent close replaced the last part: store ours again. Without a last part, or when this goes
+                # on, a refused chunk's late part has replaced one of ours, and its bytes were not acknowledged.
                 if not last or attempt == _CLOSE_ATTEMPTS - 1:
                     raise
-                self.open = None  # it was read
+                self.open = None  # its body was read
                 last = await self.store_last(state)
             else:
                 return
 
     def keep_created(self) -> None:
-        """An entry names the multipart upload that this request created."""
+        """Keep the multipart upload that this request created: a log entry names it now."""
         self._created = None
 
     async def drop_created(self) -> None:
-        """Abort the multipart upload that no entry names."""
+        """Abort the multipart upload that this request created, if no log entry names it."""
         if self._created is not None:
             with tidying("a multipart upload"):
                 await self._storage.abort_upload(self._created)

@@ -1,8 +1,8 @@
-"""Reading a chunk whose length nobody says (docker's): R2 takes no part of unknown length, so a part waits in a buffer.
+"""Stores a chunk of unknown length, as Docker sends it. R2 takes no part of unknown length, so a buffer collects it.
 
-There are few buffers of a part. Who finds none for BUFFER_WAIT goes on with a small one, whose bytes are kept as pieces
-of the session's log until they fill a part: slower, and never refused. Who has one gives it to those who wait when its
-part is stored.
+Memory allows few buffers of a part's size. A chunk that gets none within BUFFER_WAIT continues with a small buffer,
+whose bytes become pieces in the session's log until they fill a part. That is slower, but the chunk is not refused. A
+chunk that has a large buffer gives it to a waiting chunk when its part is stored.
 """
 
 import asyncio
@@ -18,16 +18,16 @@ from registry.uploads import parts
 from registry.uploads.log import State
 from registry.uploads.parts import Parts, part_size_for
 
-FILL_STEP = 512 * 1024  # bytes that a client must send within PATIENCE_SECONDS while others wait
-BUFFER_WAIT = 5.0  # seconds that a chunk waits for the buffer of a part before it goes on with a small one
+FILL_STEP = 512 * 1024  # bytes that a client must send within PATIENCE_SECONDS while other chunks wait
+BUFFER_WAIT = 5.0  # seconds that a chunk waits for a large buffer before it continues with a small one
 
-# Writes the next entry of the log: the state before it, the offset at which it starts, a buffer, how many bytes of
-# that, and the digester for the entry that starts at 0.
+# Writes the next log entry. Its arguments: the state before the entry, the entry's start offset, a buffer, the number
+# of bytes in the buffer, and the digester if the entry starts at offset 0.
 AppendBuffer = Callable[[State, int, Buffer | None, int, Digester | None], Awaitable[State]]
 
 
 class UnsizedChunk:
-    """A chunk while it is read. `state` has what is stored of it."""
+    """Reads and stores one chunk of unknown length."""
 
     def __init__(
         self, platform: Platform, parts: Parts, append_buffer: AppendBuffer, state: State, body: Source
@@ -37,13 +37,13 @@ class UnsizedChunk:
         self._append_buffer = append_buffer
         self._body = body
         self._state = state
-        self._start = state.offset  # where the next entry of the log starts
+        self._start = state.offset  # where the next log entry starts
         self._part_size = state.part_size or part_size_for(None)
-        self._digester: Digester | None = None  # until an entry has its digest
-        self._end: int | None = None  # where the chunk ends, if the client said so
+        self._digester: Digester | None = None  # until a log entry has the digest
+        self._end: int | None = None  # the offset at which the chunk ends, if Content-Range tells it
 
     async def run(self, expected: int | None, digester: Digester | None) -> State:
-        """Store it; the state after it. `expected` and errors as in `Upload.append`."""
+        """Store the chunk; return the state after it. `expected` and errors are as in `Upload.append`."""
         self._digester = digester
         self._end = None if expected is None else self._state.offset + expected
         try:
@@ -51,12 +51,12 @@ class UnsizedChunk:
                 pass
         except RegistryError as error:
             if error.problem is Problem.UNAVAILABLE and self._state.offset > self._start:
-                await self._append(None, 0)  # there was no room for more: who asks goes on behind what is stored
+                await self._append(None, 0)  # no buffer was free: the client can continue after the stored bytes
             raise
         return self._state
 
     async def _read_some(self) -> bool:
-        """Read up to where another request may have the buffer; whether the chunk has ended."""
+        """Read until the buffer can go to another request; return whether the chunk has ended."""
         platform = self._platform
         with contextlib.ExitStack() as leases:
             with await platform.firsts.take() as first:
@@ -74,13 +74,13 @@ class UnsizedChunk:
             return await self._fill_parts(leases, large, count)
 
     def _room(self) -> int:
-        """Bytes that a buffer may take: no more than the part has room for."""
+        """Return how many bytes the current part has room for, at most SMALL_PART."""
         return min(parts.SMALL_PART, self._part_size - self._state.tail_size)
 
     async def _fill_parts(self, leases: contextlib.ExitStack, large: BufferLease, count: int) -> bool:
-        """Fill buffers of parts, the first of which has `count` bytes; whether the chunk has ended.
+        """Fill large buffers, the first of which has `count` bytes; return whether the chunk has ended.
 
-        One buffer fills while the part in another is stored, if there is room for two.
+        When a second buffer is free, it fills while the part in the first is stored.
         """
         pool = self._platform.buffers
         buffers = [large]
@@ -102,7 +102,7 @@ class UnsizedChunk:
                 storing = asyncio.ensure_future(
                     self._parts.store(self._state, buffers[0].buffer, count, self._digester)
                 )
-                # Only now: a client too slow to fill one shall not hold two.
+                # Not earlier: a client too slow to fill one buffer must not hold two.
                 second = pool.take_now() if len(buffers) == 1 else None
                 if second is not None:
                     buffers.append(leases.enter_context(second))
@@ -117,7 +117,10 @@ class UnsizedChunk:
                     self._state = storing.result()
 
     async def _fill(self, lease: BufferLease, stop: int, start: int) -> int:
-        """Bytes from `start` on; 503 for a client that takes too long for one step while others wait."""
+        """Read bytes to the buffer from `start` on; return their number.
+
+        Raises UNAVAILABLE when the client takes too long for one step while other requests wait for a buffer.
+        """
         count = start
         while count < stop:
             step = min(stop, count + FILL_STEP)
@@ -127,7 +130,7 @@ class UnsizedChunk:
         return count - start
 
     async def _store(self, buffer: Buffer, count: int) -> None:
-        """Store the bytes in a buffer: as a part where they fill one, else as a piece."""
+        """Store the bytes in a buffer: as a part if they fill one, else as a piece."""
         state = self._state
         if state.tail_size + count == self._part_size:
             state = await self._parts.begin(state, self._part_size)
@@ -138,17 +141,17 @@ class UnsizedChunk:
     async def _append(self, buffer: Buffer | None, count: int) -> None:
         self._state = await self._append_buffer(self._state, self._start, buffer, count, self._digester)
         if self._start == 0:
-            self._digester = None  # the entry has it
+            self._digester = None  # the log entry has the digest
         self._start = self._state.offset
 
     async def _finish(self, buffer: Buffer, count: int) -> None:
-        """Store the last bytes. Raises SIZE_INVALID when the chunk is longer or shorter than the client said."""
+        """Store the last bytes. Raises SIZE_INVALID when the chunk's size differs from Content-Range."""
         if self._end is not None and self._state.offset + count != self._end:
             raise wrong_size()
-        if self._state.offset + count > self._start:  # else the last entry has the state already
+        if self._state.offset + count > self._start:  # else the last log entry has the state already
             await self._append(buffer, count)
 
 
 def wrong_size() -> RegistryError:
-    """SIZE_INVALID for a body that is not what its Content-Range says."""
-    return RegistryError(Problem.SIZE_INVALID, "Content-Range names another size than the body has")
+    """Return SIZE_INVALID for a body whose size differs from its Content-Range."""
+    return RegistryError(Problem.SIZE_INVALID, "the body's size differs from its Content-Range")

@@ -1,8 +1,8 @@
-"""Uploading blobs: one pass over the bytes into R2, whatever the client's chunks (docs/adr/0004).
+"""Uploads a blob to R2 in one pass over its bytes, for chunks of any size (docs/adr/0004).
 
-A chunk is what a client sends in one PATCH; a part is R2's piece of a multipart upload. Chunks fill parts; what fills
-none waits in the session's log as a piece and is joined to the bytes that follow. A blob that fills no part never
-becomes a multipart upload.
+A chunk is what a client sends in one PATCH. A part is R2's unit of a multipart upload. Chunks fill parts. Bytes that do
+not fill a part become a piece in the session's log, and are joined to the bytes that follow. A blob that fills no part
+needs no multipart upload.
 """
 
 from collections.abc import Awaitable, Callable
@@ -28,12 +28,13 @@ from registry.uploads.log import ALGORITHM, Entry, OutOfDate, State, UploadLog, 
 from registry.uploads.parts import Parts, multipart, part_size_for
 from registry.uploads.unsized_chunks import UnsizedChunk, wrong_size
 
-# Pieces of a tail: more are joined into one, for each is a call when a part fills, and a request has 50 of them.
+# Pieces of a tail; more are joined into one. Each costs an R2 call when a part fills, and no request shall need more
+# than 50 calls (docs/adr/0004).
 MAX_PIECES = 32
 
 
 class Upload:
-    """One request to one upload session: resumes it, appends a chunk, closes, cancels. Used in an `async with`."""
+    """One request to an upload session: resumes it, appends a chunk, closes or cancels it. Used with `async with`."""
 
     def __init__(self, platform: Platform, name: RepositoryName, session: str) -> None:
         self._platform = platform
@@ -43,20 +44,23 @@ class Upload:
         self._parts = Parts(platform, self._log)
 
     async def __aenter__(self) -> Self:
-        """Begin."""
+        """Return the upload."""
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        """Free the connection of the entry that is open."""
+        """Close the connection of the open log entry."""
         if self._parts.open is not None:
             await self._parts.open.body.cancel()
 
     async def resume(self, start: int | None) -> State | None:
-        """Where the session stood at the entry that starts there, or at its beginning; None when the entry is gone."""
+        """Return the state in the log entry that starts at `start`; None when that entry is gone.
+
+        Without `start`, return the state of a new session.
+        """
         return State() if start is None else await self._resume(await self._log.read(start))
 
     async def resume_latest(self) -> State:
-        """Where the session stands, found by listing."""
+        """Return the current state of the session, found by listing its log."""
         return await self._resume(await self._log.latest()) or State()
 
     async def _resume(self, entry: Entry | None) -> State | None:
@@ -66,10 +70,10 @@ class Upload:
 
     # ------------------------------------------------------------------ append
     async def append(self, state: State, body: Source, expected: int | None) -> State:
-        """Append a chunk to what `state` has; returns the state after it.
+        """Append a chunk after `state`; return the state after the chunk.
 
-        `expected`: the bytes that Content-Range promised; a body of another size is SIZE_INVALID. Raises OutOfDate
-        when another chunk was faster.
+        `expected` is the size that Content-Range states, in bytes. Raises SIZE_INVALID for a body of another size, and
+        OutOfDate when another chunk was written first.
         """
         if expected is not None and body.size is not None and body.size != expected:
             raise wrong_size()
@@ -89,7 +93,7 @@ class Upload:
             raise
 
     async def _append_known(self, state: State, body: Source, size: int, digester: Digester | None) -> State:
-        """A chunk whose size is known is passed on while it arrives."""
+        """Append a chunk of known size, which streams to R2 while it arrives."""
         start, left = state.offset, size
         part_size = state.part_size or part_size_for(state.tail_size + size)
         while state.tail_size + left >= part_size:
@@ -106,14 +110,14 @@ class Upload:
     async def _append_unknown(
         self, state: State, body: Source, expected: int | None, digester: Digester | None
     ) -> State:
-        """A chunk of unknown size: its bytes are read into buffers, since R2 takes no part of unknown length."""
+        """Append a chunk of unknown size, through buffers, because R2 takes no part of unknown length."""
         chunk = UnsizedChunk(self._platform, self._parts, self._append_buffer, state, body)
         return await chunk.run(expected, digester)
 
     async def _append_buffer(
         self, state: State, start: int, buffer: Buffer | None, count: int, digester: Digester | None
     ) -> State:
-        """Keep what is in a buffer as a piece."""
+        """Write the log's next entry, with the bytes in a buffer as its piece."""
 
         async def write(pipe: Pipe) -> None:
             if buffer is not None and count:
@@ -127,7 +131,7 @@ class Upload:
     async def _append_entry(
         self, state: State, start: int, size: int, write: Callable[[Pipe], Awaitable[None]], digester: Digester | None
     ) -> State:
-        """Write the log's next entry, for a chunk that began at `start`, with `size` bytes that filled no part."""
+        """Write the log's next entry, for a chunk that began at `start`, with a piece of `size` bytes."""
         if len(state.tail) < MAX_PIECES:
             appended = await self._log.append(state.with_entry(start), size, write, digester)
             self._parts.keep_created()
@@ -144,10 +148,10 @@ class Upload:
 
     # ------------------------------------------------------------------ close
     async def close(self, digest: Digest) -> None:
-        """Make what the session has, as it was resumed, the blob `digest`.
+        """Make the bytes of the resumed session the blob `digest`.
 
-        Raises DIGEST_INVALID, after which nothing of the upload remains; OutOfDate when a newer entry follows; and
-        BLOB_UPLOAD_UNKNOWN when the upload was cancelled or dropped meanwhile.
+        Raises DIGEST_INVALID, after which nothing of the upload remains; OutOfDate when the log has a newer entry; and
+        BLOB_UPLOAD_UNKNOWN when the upload was cancelled or closed meanwhile.
         """
         assert self._parts.open is not None
         state = self._parts.open.state
@@ -158,23 +162,23 @@ class Upload:
         await self._forget(state)
 
     async def _forget(self, state: State) -> None:
-        """The session is over, well or not."""
+        """Delete the log of a session that succeeded or failed for good."""
         with tidying("the log of an upload"):
             await self._log.forget(state)
 
     async def close_without_chunks(self, digest: Digest) -> None:
-        """A session without a byte can only be the empty blob."""
+        """Close a session without any bytes, which is valid only for the digest of the empty blob."""
         try:
             await blobs.store_small(self._platform, self._name, digest, b"")
         except ChecksumMismatch:
             raise mismatch(digest) from None
 
     async def is_done(self, digest: Digest) -> bool:
-        """When the log is gone: whether it is because the blob is there, and only the reply was lost."""
+        """Whether the blob exists. If the log is gone, an earlier request then closed the session."""
         return await blobs.find(self._platform, self._name, digest) is not None
 
     async def _close_pieces(self, state: State, digest: Digest) -> None:
-        """No part was filled: the pieces together are one put, which R2 verifies."""
+        """Close a session that filled no part: store all pieces with one put, which R2 verifies."""
         data_id = blobs.new_id(self._platform)
 
         async def write(pipe: Pipe) -> None:
@@ -204,7 +208,7 @@ class Upload:
             known = await entry.digest_behind_piece()
             is_verified = known == digest
             if not is_verified:
-                # Before an upload is given up or joined: the client may have named an old location.
+                # Before the upload is aborted or completed: the client may have used an old location.
                 await self._check_newest(state)
             if known is not None and known.algorithm == digest.algorithm and known != digest:
                 await self._give_up(state)
@@ -214,12 +218,12 @@ class Upload:
             await self._give_up(state)
             raise OutOfDate from None
         except UploadGone:
-            # Asked again after a lost reply, or beside a twin: then the object is there. Else it was cancelled.
+            # An earlier or concurrent request completed the upload, if the object exists. Else it was cancelled.
             stored = await self._storage.head(data.key)
             if stored is None or stored.size != state.offset:
                 raise gone() from None
             completed = False
-            # What broke off when all was read need not be read again (docs/adr/0019).
+            # An interrupted request may have verified the object already (docs/adr/0019).
             is_verified = is_verified or await blobs.is_verified(self._platform, data, digest)
         if not is_verified and await self._digest_of(data, digest.algorithm) != digest:
             if completed:
@@ -230,7 +234,7 @@ class Upload:
         await blobs.link(self._platform, self._name, digest, data, standing)
 
     async def _give_up(self, state: State) -> None:
-        """Drop the session and its parts."""
+        """Abort the multipart upload and delete the log."""
         with tidying("a multipart upload"):
             await self._storage.abort_upload(multipart(state))
         await self._forget(state)
@@ -240,18 +244,18 @@ class Upload:
         return None if stored is None else await digest_of(self._platform, stored.body, algorithm)
 
     async def _check_newest(self, state: State) -> None:
-        """Raise OutOfDate when a newer entry follows."""
+        """Raise OutOfDate when the log has a newer entry."""
         if not await self._log.is_newest(state):
             raise OutOfDate
 
     # ------------------------------------------------------------------ cancel
     async def cancel(self, state: State) -> None:
-        """Give everything back."""
+        """Delete everything that the session stored."""
         if state.upload_id:
             await self._storage.abort_upload(multipart(state))
         await self._log.forget(state)
 
 
 def mismatch(digest: Digest) -> RegistryError:
-    """DIGEST_INVALID for bytes that are not those of `digest`."""
+    """Return DIGEST_INVALID for bytes that do not have this digest."""
     return RegistryError(Problem.DIGEST_INVALID, details=[{"digest": str(digest)}])

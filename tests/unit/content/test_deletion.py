@@ -26,7 +26,7 @@ async def delete(registry: FakeRegistry, path: str) -> int:
         if answer.status != 503:
             assert answer.status in (202, 404, 409), answer
             return answer.status
-        assert b"ask again" in answer.body
+        assert b"send the request again" in answer.body
         assert "Retry-After" in answer.headers
 
 

@@ -307,7 +307,7 @@ def test_what_a_tag_belongs_to() -> None:
         ({"repositories": "A", "keep_days": 1}, "glob"),
         ({"repositories": "a", "keep_days": 0}, "keep_days is a number"),
         ({"repositories": "a", "keep_newest": True}, "keep_newest is a number"),
-        ({"repositories": "a", "keep_tags": "v*", "keep_days": 1}, "keep_tags is a list"),
+        ({"repositories": "a", "keep_tags": "v*", "keep_days": 1}, "keep_tags must be a list"),
         ({"repositories": "a", "keep_tags": ["v*"]}, "give one of them"),
     ],
 )

@@ -33,7 +33,7 @@ async def test_verification(registry: FakeRegistry) -> None:
     target = f"_data/{link.attributes.metadata['target']}"
     data = registry.bucket.objects.pop(target)
     (problem,) = (await verify(registry))["problems"]
-    assert problem == {"manifest": digest_of(manifest), "problem": f"blob {digest_of(LARGE)} is not there"}
+    assert problem == {"manifest": digest_of(manifest), "problem": f"blob {digest_of(LARGE)} is missing"}
     registry.bucket.seed(target, b"shorter", NO_ATTRIBUTES, None)
     assert (await verify(registry))["problems"] == [problem]
     registry.bucket.objects[target] = data
@@ -57,10 +57,10 @@ async def test_children_and_tags(registry: FakeRegistry) -> None:
     assert (await verify(registry))["problems"] == []
     del registry.bucket.objects[f"{NAME}/manifests/{digest_of(child)}"]
     problems = (await verify(registry))["problems"]
-    assert problems == [{"manifest": digest_of(index), "problem": f"manifest {digest_of(child)} is not there"}]
+    assert problems == [{"manifest": digest_of(index), "problem": f"manifest {digest_of(child)} is missing"}]
     del registry.bucket.objects[f"{NAME}/blobs/{digest_of(b'layer')}"]
     problems = (await verify(registry))["problems"]
-    assert {"manifest": "child", "problem": f"blob {digest_of(b'layer')} is not there"} in problems
+    assert {"manifest": "child", "problem": f"blob {digest_of(b'layer')} is missing"} in problems
     registry.bucket.seed(f"{NAME}/manifests/child", b"none", NO_ATTRIBUTES, None)
     assert {one["manifest"] for one in (await verify(registry))["problems"]} == {digest_of(index), "child"}
 
@@ -81,7 +81,7 @@ async def test_any_number_of_layers(registry: FakeRegistry, page: int) -> None:
     assert await verify(registry) == {"manifests": 6, "blobs": 152, "problems": [], "unread": 0}
     del registry.bucket.objects[f"{NAME}/blobs/{digest_of(layers[3])}"]
     problems = (await verify(registry))["problems"]
-    assert {one["problem"] for one in problems} == {f"blob {digest_of(layers[3])} is not there"}
+    assert {one["problem"] for one in problems} == {f"blob {digest_of(layers[3])} is missing"}
     assert len(problems) == 2
 
 
