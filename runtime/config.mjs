@@ -33,7 +33,7 @@ function settings(readPath, configPath) {
     compatibilityDate: config.compatibility_date,
     compatibilityFlags: config.compatibility_flags,
     r2Buckets: Object.fromEntries(config.r2_buckets.map(({ binding, bucket_name }) => [binding, bucket_name])),
-    datasets: Object.fromEntries(config.analytics_engine_datasets.map(({ binding, dataset = binding }) => [binding, { dataset }])),
+    datasets: Object.fromEntries(config.analytics_engine_datasets.map(({ binding, dataset = binding }) => [binding, dataset])),
     vars: Object.fromEntries(Object.entries(vars).map(([name, { value }]) => [name, value])),
   };
 }
