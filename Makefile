@@ -11,6 +11,7 @@ NODE := node_modules/.bin/node
 PY_READY := $(VENV)/.ready
 JS_READY := node_modules/.ready
 VENDORED := $(VENV)/.vendored
+BUNDLE := build/python/bundle.sha256
 # A compiler from PyPI, for clients that are built from source: the machine's may be too old.
 GO := .go/bin/go
 GO_READY := build/go/.ready
@@ -21,7 +22,7 @@ PUSH := $(VENV)/bin/registry-push
 FUZZ_IN_WORKERD := $(if $(COUNT),$(COUNT),100000)
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test unit workerd attacks conformance clients ops fuzz smoke bench bench-memory bench-large bench-push lint types format install vendor constraints clean
+.PHONY: help serve dev test unit workerd attacks conformance clients ops fuzz smoke bench bench-memory bench-large bench-push lint types format install vendor constraints clean
 .DELETE_ON_ERROR:
 
 help: ## list the commands
@@ -29,6 +30,11 @@ help: ## list the commands
 
 serve: $(JS_READY) $(VENDORED) ## run the registry on http://localhost:8787 (PORT=, DATA=, STATS=1)
 	@PORT=$(PORT) DATA=$(DATA) exec $(NODE) runtime/serve.mjs
+
+# What `npx wrangler dev --env dev` does, with the bundle in place of the one that workerd downloads.
+dev: $(BUNDLE) $(VENDORED) ## run the registry in wrangler dev, without internet; needs your wrangler.toml and .dev.vars (PORT=)
+	@MINIFLARE_WORKERD_PATH=$(dir $(BUNDLE))workerd WRANGLER_SEND_METRICS=false $(NODE) node_modules/wrangler/bin/wrangler.js dev --env dev --port $(PORT) \
+		--compatibility-flags python_workers --compatibility-flags python_workers_development
 
 test: lint types unit workerd ## everything that needs no docker: lint, types, pytest, and the same in real workerd
 
@@ -80,7 +86,7 @@ format: $(PY_READY) ## let ruff format and fix
 	$(VENV)/bin/ruff format .
 	$(VENV)/bin/ruff check --fix .
 
-install: $(PY_READY) $(JS_READY) $(VENDORED) ## install what the other commands need, into this folder only
+install: $(PY_READY) $(BUNDLE) $(VENDORED) ## install what the other commands need, into this folder only
 
 # Pinned with hashes, without a registry's address: pip and npm use the ones that are set up on this machine.
 $(PY_READY): constraints.txt
@@ -90,6 +96,11 @@ $(PY_READY): constraints.txt
 
 $(JS_READY): package-lock.json
 	npm ci --no-fund --no-audit --loglevel=error
+	@touch $@
+
+# Pyodide as workerd takes it. Whatever starts workerd makes it when it is not there; this is for wrangler dev.
+$(BUNDLE): runtime/bundle.mjs $(JS_READY)
+	$(NODE) runtime/bundle.mjs
 	@touch $@
 
 # What ships in the Worker, as `pywrangler sync` vendors it. That downloads an interpreter; this does not.

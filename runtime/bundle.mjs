@@ -20,7 +20,7 @@ const PYODIDE = dirname(fileURLToPath(import.meta.resolve("pyodide/pyodide.mjs")
 const VERSION = JSON.parse(readFileSync(join(PYODIDE, "package.json"), "utf8")).version;
 
 // Changes with all that the bundle is made of, and with the program that reads it.
-export const BUNDLE_KEY = createHash("sha256").update([VERSION, workerd, readFileSync(HERE)].join("\n")).digest("hex");
+export const BUNDLE_KEY = createHash("sha256").update([VERSION, workerdPackage.version, workerd, readFileSync(HERE)].join("\n")).digest("hex");
 
 // What Cloudflare's build changes in Pyodide's JavaScript (workerd's src/pyodide/helpers.bzl), as far as this release has
 // it: [text, how often it occurs, what replaces it]. No code may be compiled but through workerd's own door, and the clock
@@ -49,7 +49,6 @@ export function makeBundle() {
   const keyPath = join(BUILD, "bundle.sha256");
   if (existsSync(keyPath) && readFileSync(keyPath, "utf8") === BUNDLE_KEY) return;
   const read = (name) => readFileSync(join(PYODIDE, name));
-  mkdirSync(BUILD, { recursive: true });
   write("pyodide_dev.capnp.bin", message([
     ["pyodide.asm", SOURCE, Buffer.from(changed(read("pyodide.asm.mjs").toString()))],
     ["pyodide.asm.wasm", WASM, read("pyodide.asm.wasm")],
@@ -73,8 +72,9 @@ exec ${quoted(workerd)} "$@"
 
 const quoted = (path) => `'${path.replaceAll("'", "'\\''")}'`;
 
-// Another process that starts at the same time sees the whole file or none.
-function write(name, content, mode = 0o644) {
+// In build/python. Another process that starts at the same time sees the whole file or none.
+export function write(name, content, mode = 0o644) {
+  mkdirSync(BUILD, { recursive: true });
   const path = join(BUILD, name);
   writeFileSync(`${path}.${process.pid}`, content, { mode });
   renameSync(`${path}.${process.pid}`, path);

@@ -66,7 +66,7 @@ export async function startLocal({
 // The same without the listener that takes TLS probes: serve.mjs keeps its listener while this restarts.
 export async function startRuntime({ root = PROJECT, entry = "entry", sources = ["src"], vars = {}, dataDir, stats = false, statsPort = 0, inspectorPort, tls, onLog = printLog }) {
   makeBundle();
-  const config = readProjectConfig(root);
+  const config = await readProjectConfig(root);
   if (config.notice) onLog({ level: "info", message: config.notice });
   const worker = workerConfig({ config, root, entry, sources, vars, stats });
   const miniflare = await start(onLog, {
@@ -127,10 +127,8 @@ function printLog({ level, message }) {
 
 // A Worker as Miniflare takes it.
 function workerConfig({ config, root, entry, sources, vars, stats }) {
-  const own = sources.flatMap((source) => filesIn(resolve(root, source), "")).filter(({ path }) => path.endsWith(".py"));
   const modules = [
-    ...own.map((file) => ({ ...file, type: "python" })),
-    ...filesIn(join(root, "python_modules"), "python_modules/").map((file) => ({ ...file, type: vendoredType(file.path) })),
+    ...projectModules(root, sources),
     ...(stats ? STATS_MODULES.map(([path, type]) => ({ path, type, contents: readFileSync(join(RUNTIME, path)) })) : []),
   ];
   const bindings = (type, member, values) => Object.entries(values).map(([name, value]) => [name, { type, [member]: value }]);
@@ -149,6 +147,15 @@ function workerConfig({ config, root, entry, sources, vars, stats }) {
       ...bindings("analytics-engine-dataset", "name", config.datasets),
     ]),
   };
+}
+
+// What wrangler bundles, with `sources` in place of the one folder that it knows: [{path, type, contents}].
+export function projectModules(root = PROJECT, sources = ["src"]) {
+  const own = sources.flatMap((source) => filesIn(resolve(root, source), "")).filter(({ path }) => path.endsWith(".py"));
+  return [
+    ...own.map((file) => ({ ...file, type: "python" })),
+    ...filesIn(join(root, "python_modules"), "python_modules/").map((file) => ({ ...file, type: vendoredType(file.path) })),
+  ];
 }
 
 // As wrangler types them: what Python imports as JavaScript is the SDK's alone.
