@@ -26,7 +26,7 @@ import entry  # noqa: E402  it takes the function above from `workers`
 class Default(entry.Default):
     """The entrypoint, with its calls counted for the request that they are made for."""
 
-    def __init__(self, ctx: Any, env: Any) -> None:
+    def __init__(self, ctx: Any, _env: Any) -> None:
         # What comes in is the SDK's wrapper already: the bindings themselves are wrapped.
         super().__init__(ctx, _counted_import("cloudflare:workers").env)
 

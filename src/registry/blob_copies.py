@@ -10,7 +10,7 @@ import contextlib
 from typing import Self
 
 from registry import blobs
-from registry.errors import RegistryError
+from registry.errors import RegistryError, is_cpu_limit
 from registry.log import log
 from registry.memory import Turns
 from registry.names import Digest, RepositoryName
@@ -58,7 +58,9 @@ class BlobCopy:
                     await self._pass_the_rest()
         except WebError as error:
             self._log("copy-given-up", error)
-        except Exception as error:  # noqa: BLE001 - nobody awaits this; the client must not wait for ever
+        except BaseException as error:  # nobody awaits this; the client must not wait for ever
+            if not (isinstance(error, Exception) or is_cpu_limit(error)):
+                raise
             self._log("internal-error", error)
 
     async def store_first(self) -> None:
@@ -97,7 +99,7 @@ class BlobCopy:
             while self._passing.has_client and (await turns.next(self._passing, COPY_BUFFER))[1]:
                 pass
 
-    def _log(self, event: str, error: Exception) -> None:
+    def _log(self, event: str, error: BaseException) -> None:
         log(event, upstream=self._upstream.host, repository=self._name, digest=str(self._digest), error=str(error))
 
 

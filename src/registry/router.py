@@ -40,7 +40,7 @@ from registry.endpoints import (
     UploadBlob,
     VerifyRepository,
 )
-from registry.errors import Problem, RegistryError
+from registry.errors import Problem, RegistryError, is_cpu_limit
 from registry.handle_blobs import delete_blob, get_blob, head_blob
 from registry.handle_discovery import list_referrers, list_repositories, list_tags
 from registry.handle_maintenance import collect_garbage, migrate, preview_retention, verify_repository
@@ -68,6 +68,7 @@ from registry.transfer import drain
 
 # Every answer names the API version, as Docker's clients look for it before they log in.
 _VERSION = {"Docker-Distribution-Api-Version": "registry/2.0"}
+_CPU_LIMIT = "this took all the CPU time of a request: limits.cpu_ms in wrangler.toml allows more"
 _RETRY_AFTER = {"Retry-After": "1"}  # seconds: R2 takes one write a second to a key
 _ID_BYTES = 8  # of a request's id, where Cloudflare gave it none
 
@@ -150,6 +151,11 @@ async def _answer(registry: Registry, request: Request, record: RequestRecord) -
     except Exception:  # the last line of defence: a stack trace is for the log, never for the client
         log("internal-error", trace=traceback.format_exc())
         response = _render(RegistryError(Problem.INTERNAL), record)
+    except BaseException as error:
+        if not is_cpu_limit(error):
+            raise
+        log("cpu-limit", trace=traceback.format_exc())
+        response = _render(RegistryError(Problem.UNAVAILABLE, _CPU_LIMIT, headers=_RETRY_AFTER), record)
     if response.status >= HTTPStatus.BAD_REQUEST:
         await drain(registry.platform, request.body)
     return response

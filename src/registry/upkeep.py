@@ -11,7 +11,7 @@ from registry import collection, keys, migration, retention, sweeper
 from registry.calls import CALLS, Calls, OutOfCalls
 from registry.collection import Collector
 from registry.discovery import next_repository
-from registry.errors import RegistryError
+from registry.errors import RegistryError, is_cpu_limit
 from registry.garbage import Mode, Rules
 from registry.log import log
 from registry.names import RepositoryName, parse_name
@@ -58,6 +58,13 @@ async def tick(platform: Platform, settings: Settings) -> Upkeep:
         pass
     except (StorageError, RegistryError) as error:
         log("upkeep-failed", stage=upkeep.stage, cursor=upkeep.cursor, error=str(error))
+    except BaseException as error:
+        if not is_cpu_limit(error):
+            raise
+        log("upkeep-failed", stage=upkeep.stage, cursor=upkeep.cursor, error=str(error))
+        if upkeep.run:  # else every tick would meet it again
+            await collection.forget(platform, upkeep.run)
+            upkeep.run = ""
     attributes = Attributes("application/json", {"nonce": platform.random_hex(8)})
     await platform.storage.put(keys.CRON, json.dumps(asdict(upkeep)).encode(), attributes)
     log("upkeep", **asdict(upkeep))
