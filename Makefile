@@ -11,6 +11,7 @@ NODE := node_modules/.bin/node
 PY_READY := $(VENV)/.ready
 JS_READY := node_modules/.ready
 VENDORED := $(VENV)/.vendored
+BUNDLE := build/python/bundle.sha256
 # A Go compiler from PyPI builds clients from source, because the machine's may be too old.
 GO := .go/bin/go
 GO_READY := build/go/.ready
@@ -25,7 +26,7 @@ PUSH := $(VENV)/bin/registry-push
 FUZZ_IN_WORKERD := $(if $(COUNT),$(COUNT),100000)
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test unit workerd attacks conformance clients ops fuzz smoke bench bench-memory bench-large bench-push lint types format install vendor constraints clean
+.PHONY: help serve dev test unit workerd attacks conformance clients ops fuzz smoke bench bench-memory bench-large bench-push lint types format install vendor constraints clean
 .DELETE_ON_ERROR:
 
 help: ## list the commands
@@ -33,6 +34,11 @@ help: ## list the commands
 
 serve: $(JS_READY) $(VENDORED) ## run the registry on http://localhost:8787 (PORT=, DATA=, STATS=1)
 	@PORT=$(PORT) DATA=$(DATA) exec $(NODE) runtime/serve.mjs
+
+# What `npx wrangler dev --env dev` does, with the bundle in place of the one that workerd downloads.
+dev: $(BUNDLE) $(VENDORED) ## run the registry in wrangler dev, without internet; needs your wrangler.toml and .dev.vars (PORT=)
+	@MINIFLARE_WORKERD_PATH=$(dir $(BUNDLE))workerd WRANGLER_SEND_METRICS=false $(NODE) node_modules/wrangler/bin/wrangler.js dev --env dev --port $(PORT) \
+		--compatibility-flags python_workers --compatibility-flags python_workers_development
 
 test: lint types unit workerd ## lint, types, pytest, and the tests in workerd; needs no docker
 
@@ -84,7 +90,7 @@ format: $(PY_READY) ## format and fix with ruff
 	$(VENV)/bin/ruff format .
 	$(VENV)/bin/ruff check --fix .
 
-install: $(PY_READY) $(JS_READY) $(VENDORED) ## install the dependencies of the other commands, into this folder only
+install: $(PY_READY) $(BUNDLE) $(VENDORED) ## install the dependencies of the other commands, into this folder only
 
 # The lock files pin hashes but no addresses: pip and npm use the registries that are configured on the machine.
 $(PY_READY): constraints.txt
@@ -94,6 +100,11 @@ $(PY_READY): constraints.txt
 
 $(JS_READY): package-lock.json
 	npm ci --no-fund --no-audit --loglevel=error
+	@touch $@
+
+# Pyodide as workerd takes it. Whatever starts workerd makes it when it is not there; this is for wrangler dev.
+$(BUNDLE): runtime/bundle.mjs $(JS_READY)
+	$(NODE) runtime/bundle.mjs
 	@touch $@
 
 # Vendors the Worker's packages as `pywrangler sync` does, but without downloading an interpreter.

@@ -1,39 +1,56 @@
 // The worker's settings as wrangler itself reads them: wrangler.toml, environment `dev`, and .dev.vars.
 // Values are handed on and never printed.
-import { copyFileSync, existsSync, mkdtempSync, rmSync } from "node:fs";
+import { createHash } from "node:crypto";
+import { copyFileSync, existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { unstable_getVarsForDev, unstable_readConfig } from "wrangler";
+
+import { BUILD, BUNDLE_KEY, write } from "./bundle.mjs";
 
 const ENVIRONMENT = "dev";
+const KEPT = "config.json";
 
 // {compatibilityDate, compatibilityFlags, r2Buckets: {binding: bucket name}, datasets: {binding: dataset}, vars, notice?}
-export function readProjectConfig(root) {
+export async function readProjectConfig(root) {
   const configPath = join(root, "wrangler.toml");
   const examplePath = join(root, "wrangler.toml.example");
-  if (existsSync(configPath)) return settings(configPath, configPath);
+  const readPath = existsSync(configPath) ? configPath : examplePath;
+  if (!existsSync(readPath)) throw new Error(`There is neither ${configPath} nor ${examplePath}.`);
 
-  if (!existsSync(examplePath)) throw new Error(`There is neither ${configPath} nor ${examplePath}.`);
+  const settings = await settingsIn(readPath);
+  const notice = readPath === examplePath ? "No wrangler.toml here: using wrangler.toml.example." : undefined;
+  if (!readdirSync(root).some((name) => /^\.(dev\.vars|env)(\.|$)/.test(name))) return { ...settings, notice };
+  const { unstable_getVarsForDev } = await import("wrangler");
+  const vars = unstable_getVarsForDev(configPath, undefined, settings.vars, ENVIRONMENT, true);
+  return { ...settings, notice, vars: Object.fromEntries(Object.entries(vars).map(([name, { value }]) => [name, value])) };
+}
+
+// Wrangler takes half a second to load: what it made of the same file is kept. Files that may hold secrets are not.
+async function settingsIn(path) {
+  const key = createHash("sha256").update(BUNDLE_KEY).update(readFileSync(import.meta.filename)).update(readFileSync(path)).digest("hex");
+  const kept = existsSync(join(BUILD, KEPT)) ? JSON.parse(readFileSync(join(BUILD, KEPT), "utf8")) : {};
+  if (kept.key === key) return kept.settings;
+  const settings = await readByWrangler(path);
+  write(KEPT, JSON.stringify({ key, settings }));
+  return settings;
+}
+
+async function readByWrangler(path) {
+  const { unstable_readConfig } = await import("wrangler");
   // wrangler reads only files with its own names.
   const folder = mkdtempSync(join(tmpdir(), "registry-config-"));
   try {
     const copy = join(folder, "wrangler.toml");
-    copyFileSync(examplePath, copy);
-    return { ...settings(copy, configPath), notice: "No wrangler.toml here: using wrangler.toml.example." };
+    copyFileSync(path, copy);
+    const config = unstable_readConfig({ config: copy, env: ENVIRONMENT }, { hideWarnings: true });
+    return {
+      compatibilityDate: config.compatibility_date,
+      compatibilityFlags: config.compatibility_flags,
+      r2Buckets: Object.fromEntries(config.r2_buckets.map(({ binding, bucket_name }) => [binding, bucket_name])),
+      datasets: Object.fromEntries(config.analytics_engine_datasets.map(({ binding, dataset = binding }) => [binding, dataset])),
+      vars: config.vars,
+    };
   } finally {
     rmSync(folder, { recursive: true });
   }
-}
-
-function settings(readPath, configPath) {
-  const config = unstable_readConfig({ config: readPath, env: ENVIRONMENT }, { hideWarnings: true });
-  // .dev.vars lies beside the (possibly absent) wrangler.toml.
-  const vars = unstable_getVarsForDev(configPath, undefined, config.vars, ENVIRONMENT, true);
-  return {
-    compatibilityDate: config.compatibility_date,
-    compatibilityFlags: config.compatibility_flags,
-    r2Buckets: Object.fromEntries(config.r2_buckets.map(({ binding, bucket_name }) => [binding, bucket_name])),
-    datasets: Object.fromEntries(config.analytics_engine_datasets.map(({ binding, dataset = binding }) => [binding, { dataset }])),
-    vars: Object.fromEntries(Object.entries(vars).map(([name, { value }]) => [name, value])),
-  };
 }

@@ -1,29 +1,27 @@
 // Starts the project's worker in workerd on this machine. Used by serve.mjs, the tests and the benchmarks.
-import { readdirSync, readFileSync } from "node:fs";
+import { createHash } from "node:crypto";
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, renameSync, rmSync, statSync, utimesSync } from "node:fs";
 import { join, relative, resolve, sep } from "node:path";
 import { fileURLToPath } from "node:url";
-import { Log, LogLevel, Miniflare, supportedCompatibilityDate } from "miniflare";
+import { Log, LogLevel, Miniflare } from "miniflare";
 
+import { BUILD, BUNDLE_KEY, makeBundle, WORKERD } from "./bundle.mjs";
 import { readProjectConfig } from "./config.mjs";
 import { startFront } from "./front.mjs";
 
-const PROJECT = resolve(fileURLToPath(import.meta.url), "../..");
-const WORKER = join(PROJECT, "runtime/worker");
-const PYODIDE = fileURLToPath(new URL(".", import.meta.resolve("pyodide/pyodide.mjs")));
+const RUNTIME = fileURLToPath(new URL(".", import.meta.url));
+const PROJECT = resolve(RUNTIME, "..");
+const SNAPSHOTS = join(BUILD, "snapshots");
+const SNAPSHOTS_KEPT = 8; // those that were used last; each takes 38 MB
 
+const STATS_MODULES = [["stats_entry.py", "python"], ["stats.mjs", "esm"]];
 const LOOPBACK = "127.0.0.1";
 
 // workerd 2026-07-30 can stop answering: its one thread sweeps without end (cppgc's IncrementalSweepTask), while V8's
 // helper waits for it to collect (CollectionBarrier). Seen in 5 of 13 chunked pushes of 64 MiB right after a start, in none
 // of 14 with this flag (docs/adr/0016).
 process.env.MINIFLARE_WORKERD_V8_FLAGS ??= "--single-threaded-gc";
-
-// The compatibility flags that Python code can see (workers-runtime-sdk asks for them), with the
-// date from which workerd sets them (its compatibility-date.capnp).
-const PYTHON_FLAGS = {
-  python_request_headers_preserve_commas: "2026-02-17",
-  python_workflows_implicit_dependencies: "2026-02-25",
-};
+process.env.MINIFLARE_WORKERD_PATH = WORKERD;
 
 // root: the project: wrangler.toml, .dev.vars, python_modules/ and the sources are looked for there.
 // entry: the module with `class Default`.
@@ -67,40 +65,48 @@ export async function startLocal({
 
 // The same without the listener that takes TLS probes: serve.mjs keeps its listener while this restarts.
 export async function startRuntime({ root = PROJECT, entry = "entry", sources = ["src"], vars = {}, dataDir, stats = false, statsPort = 0, inspectorPort, tls, onLog = printLog }) {
-  const config = readProjectConfig(root);
+  makeBundle();
+  const config = await readProjectConfig(root);
   if (config.notice) onLog({ level: "info", message: config.notice });
+  const worker = workerConfig({ config, root, entry, sources, vars, stats });
+  const miniflare = await start(onLog, {
+    workers: [{ config: worker, dev: { unsafeDirectSockets: stats ? [{ host: LOOPBACK, port: statsPort, entrypoint: "Stats" }] : [] } }],
+    httpsKey: tls && readFileSync(tls.keyPath, "utf8"),
+    httpsCert: tls && readFileSync(tls.certPath, "utf8"),
+    resourcePersistencePath: dataDir,
+    inspectorPort,
+    unsafeTriggerHandlers: true,
+    unsafeRuntimeEnv: snapshotEnv(await snapshotOf(worker, onLog), "--python-load-snapshot=snapshot.bin"),
+  });
+  return {
+    url: await miniflare.ready,
+    statsUrl: stats ? await miniflare.unsafeGetDirectURL(undefined, "Stats") : undefined,
+    bucket: () => miniflare.getR2Bucket("REGISTRY"),
+    miniflare,
+    dispose: () => miniflare.dispose(),
+  };
+}
+
+async function start(onLog, options) {
   const printed = [];
   let starting = true;
   const miniflare = new Miniflare({
-    ...workerOptions({ config, root, entry, sources, vars, stats }),
+    ...options,
     host: LOOPBACK,
     port: 0,
-    httpsKeyPath: tls?.keyPath,
-    httpsCertPath: tls?.certPath,
-    r2Persist: dataDir,
-    unsafeTriggerHandlers: true,
-    inspectorPort,
-    unsafeDirectSockets: stats ? [{ host: LOOPBACK, port: statsPort, entrypoint: "Stats" }] : [],
     // Else Miniflare asks Cloudflare for a description of the client's place.
     cf: false,
     log: new Log(LogLevel.ERROR),
     logRequests: false,
     telemetry: { enabled: false },
-    structuredWorkerdLogs: true,
     handleStructuredLogs(line) {
       if (starting) printed.push(line.message);
       else onLog(line);
     },
   });
   try {
-    const url = await miniflare.ready;
-    return {
-      url,
-      statsUrl: stats ? await miniflare.unsafeGetDirectURL(undefined, "Stats") : undefined,
-      bucket: () => miniflare.getR2Bucket("REGISTRY"),
-      miniflare,
-      dispose: () => miniflare.dispose(),
-    };
+    await miniflare.ready;
+    return miniflare;
   } catch (error) {
     // It repeats the error of the start.
     await miniflare.dispose().catch(() => {});
@@ -119,50 +125,42 @@ function printLog({ level, message }) {
   (level === "error" || level === "warn" ? process.stderr : process.stdout).write(`${message}\n`);
 }
 
-function workerOptions({ config, root, entry, sources, vars, stats }) {
-  const folders = [...sources.map((source) => [source, ""]), ["python_modules", "python_modules/"]];
-  const files = folders.flatMap(([folder, mount]) => filesIn(resolve(root, folder), mount));
-  const date = config.compatibilityDate;
-  const project = {
-    entry,
-    stats,
-    files: files.map(({ path, bytes }) => [path, bytes.length]),
-    compatFlags: Object.fromEntries(Object.entries(PYTHON_FLAGS).map(([flag, since]) => [flag, date >= since])),
-  };
+// A Worker as Miniflare takes it.
+function workerConfig({ config, root, entry, sources, vars, stats }) {
+  const modules = [
+    ...projectModules(root, sources),
+    ...(stats ? STATS_MODULES.map(([path, type]) => ({ path, type, contents: readFileSync(join(RUNTIME, path)) })) : []),
+  ];
+  const bindings = (type, member, values) => Object.entries(values).map(([name, value]) => [name, { type, [member]: value }]);
   return {
-    modulesRoot: "/",
-    modules: [
-      // The first one is the entry point.
-      ...(stats ? ["main_stats.mjs", "stats.mjs"] : []).map((name) => bundled("ESModule", WORKER, name)),
-      ...["main.mjs", "globals.mjs", "interpreter.mjs", "snapshot.mjs", "wait_until.mjs"].map((name) => bundled("ESModule", WORKER, name)),
-      bundled("Text", WORKER, "glue.py"),
-      bundled("ESModule", PYODIDE, "pyodide.mjs"),
-      bundled("ESModule", PYODIDE, "pyodide.asm.mjs"),
-      bundled("CompiledWasm", PYODIDE, "pyodide.asm.wasm"),
-      bundled("Data", PYODIDE, "python_stdlib.zip"),
-      bundled("Text", PYODIDE, "pyodide-lock.json"),
-      { type: "ESModule", path: "/project.mjs", contents: exportsOf(project) },
-      { type: "Data", path: "/files.bin", contents: Buffer.concat(files.map(({ bytes }) => bytes)) },
-    ],
-    // Miniflare's workerd can be older than the date the project asks for.
-    compatibilityDate: date < supportedCompatibilityDate ? date : supportedCompatibilityDate,
-    compatibilityFlags: [
-      ...config.compatibilityFlags.filter((flag) => !flag.startsWith("python_")),
-      ...(stats ? ["nodejs_als"] : []),
-    ],
-    unsafeEvalBinding: "UNSAFE_EVAL",
-    bindings: { ...config.vars, ...vars },
-    r2Buckets: config.r2Buckets,
-    analyticsEngineDatasets: config.datasets,
+    name: "registry",
+    compatibilityDate: config.compatibilityDate,
+    compatibilityFlags: [...config.compatibilityFlags, "python_workers_development", ...(stats ? ["nodejs_als"] : [])],
+    manifest: {
+      mainModule: stats ? "stats_entry.py" : `${entry}.py`,
+      modulesRoot: "/",
+      modules: Object.fromEntries(modules.map(({ path, type, contents }) => [path, { type, contents: type === "data" ? new Uint8Array(contents) : contents.toString() }])),
+    },
+    env: Object.fromEntries([
+      ...bindings("text", "value", { ...config.vars, ...vars }),
+      ...bindings("r2", "name", config.r2Buckets),
+      ...bindings("analytics-engine-dataset", "name", config.datasets),
+    ]),
   };
 }
 
-function bundled(type, folder, name) {
-  return { type, path: `/${name}`, contents: readFileSync(join(folder, name), type === "ESModule" || type === "Text" ? "utf8" : undefined) };
+// What wrangler bundles, with `sources` in place of the one folder that it knows: [{path, type, contents}].
+export function projectModules(root = PROJECT, sources = ["src"]) {
+  const own = sources.flatMap((source) => filesIn(resolve(root, source), "")).filter(({ path }) => path.endsWith(".py"));
+  return [
+    ...own.map((file) => ({ ...file, type: "python" })),
+    ...filesIn(join(root, "python_modules"), "python_modules/").map((file) => ({ ...file, type: vendoredType(file.path) })),
+  ];
 }
 
-function exportsOf(values) {
-  return Object.entries(values).map(([name, value]) => `export const ${name} = ${JSON.stringify(value)};\n`).join("");
+// As wrangler types them: what Python imports as JavaScript is the SDK's alone.
+function vendoredType(path) {
+  return /^python_modules\/workers\/.*\.m?js$/.test(path) ? "esm" : "data";
 }
 
 function filesIn(folder, mount) {
@@ -170,6 +168,40 @@ function filesIn(folder, mount) {
     .filter((found) => found.isFile() && !found.name.endsWith(".pyc"))
     .map((found) => {
       const path = join(found.parentPath, found.name);
-      return { path: mount + relative(folder, path).split(sep).join("/"), bytes: readFileSync(path) };
+      return { path: mount + relative(folder, path).split(sep).join("/"), contents: readFileSync(path) };
     });
+}
+
+// The folder with the memory of the worker after its import, as Cloudflare takes it at deploy. It is kept by the hash of all
+// that can be in it: the modules, the settings, Pyodide and workerd. The process that takes it does not serve: its Python
+// has proxies for the JavaScript that it imported.
+async function snapshotOf(worker, onLog) {
+  const { manifest, ...others } = worker;
+  const hash = createHash("sha256").update(BUNDLE_KEY).update(JSON.stringify(others));
+  for (const [path, { type, contents }] of Object.entries(manifest.modules)) hash.update(JSON.stringify([path, type, contents.length])).update(contents);
+  const folder = join(SNAPSHOTS, hash.digest("hex"));
+  if (existsSync(folder)) {
+    utimesSync(folder, new Date(), new Date());
+    return folder;
+  }
+  mkdirSync(SNAPSHOTS, { recursive: true });
+  const taken = mkdtempSync(join(SNAPSHOTS, "new-"));
+  try {
+    const miniflare = await start(onLog, { workers: [{ config: worker }], unsafeRuntimeEnv: snapshotEnv(taken, "--python-save-snapshot") });
+    await miniflare.dispose();
+    if (!existsSync(folder)) renameSync(taken, folder); // another process may have been faster
+  } finally {
+    rmSync(taken, { recursive: true, force: true });
+  }
+  dropOldSnapshots();
+  return folder;
+}
+
+// What the command `workerd` (bundle.mjs) takes from its environment.
+const snapshotEnv = (folder, option) => ({ PYTHON_SNAPSHOT: folder, PYTHON_SNAPSHOT_OPTION: option });
+
+function dropOldSnapshots() {
+  const folders = readdirSync(SNAPSHOTS).map((name) => join(SNAPSHOTS, name));
+  const used = folders.map((folder) => ({ folder, at: statSync(folder).mtimeMs })).sort((one, other) => other.at - one.at);
+  for (const { folder } of used.slice(SNAPSHOTS_KEPT)) rmSync(folder, { recursive: true, force: true });
 }

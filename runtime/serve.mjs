@@ -63,7 +63,7 @@ async function serve({ port, host, dataDir, stats, statsPort, vars }) {
   // `exit` runs Miniflare's own hook, which ends workerd. Before Miniflare's handlers, which report failure.
   for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"]) process.on(signal, () => process.exit(0));
 
-  const config = orStop(() => readProjectConfig(ROOT));
+  const config = await readProjectConfig(ROOT).catch((error) => stop(error.message));
   const { USERNAME, PASSWORD } = "USERNAME" in config.vars || "PASSWORD" in config.vars ? config.vars : DEV_USER;
   const ownUser = USERNAME !== DEV_USER.USERNAME || PASSWORD !== DEV_USER.PASSWORD;
   const start = () =>
@@ -129,14 +129,6 @@ Bucket     ${dataDir}${statsPort ? `\nStats      http://127.0.0.1:${statsPort}/s
 
 function taken(port, variable) {
   return `Port ${port} is taken. Stop what listens there, or choose another one: ${variable}=${port + 1000} make serve`;
-}
-
-function orStop(read) {
-  try {
-    return read();
-  } catch (error) {
-    return stop(error.message);
-  }
 }
 
 function stop(message) {

@@ -5,7 +5,7 @@ import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
-import { Log, LogLevel, Miniflare, supportedCompatibilityDate } from "miniflare";
+import { Log, LogLevel, Miniflare } from "miniflare";
 
 import { startRuntime } from "../../runtime/local.mjs";
 import { Client, CREDENTIALS } from "./client.mjs";
@@ -16,6 +16,7 @@ export const DOCKER_REGISTRY = "/usr/bin/docker-registry";
 export const SKOPEO = "/usr/bin/skopeo";
 
 const LOOPBACK = "127.0.0.1";
+const COMPATIBILITY_DATE = "2026-09-08"; // of the bare Worker: the registry's
 const REQUEST_LINE = '{"event": "request",';
 
 // A JavaScript Worker that only passes bodies to and from R2. Four further routes tell costs apart: /parts/ stores in
@@ -123,13 +124,19 @@ export function startDockerRegistry({ tls } = {}) {
 export function startBare() {
   return startTarget((dataDir) => startWithPid(async () => {
     const miniflare = new Miniflare({
-      modules: true,
-      script: BARE_WORKER,
-      compatibilityDate: supportedCompatibilityDate,
+      workers: [
+        {
+          config: {
+            name: "bare",
+            compatibilityDate: COMPATIBILITY_DATE,
+            manifest: { mainModule: "bare.mjs", modulesRoot: "/", modules: { "bare.mjs": { type: "esm", contents: BARE_WORKER } } },
+            env: { REGISTRY: { type: "r2", name: "bare" } },
+          },
+        },
+      ],
       host: LOOPBACK,
       port: 0,
-      r2Buckets: ["REGISTRY"],
-      r2Persist: dataDir,
+      resourcePersistencePath: dataDir,
       cf: false,
       log: new Log(LogLevel.ERROR),
       logRequests: false,

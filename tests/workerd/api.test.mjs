@@ -408,7 +408,7 @@ describe("garbage", () => {
 
   test("the clock's ticks do a pass", async () => {
     for (let tick = 0; tick < 20; tick++) {
-      const answer = await fetch(new URL("/cdn-cgi/handler/scheduled", local.url));
+      const answer = await fetch(new URL("/cdn-cgi/local/scheduled", local.url));
       assert.equal(answer.status, 200);
       const state = await (await (await local.bucket()).get("_registry/cron")).json();
       if (state.stage === "done") return assert(state.repositories > 0);

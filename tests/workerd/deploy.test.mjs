@@ -8,6 +8,8 @@ import { delimiter, dirname, join, resolve } from "node:path";
 import { after, test } from "node:test";
 import { fileURLToPath } from "node:url";
 
+import { projectModules } from "../../runtime/local.mjs";
+
 const ROOT = resolve(dirname(fileURLToPath(import.meta.url)), "../..");
 const WRANGLER = join(dirname(createRequire(import.meta.url).resolve("wrangler/package.json")), "bin/wrangler.js");
 
@@ -63,6 +65,10 @@ test("the dry run bundles exactly our modules and the vendored packages", () => 
   const own = filesOf(join(ROOT, "src"));
   const vendored = filesOf(join(ROOT, "python_modules")).map((name) => join("python_modules", name));
   assert.deepEqual(bundled, [...own, ...vendored].sort());
+
+  const local = projectModules().map(({ path, contents }) => [path, contents]);
+  const uploaded = bundled.map((name) => [name, readFileSync(join(root, "bundle", name))]);
+  assert.deepEqual(new Map(local), new Map(uploaded), "what the local runtime runs is what a deploy uploads");
 
   const packages = readdirSync(join(ROOT, "python_modules")).filter((name) => name.endsWith(".dist-info"));
   assert.deepEqual(packages.map((name) => name.replace(/-[0-9.]+\.dist-info$/, "")).sort(), [

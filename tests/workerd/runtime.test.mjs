@@ -1,22 +1,24 @@
-// The local runtime (runtime/) behaves like Cloudflare's where a worker can notice.
+// The local runtime (runtime/): what is around Cloudflare's own glue.
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
 import { once } from "node:events";
-import { existsSync, readFileSync, renameSync, writeFileSync } from "node:fs";
+import { cpSync, existsSync, readdirSync, readFileSync, renameSync, writeFileSync } from "node:fs";
 import net from "node:net";
 import { join } from "node:path";
 import readline from "node:readline";
 import { after, before, describe, test } from "node:test";
 import { setTimeout } from "node:timers/promises";
 
+import { Client, CREDENTIALS, digestOf } from "../../bench/support/client.mjs";
+import { toStderr } from "../../bench/support/targets.mjs";
 import { StartError, startLocal } from "../../runtime/local.mjs";
 import { HELLO, Lines, makeProject } from "./project.mjs";
 
+const ROOT = new URL("../..", import.meta.url).pathname;
 const PROBE = readFileSync(new URL("probe.py", import.meta.url), "utf8");
 
 // The first bytes of a TLS 1.2/1.3 ClientHello: record header, handshake header, version.
 const CLIENT_HELLO = Buffer.from("1603010200010001fc0303", "hex");
-
 
 // Of one suite. What a test waits for is an event, which may never come.
 const TIMEOUT_MS = 600_000; // for what hangs: a loaded machine is slow
@@ -30,10 +32,6 @@ describe("a worker in the local runtime", { timeout: TIMEOUT_MS }, () => {
     const root = makeProject({ after: (remove) => cleanUp.push(remove) }, {
       ".dev.vars": "SECRET=from .dev.vars\n",
       "src/entry.py": PROBE,
-      "src/json.py": "raise ImportError('own files come after the standard library')",
-      "src/jwt.py": "raise ImportError('own files come after python_modules')",
-      "python_modules/probe.pth": "nested\n",
-      "python_modules/nested/extra.py": "VALUE = 'by .pth'\n",
     });
     local = await startLocal({ root, stats: true, host: "localhost", onLog: ({ message }) => lines.add(message) });
   });
@@ -43,85 +41,15 @@ describe("a worker in the local runtime", { timeout: TIMEOUT_MS }, () => {
   });
 
   const get = (path, options) => fetch(new URL(path, local.url), options);
-  const report = async () => (await get("/report", { headers: { "x-probe": "Mon, 1 Jan" } })).json();
 
-  test("has no randomness while it is imported, and the clock stands at 0", async () => {
-    const { at_import: refusals, import_time: time } = await report();
-    for (const [attempt, refusal] of Object.entries(refusals)) assert.match(refusal ?? "worked", /in the global scope/, attempt);
-    assert.equal(time, 0);
-  });
-
-  test("has real randomness and time once it handles a request", async () => {
-    const [one, other] = [await report(), await report()];
-    assert.notEqual(one.uuid, other.uuid);
-    assert.notEqual(one.random[0], other.random[0]);
-    assert.notEqual(one.random[1], other.random[1]);
-    assert.equal(one.random[2], 0.13436424411240122, "random.Random(1) is as everywhere");
-    assert.ok(Math.abs(one.now - Date.now() / 1000) < 60);
-  });
-
-  test("hashes strings to the same numbers at every start", async () => {
-    assert.equal((await report()).hash, -1360193530);
-  });
-
-  test("finds modules in the standard library, then python_modules, then its own files, and .pth files are processed", async () => {
-    const { path, jwt, json, extra } = await report();
-    assert.equal(json, "/lib/python314.zip/json/__init__.py");
-    assert.equal(jwt, "/session/metadata/python_modules/jwt/__init__.py");
-    assert.equal(extra, "by .pth");
-    assert.deepEqual(
-      path.filter((folder) => folder.startsWith("/session")),
-      ["/session/metadata/python_modules", "/session/metadata", "/session/metadata/python_modules/nested"],
-    );
-  });
-
-  test("gets a workers.Request, the wrapped and the raw bucket, and only its own bindings", async () => {
-    const answer = await report();
-    assert.equal(answer.request, true);
-    assert.deepEqual(answer.headers, ["Mon, 1 Jan"]);
-    assert.equal(answer.wrapped, "_BindingWrapper");
-    assert.equal(answer.raw, "R2Bucket");
-    assert.deepEqual(answer.bindings.sort(), ["GREETING", "REGISTRY", "SECRET"]);
-    assert.match(answer.read_only, /Permission denied/);
-  });
-
-  test("gets the vars of wrangler.toml's environment dev and of .dev.vars", async () => {
-    const { greeting, secret } = await report();
-    assert.equal(greeting, "from env.dev");
-    assert.equal(secret, "from .dev.vars");
-  });
-
-  test("may reply with a JavaScript Response", async () => {
-    assert.equal(await (await get("/reply?js")).text(), "js");
-  });
-
-  for (const [kind, complaint] of [
-    ["none", /fetch must return a Response, not None/],
-    ["str", /fetch must return a Response, not a str/],
-    ["dict", /fetch must return a Response, not a JavaScript Object/],
-    ["tuple", /<class 'tuple'> cannot be sent over RPC/],
-  ]) {
-    test(`gets a 500 and a line in the log for a reply of ${kind}`, async () => {
-      assert.equal((await get(`/reply?${kind}`)).status, 500);
-      await lines.next(complaint);
-    });
-  }
-
-  test("gets a 500 and its traceback in the log for an exception", async () => {
-    assert.equal((await get("/fail")).status, 500);
-    assert.match(await lines.next(/LookupError: on purpose/), /\/session\/metadata\/entry\.py", line \d+, in fail/);
-  });
-
-  test("finishes what it gave to waitUntil: coroutines, tasks and promises", async () => {
-    assert.equal(await (await get("/later")).text(), "at once");
-    await Promise.all([lines.next(/later: coroutine/), lines.next(/later: task/), lines.next(/later: failing/)]);
-    const bucket = await local.bucket();
-    assert.ok(await bucket.head("later/coroutine"));
-    assert.ok(await bucket.head("later/task"));
+  test("gets its own bindings, the vars of wrangler.toml's environment dev and those of .dev.vars", async () => {
+    const { greeting, secret, bindings, raw } = await (await get("/report")).json();
+    assert.deepEqual(bindings.sort(), ["GREETING", "REGISTRY", "SECRET"]);
+    assert.deepEqual([greeting, secret, raw], ["from env.dev", "from .dev.vars", "R2Bucket"]);
   });
 
   test("has its scheduled method called by hand", async () => {
-    assert.equal((await get("/cdn-cgi/handler/scheduled?cron=*+*+*+*+*")).status, 200);
+    assert.equal((await get("/cdn-cgi/local/scheduled?cron=*+*+*+*+*")).status, 200);
     await lines.next(/scheduled: '\* \* \* \* \*' None None/);
   });
 
@@ -200,36 +128,62 @@ describe("a worker in the local runtime", { timeout: TIMEOUT_MS }, () => {
 
     test("has calls outside any request counted as other", async () => {
       await reset();
-      assert.equal((await get("/cdn-cgi/handler/scheduled")).status, 200);
+      assert.equal((await get("/cdn-cgi/local/scheduled")).status, 200);
       assert.deepEqual(await stats(), { other: { n: 0, A: 1, B: 0, free: 0, written: 0, read: 0 } });
     });
   });
 });
 
 const RAW_ENV = 'from workers import import_from_javascript\nenv = import_from_javascript("cloudflare:workers").env';
-const NOT_IN_GLOBAL_SCOPE = /entry\.py", line \d[^]*Disallowed operation called within global scope/;
 
-describe("a start fails", { timeout: TIMEOUT_MS }, () => {
+describe("a start", { timeout: TIMEOUT_MS }, () => {
   const startWith = (context, source) => startLocal({ root: makeProject(context, { "src/entry.py": source + HELLO }) });
 
   for (const [what, source, complaint] of [
-    ["when the import draws a random number", "import random\nX = random.random()", /entry\.py", line 2[^]*random\.random\(\)[^]*only while it handles an event/],
-    ["when the import asks R2", `from pyodide.ffi import run_sync\n${RAW_ENV}\nrun_sync(env.REGISTRY.head("key"))`, NOT_IN_GLOBAL_SCOPE],
-    ["when the import sets a timer", "import js\njs.setTimeout(js.Date, 1)", NOT_IN_GLOBAL_SCOPE],
-    ["when the import draws from Web Crypto", "import js\njs.crypto.getRandomValues(js.Uint8Array.new(4))", NOT_IN_GLOBAL_SCOPE],
-    ["when a module keeps a JavaScript object", "import js\nBUFFER = js.Uint8Array.new(4)", /Can't serialize top-level variable entry\.BUFFER/],
-    ["when a class keeps a JavaScript object", "from pyodide.ffi import to_js\nclass C:\n    LIST = to_js([1])", /Can't serialize top-level variable entry\.C\.LIST/],
-    ["when a module keeps a proxy", "from pyodide.ffi import create_proxy\nPROXY = create_proxy(print)", /Can't serialize top-level variable entry\.PROXY/],
-    ["when the entry is no worker", "from workers import Response\nclass Default: pass\nraise SystemError('stop')", /SystemError: stop/],
+    ["when a module keeps a JavaScript object", "import js\nBUFFER = js.Uint8Array.new(4)", /Can't serialize top-level variable/],
+    ["when a class keeps a JavaScript object", "from pyodide.ffi import to_js\nclass C:\n    LIST = to_js([1])", /Can't serialize top-level variable/],
+    ["when a module keeps a proxy", "from pyodide.ffi import create_proxy\nPROXY = create_proxy(print)", /Can't serialize top-level variable/],
+    ["with the traceback of an import that fails", "raise LookupError('on purpose')", /entry\.py", line 1[^]*LookupError: on purpose/],
   ]) {
-    test(what, async (context) => {
+    test(`fails ${what}`, async (context) => {
       await assert.rejects(startWith(context, source), (error) => error instanceof StartError && complaint.test(error.message));
     });
   }
 
-  test("but not for plain imports from js", async (context) => {
-    const source = "import js\nfrom js import Object, Uint8Array, crypto\nSUBTLE = crypto.subtle\nFROM = Object.fromEntries\n" + `${RAW_ENV}\nBUCKET = env.REGISTRY\n`;
+  test("does not for plain imports from js", async (context) => {
+    const source = `import js\nfrom js import Object, Uint8Array, crypto\nFROM = Object.fromEntries\n${RAW_ENV}\nBUCKET = env.REGISTRY\n`;
     await (await startWith(context, source)).dispose();
+  });
+
+  test("takes a snapshot; the next one restores it, and the registry takes and gives what is pushed", async (context) => {
+    const root = makeProject(context, {});
+    cpSync(join(ROOT, "src"), join(root, "src"), { recursive: true });
+    const project = await import(join(root, "runtime/local.mjs"));
+    const snapshots = join(root, "build/python/snapshots");
+    for (const round of [1, 2]) {
+      const registry = await project.startLocal({ vars: CREDENTIALS, onLog: toStderr });
+      try {
+        const client = new Client(registry.url);
+        const layer = Buffer.from(`layer ${round}`);
+        await client.pushChunked("team/app", [layer], digestOf(layer));
+        let pulled = "";
+        await client.send("GET", `/v2/team/app/blobs/${digestOf(layer)}`, { onData: (data) => (pulled += data) });
+        assert.equal(pulled, layer.toString());
+      } finally {
+        await registry.dispose();
+      }
+      assert.equal(readdirSync(snapshots).length, 1);
+    }
+    writeFileSync(join(snapshots, readdirSync(snapshots)[0], "snapshot.bin"), Buffer.alloc(64));
+    await assert.rejects(project.startLocal({ vars: CREDENTIALS, onLog: toStderr }), /magic/);
+  });
+
+  test("says which text of Pyodide is not what was expected", async (context) => {
+    const root = makeProject(context, {});
+    const program = join(root, "runtime/bundle.mjs");
+    writeFileSync(program, readFileSync(program, "utf8").replace('["Date.now", 22', '["Date.now", 23'));
+    const { makeBundle } = await import(program);
+    assert.throws(makeBundle, /Pyodide 314\.0\.6 has "Date\.now" 22 times in pyodide\.asm\.mjs, not 23 times: bring CHANGES/);
   });
 });
 

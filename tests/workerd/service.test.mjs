@@ -96,3 +96,17 @@ analytics_engine_datasets = [{ binding = "METRICS", dataset = "registry" }]
     assert.deepEqual(lines.map((line) => JSON.parse(line).event), ["request"]);
   });
 });
+
+test("a request that used its CPU time is answered and logged, and the next ones are served", async (context) => {
+  const lines = [];
+  const limited = await startLocal({ root: ROOT, entry: "cpu_entry", sources: ["src", `${ROOT}tests/workerd`], vars: VARS, onLog: ({ message }) => lines.push(message) });
+  context.after(() => limited.dispose());
+  const answer = await fetch(new URL(ABSENT, limited.url), { headers: USER });
+  assert.equal(answer.status, 503);
+  assert.match(await answer.text(), /limits\.cpu_ms/);
+  assert.equal((await fetch(new URL("/v2/", limited.url), { headers: USER })).status, 200);
+  const [{ event, trace }, asked] = lines.filter((line) => line.startsWith("{")).map((line) => JSON.parse(line));
+  assert.equal(event, "cpu-limit");
+  assert.match(trace, /\nCpuLimitExceeded|\.CpuLimitExceeded/);
+  assert.deepEqual([asked.endpoint, asked.status], ["GetBlob", 503]);
+});

@@ -63,7 +63,7 @@ from registry.spec.endpoints import (
     UploadBlob,
     VerifyRepository,
 )
-from registry.spec.errors import Problem, RegistryError
+from registry.spec.errors import Problem, RegistryError, is_cpu_limit
 from registry.spec.paths import parse
 from registry.storage.transfer import drain
 from registry.telemetry.log import log
@@ -71,6 +71,7 @@ from registry.telemetry.request_record import RequestRecord, current, ray_id
 
 # Every answer names the API version, which Docker's clients look for before they log in.
 _VERSION = {"Docker-Distribution-Api-Version": "registry/2.0"}
+_CPU_LIMIT = "this took all the CPU time of a request: limits.cpu_ms in wrangler.toml allows more"
 _RETRY_AFTER = {"Retry-After": "1"}  # seconds: R2 takes one write a second to a key
 _ID_BYTES = 8  # of a request id, if Cloudflare sent none
 
@@ -153,6 +154,11 @@ async def _answer(registry: Registry, request: Request, record: RequestRecord) -
     except Exception:  # a bug of this registry: the stack trace goes to the log, never to the client
         log("internal-error", trace=traceback.format_exc())
         response = _render(RegistryError(Problem.INTERNAL), record)
+    except BaseException as error:
+        if not is_cpu_limit(error):
+            raise
+        log("cpu-limit", trace=traceback.format_exc())
+        response = _render(RegistryError(Problem.UNAVAILABLE, _CPU_LIMIT, headers=_RETRY_AFTER), record)
     if response.status >= HTTPStatus.BAD_REQUEST:
         await drain(registry.platform, request.body)
     return response

@@ -90,3 +90,11 @@ class RegistryError(Exception):
         """The `errors` array of the answer's body (spec, "Error Codes")."""
         entry: dict[str, object] = {"code": self.problem.code, "message": self.message}
         return [{**entry, "detail": detail} for detail in self.details] or [entry]
+
+
+def is_cpu_limit(error: BaseException) -> bool:
+    """Whether the runtime ends the request because its CPU time is used, but for a moment to tidy up.
+
+    It raises that wherever Python is, as a BaseException of a class that nothing can import.
+    """
+    return type(error).__name__ == "CpuLimitExceeded"

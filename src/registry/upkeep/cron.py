@@ -15,7 +15,7 @@ from registry.content import gc_register
 from registry.ports.platform import Platform
 from registry.ports.storage import Attributes, StorageError
 from registry.spec.endpoints import Mode
-from registry.spec.errors import RegistryError
+from registry.spec.errors import RegistryError, is_cpu_limit
 from registry.spec.names import RepositoryName
 from registry.storage import bucket_format, keys
 from registry.storage.calls import Calls, OutOfCalls
@@ -139,7 +139,9 @@ class _Tick:
                 repository = await walk.next()
             except OutOfCalls:
                 return
-            except Exception as error:  # noqa: BLE001 - the next tick tries once more, then skips it
+            except BaseException as error:  # the next tick tries once more, then skips it
+                if not (isinstance(error, Exception) or is_cpu_limit(error)):
+                    raise
                 self._fail(walk.position, error)
                 if upkeep.failed_at == walk.position:
                     walk.skip()
@@ -187,13 +189,15 @@ class _Tick:
             log("does-not-fit", repository=repository.name, help=self._calls.advice)
         except RegistryError as error:
             log("not-collected", repository=repository.name, reason=error.message)
-        except Exception as error:  # noqa: BLE001 - a failing repository must not stop the others
+        except BaseException as error:  # a failing repository must not stop the others
+            if not (isinstance(error, Exception) or is_cpu_limit(error)):
+                raise
             self._fail(repository.name, error)
             if not upkeep.is_alone:
                 return
         upkeep.at = ""
 
-    def _fail(self, where: str, error: Exception) -> None:
+    def _fail(self, where: str, error: BaseException) -> None:
         self._is_over = True
         log("upkeep-failed", where=where, error=repr(error))
 
@@ -224,7 +228,9 @@ class _Tick:
                 following = await sweeper.sweep_data(self._platform, self._calls, upkeep.cursor, self._swept)
             except OutOfCalls:
                 return
-            except Exception as error:  # noqa: BLE001 - the next tick tries once more, then skips it
+            except BaseException as error:  # the next tick tries once more, then skips it
+                if not (isinstance(error, Exception) or is_cpu_limit(error)):
+                    raise
                 self._fail(upkeep.cursor, error)
                 if upkeep.failed_at == keys.DATA + upkeep.cursor:
                     upkeep.cursor = chr(ord(upkeep.cursor[:1] or "/") + 1)

@@ -15,7 +15,7 @@ from registry.ports.platform import ANSWER_SECONDS, COPY_BUFFER, Platform
 from registry.ports.storage import MAX_PUT_SIZE, Buffer, ClientGone, Content, Pipe, PipeBroken, Source, StorageError
 from registry.ports.tasks import beside
 from registry.ports.web import WebError
-from registry.spec.errors import RegistryError
+from registry.spec.errors import RegistryError, is_cpu_limit
 from registry.spec.names import Digest, RepositoryName
 from registry.storage.transfer import Span, copy, through_pipe
 from registry.telemetry.log import log
@@ -58,7 +58,9 @@ class BlobCopy:
                     await self._pass_the_rest()
         except WebError as error:
             self._log("copy-given-up", error)
-        except Exception as error:  # noqa: BLE001 - nobody awaits this; the client must not wait for ever
+        except BaseException as error:  # nobody awaits this; the client must not wait for ever
+            if not (isinstance(error, Exception) or is_cpu_limit(error)):
+                raise
             self._log("internal-error", error)
 
     async def store_first(self) -> None:
@@ -97,7 +99,7 @@ class BlobCopy:
             while self._passing.has_client and (await turns.next(self._passing, COPY_BUFFER))[1]:
                 pass
 
-    def _log(self, event: str, error: Exception) -> None:
+    def _log(self, event: str, error: BaseException) -> None:
         log(event, upstream=self._upstream.host, repository=self._name, digest=str(self._digest), error=str(error))
 
 

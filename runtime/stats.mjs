@@ -1,7 +1,6 @@
-// Counts what the worker asks of R2, per endpoint (STATS=1). Bindings are wrapped for all that Python can
-// reach, so it does not matter which client or which code path makes the calls.
+// Counts what the worker asks of R2, per endpoint (STATS=1). stats_entry.py hands Python wrapped bindings only, so it does
+// not matter which client or which code path makes the calls.
 import { AsyncLocalStorage } from "node:async_hooks";
-import { WorkerEntrypoint } from "cloudflare:workers";
 
 // R2's price classes: https://developers.cloudflare.com/r2/pricing/. resumeMultipartUpload is no call.
 const BUCKET_CALLS = { put: "A", list: "A", createMultipartUpload: "A", head: "B", get: "B", delete: "free" };
@@ -34,17 +33,15 @@ globalThis.FixedLengthStream = class extends FixedLengthStream {
   }
 };
 
-// Served on a port of its own.
-export class Stats extends WorkerEntrypoint {
-  fetch(request) {
-    const { pathname } = new URL(request.url);
-    if (request.method === "GET" && pathname === "/stats") return Response.json(Object.fromEntries(counters));
-    if (request.method === "POST" && pathname === "/reset") {
-      counters.clear();
-      return Response.json({});
-    }
-    return new Response("GET /stats or POST /reset\n", { status: 404 });
+// What the port of the counts answers.
+export function answer(request) {
+  const { pathname } = new URL(request.url);
+  if (request.method === "GET" && pathname === "/stats") return Response.json(Object.fromEntries(counters));
+  if (request.method === "POST" && pathname === "/reset") {
+    counters.clear();
+    return Response.json({});
   }
+  return new Response("GET /stats or POST /reset\n", { status: 404 });
 }
 
 // Runs `handle` so that the R2 calls it leads to are counted for the request's endpoint.
@@ -65,6 +62,9 @@ export const countedEnv = once((env) =>
     },
   }),
 );
+
+// The module `cloudflare:workers` with its `env` wrapped.
+export const countedModule = once((module) => ({ ...module, env: countedEnv(module.env) }));
 
 function template(path) {
   return TEMPLATES.find(([pattern]) => pattern.test(path))?.[1] ?? path;
