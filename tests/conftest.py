@@ -1,4 +1,4 @@
-"""Fixtures of the tests on fake bindings."""
+"""Fixtures for the tests on fake bindings."""
 
 from collections.abc import Iterator
 
@@ -10,7 +10,7 @@ from tests.fakes.client import FakeRegistry
 from tests.unit import test_faults
 from tests.unit.upkeep import scenes
 
-# Machines are slow and shared: how long an example takes says nothing.
+# Test machines are slow and shared, so the time of an example means nothing.
 settings.register_profile("any machine", deadline=None)
 settings.load_profile("any machine")
 
@@ -23,16 +23,16 @@ def registry() -> FakeRegistry:
 
 @pytest.fixture
 def small_parts() -> Iterator[None]:
-    """Parts of a few KiB."""
+    """Scale parts down to a few KiB."""
     with invariants.small_parts():
         yield
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say how much was broken on purpose, and in how many orders."""
+    """Print the number of tested schedules and of injected faults."""
     if scenes.counted["schedules"]:
         count = scenes.counted["schedules"]
-        terminalreporter.write_line(f"garbage collection: {count} schedules, none loses anything")
+        terminalreporter.write_line(f"garbage collection: {count} schedules without data loss")
     if test_faults.injected["runs"]:
         terminalreporter.write_line(
             f"faults injected: {test_faults.injected['faults']} calls failed, in {test_faults.injected['runs']} runs"

@@ -1,4 +1,4 @@
-"""What clients do, as flows over the fake: for budgets (`make ops`) and for breaking things at every call."""
+"""Typical client flows on the fake registry, with budgets of R2 calls (`make ops`, tests/unit/test_budgets.py)."""
 
 import json
 import random
@@ -24,29 +24,29 @@ LAYERS = (KIB, MIB, 6 * MIB, 24 * MIB, 64 * MIB)  # bytes
 
 
 def bytes_of(size: int) -> bytes:
-    """Random bytes, the same for the same size."""
+    """Pseudorandom bytes, always the same for one size."""
     return random.Random(size).randbytes(size)
 
 
 def in_pieces(data: bytes) -> list[bytes]:
-    """A body without a Content-Length, as dockerd sends it."""
+    """The pieces of a body without a Content-Length, as dockerd sends it."""
     return [data[at : at + 512 * KIB] for at in range(0, len(data), 512 * KIB)]
 
 
 async def nothing(registry: FakeRegistry) -> None:
-    """A bucket in use: the isolate knows its key."""
+    """Warm up the isolate, so that it knows its signing key."""
     await registry.call("POST", f"/v2/{NAME}/blobs/uploads/")
 
 
 async def start(registry: FakeRegistry, name: str = NAME) -> str:
-    """A session."""
+    """Start an upload session; returns its location."""
     started = await registry.call("POST", f"/v2/{name}/blobs/uploads/")
     assert started.status == 202, started
     return started.location
 
 
 async def push_chunks(registry: FakeRegistry, data: bytes, chunks: int = 1, *, known: bool = False) -> None:
-    """POST, PATCHes, PUT."""
+    """Push a blob with POST, `chunks` PATCHes and PUT; `known` means with a Content-Length."""
     location = await start(registry)
     size = -(-len(data) // chunks)
     for at in range(0, len(data), size):
@@ -59,7 +59,7 @@ async def push_chunks(registry: FakeRegistry, data: bytes, chunks: int = 1, *, k
 
 
 async def docker_push(registry: FakeRegistry, name: str = NAME, mount_from: str | None = None) -> None:
-    """An image of five layers as dockerd pushes it: HEAD, POST (a mount, when it knows a source), PATCH, PUT, HEAD."""
+    """Push an image of five layers as dockerd does: HEAD, POST (a mount if it knows a source), PATCH, PUT, HEAD."""
     config = b'{"architecture": "amd64"}'
     layers = [bytes_of(size) for size in LAYERS]
     for data in (*layers, config):
@@ -76,10 +76,10 @@ async def docker_push(registry: FakeRegistry, name: str = NAME, mount_from: str 
 
 
 async def skopeo_push(registry: FakeRegistry, name: str = NAME, mount_from: str | None = None) -> None:
-    """The same image as skopeo 1.9 pushes it, seen on the wire.
+    """Push the same image as skopeo 1.9 does, according to a recording of its requests.
 
-    Of each layer: HEAD, then HEAD where it could be mounted from or, without such a place, HEAD again; a mount, or
-    POST, PATCH with a Content-Length and PUT. Of the config one HEAD, and it is always uploaded.
+    For each layer: HEAD; HEAD in the repository to mount from or, without one, HEAD again; then a mount, or POST,
+    PATCH with a Content-Length and PUT. The config gets one HEAD and is always uploaded.
     """
     config = b'{"architecture": "amd64"}'
     layers = [bytes_of(size) for size in LAYERS]
@@ -98,7 +98,7 @@ async def skopeo_push(registry: FakeRegistry, name: str = NAME, mount_from: str 
 
 
 async def pull(registry: FakeRegistry) -> None:
-    """The image, as a client pulls it: the manifest by tag, then its blobs."""
+    """Pull the image as a client does: the manifest by tag, then its blobs."""
     manifest = await registry.call("GET", f"/v2/{NAME}/manifests/1.0")
     document = json.loads(manifest.body)
     for one in (document["config"], *document["layers"]):
@@ -107,13 +107,13 @@ async def pull(registry: FakeRegistry) -> None:
 
 
 async def mount(registry: FakeRegistry, size: int) -> None:
-    """From one repository to another."""
+    """Mount a blob of NAME in another repository."""
     answer = await registry.call("POST", f"/v2/other/blobs/uploads/?mount={digest_of(bytes_of(size))}&from={NAME}")
     assert answer.status == 201
 
 
 def pushed(*sizes: int) -> Callable[[FakeRegistry], Awaitable[None]]:
-    """A bucket in use that has blobs of these sizes."""
+    """Prepare blobs of these sizes."""
 
     async def prepare(registry: FakeRegistry) -> None:
         for size in sizes:
@@ -123,13 +123,13 @@ def pushed(*sizes: int) -> Callable[[FakeRegistry], Awaitable[None]]:
 
 
 async def put_layers(registry: FakeRegistry, count: int) -> None:
-    """The manifest of an image with `count` layers that are there."""
+    """Put the manifest of an image with `count` existing layers."""
     layers = [bytes_of(size) for size in range(1, count + 1)]
     assert (await put_manifest(registry, NAME, "1.0", image(b"", layers))).status == 201
 
 
 async def ten_thousand_digests(registry: FakeRegistry) -> None:
-    """A repository with one tag among them, and with as many blobs."""
+    """Prepare a repository with 10,000 manifests, one tag and 10,000 blobs."""
     for number in range(10_000):
         for kind in ("manifests", "blobs"):
             registry.bucket.seed(f"{NAME}/{kind}/{digest_of(str(number).encode())}", b"{}", NO_ATTRIBUTES, None)
@@ -137,7 +137,7 @@ async def ten_thousand_digests(registry: FakeRegistry) -> None:
 
 
 async def a_hundred_repositories(registry: FakeRegistry) -> None:
-    """Each with a hundred blobs."""
+    """Prepare 100 repositories with 100 blobs each."""
     for number in range(100):
         name = f"r{number:03}"
         registry.bucket.seed(f"{name}/manifests/latest", b"{}", NO_ATTRIBUTES, None)
@@ -146,7 +146,7 @@ async def a_hundred_repositories(registry: FakeRegistry) -> None:
 
 
 async def whole_catalogue(registry: FakeRegistry) -> None:
-    """All pages."""
+    """List all pages of the catalog."""
     url, count = "/v2/_catalog", 0
     while url:
         answer = await registry.call("GET", url)
@@ -156,22 +156,22 @@ async def whole_catalogue(registry: FakeRegistry) -> None:
 
 
 async def a_pushed_image(registry: FakeRegistry) -> None:
-    """The image of five layers is there."""
+    """Prepare the image of five layers."""
     await docker_push(registry)
 
 
 async def an_image_of_skopeo(registry: FakeRegistry) -> None:
-    """The image of five layers is there; what has a Content-Length has fewer parts."""
+    """Prepare the image of five layers as skopeo stores it: blobs with a Content-Length have fewer parts."""
     await skopeo_push(registry)
 
 
 async def get(registry: FakeRegistry, method: str, size: int) -> None:
-    """One blob."""
+    """GET or HEAD one blob."""
     assert (await registry.call(method, f"/v2/{NAME}/blobs/{digest_of(bytes_of(size))}")).status == 200
 
 
 async def get_part(registry: FakeRegistry, size: int) -> None:
-    """The second half of a blob."""
+    """GET the second half of a blob."""
     url = f"/v2/{NAME}/blobs/{digest_of(bytes_of(size))}"
     assert (await registry.call("GET", url, headers={"Range": f"bytes={size // 2}-"})).status == 206
 
@@ -224,24 +224,24 @@ async def list_referrers(registry: FakeRegistry, count: int) -> None:
 
 
 async def delete(registry: FakeRegistry, path: str) -> None:
-    """DELETE."""
+    """DELETE a path of the repository."""
     assert (await registry.call("DELETE", f"/v2/{NAME}/{path}")).status == 202
 
 
 async def delete_image(registry: FakeRegistry) -> None:
-    """The manifest that `a_pushed_image` tagged, by its digest."""
+    """Delete the image of `a_pushed_image` by its manifest's digest."""
     manifest = await registry.call("HEAD", f"/v2/{NAME}/manifests/1.0")
     await delete(registry, f"manifests/{manifest.headers['Docker-Content-Digest']}")
 
 
 async def list_tags(registry: FakeRegistry) -> None:
-    """Every tag."""
+    """List the tags of `ten_thousand_digests`."""
     answer = await registry.call("GET", f"/v2/{NAME}/tags/list")
     assert json.loads(answer.body)["tags"] == ["latest"]
 
 
 async def an_upstream(registry: FakeRegistry) -> None:
-    """The image of five layers is in a registry behind this one."""
+    """Prepare an upstream registry that has the image of five layers."""
     upstream = FakeUpstream()
     upstream.push(NAME, "1.0", [bytes_of(size) for size in LAYERS])
     registry.settings = read_settings({**VARIABLES, "REGISTRIES_JSON": json.dumps([{"registry": UPSTREAM}])}.get)
@@ -250,21 +250,21 @@ async def an_upstream(registry: FakeRegistry) -> None:
 
 
 async def a_copied_image(registry: FakeRegistry) -> None:
-    """The image was pulled through, long ago."""
+    """Prepare an image that was pulled through an hour ago."""
     await an_upstream(registry)
     await pull(registry)
     registry.clock.now += 3600
 
 
 def _attributes_of(data: bytes) -> Attributes:
-    """As a push stores a manifest."""
+    """The attributes with which a push stores a manifest."""
     packed = pack(references_of(parse_manifest(data, MANIFEST)))
     assert packed is not None
     return Attributes(MANIFEST, {"hasSubject": "false", "references": packed})
 
 
 def images(count: int, layers: int) -> Callable[[FakeRegistry], Awaitable[None]]:
-    """A repository of tagged images with layers of their own, and a config that they share, long ago."""
+    """Prepare a repository of week-old tagged images with distinct layers and a shared config."""
 
     async def prepare(registry: FakeRegistry) -> None:
         for number in range(count):
@@ -281,18 +281,18 @@ def images(count: int, layers: int) -> Callable[[FakeRegistry], Awaitable[None]]
 
 
 async def collect(registry: FakeRegistry, blobs: int = 0) -> None:
-    """POST; so many blobs go."""
+    """Run the garbage collection, which must delete this number of blobs."""
     answer = await registry.call("POST", f"/v2/{NAME}/gc?mode=untagged", budget=registry.settings.r2_calls)
     assert json.loads(answer.body)["blobs"] == blobs
 
 
 async def tick_of_the_clock(registry: FakeRegistry) -> None:
-    """A step of the clean-up, with a bucket in which there is nothing to do."""
+    """Run the cron trigger once on a bucket without garbage."""
     await registry.tick()
 
 
 async def a_pass_is_over(registry: FakeRegistry) -> None:
-    """The clean-up has been everywhere today."""
+    """Prepare a bucket whose clean-up has finished today's pass."""
     await a_pushed_image(registry)
     for _ in range(20):
         await tick_of_the_clock(registry)
@@ -301,19 +301,19 @@ async def a_pass_is_over(registry: FakeRegistry) -> None:
 
 # ---------------------------------------------------------------------- at any scale
 def _image() -> tuple[bytes, Attributes]:
-    """A manifest of two blobs."""
+    """A manifest of two blobs, and its attributes."""
     data = json.dumps(image(b"{}", [b"layer"])).encode()
     return data, _attributes_of(data)
 
 
 def with_settings(registry: FakeRegistry, **variables: str) -> None:
-    """A new isolate, with these."""
+    """Restart the registry with further settings."""
     registry.settings = read_settings({**VARIABLES, **variables}.get)
     registry.restart()
 
 
 def ten_thousand_repositories(*parents: str) -> Callable[[FakeRegistry], Awaitable[None]]:
-    """Each with an image, long ago, below one of these names."""
+    """Prepare 10,000 repositories below these names, each with a week-old image."""
 
     async def prepare(registry: FakeRegistry) -> None:
         data, attributes = _image()
@@ -331,7 +331,7 @@ def ten_thousand_repositories(*parents: str) -> Callable[[FakeRegistry], Awaitab
 
 
 async def one_pass(registry: FakeRegistry) -> Upkeep:
-    """Ticks until the clean-up was everywhere, within a day."""
+    """Run the cron trigger until the clean-up has finished a pass, within a day."""
     registry.clock.now += 24 * 3600
     for _ in range(24 * 6):
         registry.clock.now += 600
@@ -342,7 +342,7 @@ async def one_pass(registry: FakeRegistry) -> Upkeep:
 
 
 async def many_images(registry: FakeRegistry) -> None:
-    """A repository of 1.7 million objects."""
+    """Prepare a repository of 1.7 million objects."""
     bucket = ManyImages(registry.clock, heap.IMAGES, heap.LAYERS, heap.ORPHANS)
     bucket.objects, bucket.page_with_metadata = registry.bucket.objects, registry.bucket.page_with_metadata
     registry.bucket = bucket
@@ -350,7 +350,7 @@ async def many_images(registry: FakeRegistry) -> None:
 
 
 async def a_hundred_thousand_tags(registry: FakeRegistry) -> None:
-    """Each of an image of its own, ten of them put today."""
+    """Prepare 100,000 tags of distinct images; ten of them are from today."""
     data, attributes = _image()
     for number in range(100_000):
         digest = parse_digest(digest_of(b"%d" % number))
@@ -363,7 +363,7 @@ async def a_hundred_thousand_tags(registry: FakeRegistry) -> None:
 
 
 async def retain(registry: FakeRegistry) -> None:
-    """A pass: ten are left."""
+    """Run a pass; the retention rules keep ten tags."""
     assert (await one_pass(registry)).tags == 100_000 - 10
     assert len(registry.bucket.keys(f"{NAME}/manifests/t")) == 10
 
@@ -376,7 +376,7 @@ async def sixty_thousand_repositories(registry: FakeRegistry) -> None:
 
 
 async def all_of_a_large_catalogue(registry: FakeRegistry) -> None:
-    """Pages of a thousand, every name once."""
+    """List the catalog in pages of 1,000; every name comes once."""
     url, names = "/v2/_catalog?n=1000", list[str]()
     while url:
         answer = await registry.call("GET", url)
@@ -388,7 +388,7 @@ async def all_of_a_large_catalogue(registry: FakeRegistry) -> None:
 
 
 async def five_thousand_images(registry: FakeRegistry) -> None:
-    """Of forty layers each; two hundred of them are large, hence links, and R2 knows the digest of the others."""
+    """Prepare 5,000 images of 40 layers: 200 layers are large, hence links; R2 has the digest of all others."""
     for number in range(5_000):
         layers = [b"%d %d" % (number, layer) for layer in range(40)]
         data = json.dumps(image(b"{}", layers)).encode()
@@ -407,17 +407,17 @@ async def five_thousand_images(registry: FakeRegistry) -> None:
 
 
 async def verify(registry: FakeRegistry) -> None:
-    """GET: there is nothing wrong."""
+    """Run the consistency check, which must find no problem."""
     answer = await registry.call("GET", f"/v2/{NAME}/gc?mode=verify", budget=registry.settings.r2_calls)
     assert json.loads(answer.body) == {"manifests": 10_000, "blobs": 200_001, "problems": [], "unread": 0}
 
 
 @dataclass(frozen=True, slots=True)
 class Flow:
-    """What is there before, what is measured, and its budget: Class A, Class B, and bytes written per byte pushed.
+    """A preparation, a measured run, and its budget: Class A calls, Class B calls, bytes written per byte pushed.
 
-    `calls`: of both classes together, where that is what counts. `pause`: seconds between requests that each write
-    where the one before did. `heap`: bytes beyond the interpreter's own, measured in Pyodide (tests/heap.mjs).
+    `calls` limits both classes together. `pause` is the seconds between requests that write the same key. `heap` limits
+    the bytes beyond the interpreter's own, measured in Pyodide (tests/heap.mjs).
     """
 
     prepare: Callable[[FakeRegistry], Awaitable[None]]
@@ -437,7 +437,7 @@ def at_scale(
     calls: int,
     heap: int | None = None,
 ) -> Flow:
-    """A flow whose calls count all together."""
+    """A flow with one budget for all of its calls."""
     return Flow(prepare, run, calls, calls, calls=calls, pause=1.0, heap=heap)
 
 
@@ -484,7 +484,7 @@ FLOWS: dict[str, Flow] = {
     "delete-manifest": Flow(a_pushed_image, delete_image, 4, 2),
     "gc-50": Flow(images(50, 4), collect, 12, 12, calls=12),
     "gc-1000": Flow(images(1000, 10), collect, 150, 150, calls=150, pause=1.0),
-    # R2's pages are of a thousand, and of a hundred when they have metadata: tests/unit/test_budgets.py tries both.
+    # A page of R2 has 1,000 keys, or about 100 with metadata: tests/unit/test_budgets.py tests both sizes.
     "pass-10000-idle": at_scale(ten_thousand_repositories(""), one_pass, 1_000),
     "pass-10000-idle-nested": at_scale(
         ten_thousand_repositories("", "team/", *(f"t{at:02}/x/" for at in range(98))), one_pass, 5_000
@@ -496,14 +496,14 @@ FLOWS: dict[str, Flow] = {
     "gc-idle-cron": Flow(a_pass_is_over, tick_of_the_clock, 6, 6, calls=6),
     "delete-linked-blob": Flow(pushed(64 * MIB), lambda r: delete(r, f"blobs/{digest_of(bytes_of(64 * MIB))}"), 0, 2),
 }
-# Bytes that are written beside the content: headers of log entries, links, manifests.
+# Bytes written in addition to the content: headers of log entries, links, manifests.
 OVERHEAD = 8 * KIB
 
 
 async def measure(name: str, page_with_metadata: int = 100) -> FakeRegistry:
-    """Run a flow on a bucket of its own; the registry's `bucket.usage` has what it took.
+    """Run a flow on a fresh bucket; `bucket.usage` of the returned registry has its calls and bytes.
 
-    Time stands still while it runs, so that a key written twice is refused.
+    Time stands still meanwhile, so that the fake R2 refuses a second write to a key.
     """
     flow, registry = FLOWS[name], FakeRegistry()
     registry.bucket.page_with_metadata = page_with_metadata

@@ -1,7 +1,7 @@
-"""Fuzzing of every parser that strangers or operators feed: what looks right, and what was made of it.
+"""Fuzzes every parser of untrusted input and of settings with mutations of valid inputs.
 
-`python -m tests.fuzz` takes COUNT inputs (1,000,000) from SEED on; tests/unit/test_fuzz.py takes some with every run.
-The same inputs run in workerd's Pyodide (tests/workerd/fuzz.mjs): what ends that interpreter does not end CPython.
+`python -m tests.fuzz` runs COUNT inputs (1,000,000) from SEED (1); tests/unit/test_fuzz.py runs some in every test run.
+The same inputs run in workerd's Pyodide (tests/workerd/fuzz.mjs), since some crash its interpreter but not CPython.
 """
 
 import base64
@@ -28,14 +28,14 @@ from registry.spec.ranges import content_range, parse_chunk_range, parse_ranges
 from registry.spec.untrusted_json import read_json
 from registry.upstream import ecr
 
-# Characters of the inputs that look for loops within loops, and how many times as long the longer ones are.
+# Size in characters of the inputs that look for quadratic run time, and the ratio of the longer inputs to them.
 LONG = 8 * 1024
 LARGER = 16
-DEEP = 20_000  # how often something is repeated in inputs that look for recursion
-_DEEP_SHARE = 0.1  # of the inputs that could be deep: each takes a thousand times as long as another one
-_SIZE = 1000  # bytes of the blob whose ranges are asked for
+DEEP = 20_000  # repetitions in inputs that look for recursion
+_DEEP_SHARE = 0.1  # of the inputs that could be deep; low, since each takes a thousand times as long as another one
+_SIZE = 1000  # bytes of the blob for the tested ranges
 _KEY = b"k" * 32
-_SEALED = ("a session", "")  # nobody can make another one without the key
+_SEALED = ("a session", "")  # the only texts that `unseal` may return: sealing another one needs the key
 _DIGEST = "sha256:" + "ab" * 32
 _TOKEN = re.compile(r"[A-Za-z0-9]+|.", re.DOTALL)
 _NASTY = (
@@ -96,7 +96,7 @@ def _segment(text: str) -> str:
 
 
 def _token(text: str) -> None:
-    """A token whose claims, or whose header, are this text."""
+    """Parse a token with this text as its claims, and one with it as its header."""
     header = _segment('{"alg":"ES256"}')
     read_token(f"{header}.{_segment(text)}.c2ln")
     read_token(f"{_segment(text)}.{header}.c2ln")
@@ -127,7 +127,7 @@ def _setting(name: str) -> Callable[[str], None]:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A parser, and inputs that lead everywhere in it. It gives a value or raises RegistryError with a 4xx."""
+    """A parser, and valid inputs that cover it. It must return a value or raise RegistryError with a 4xx."""
 
     run: Callable[[str], object]
     corpus: tuple[str, ...]
@@ -244,7 +244,7 @@ TARGETS = {
 
 
 def generate(rng: random.Random, corpus: tuple[str, ...]) -> str:
-    """An input: one of the corpus with up to four things done to it."""
+    """An input of the corpus with up to four mutations."""
     words = _TOKEN.findall(rng.choice(corpus))
     for _ in range(rng.randint(0, 4)):
         at = rng.randint(0, len(words))
@@ -265,7 +265,7 @@ def generate(rng: random.Random, corpus: tuple[str, ...]) -> str:
 
 
 def long_inputs(corpus: tuple[str, ...], size: int) -> Iterator[str]:
-    """Inputs of some `size` that take long where a parser looks at everything again and again."""
+    """Repetitive inputs of about `size` characters, for which a quadratic parser takes long."""
     for piece in _REPEATED:
         text = piece * (size // len(piece))
         yield text
@@ -274,7 +274,7 @@ def long_inputs(corpus: tuple[str, ...], size: int) -> Iterator[str]:
 
 
 def check(target: Target, text: str) -> None:
-    """Run a parser on an input. Anything but a value or a 4xx is an error."""
+    """Run a parser on an input; raises an error for any outcome but a value or a 4xx."""
     try:
         target.run(text)
     except RegistryError as error:
@@ -283,19 +283,19 @@ def check(target: Target, text: str) -> None:
 
 
 def run(name: str, count: int, seed: int) -> str | None:
-    """Run a target on so many inputs; the input that broke it, with the error."""
+    """Run a target on `count` inputs; returns the first error with its input, or None."""
     rng = random.Random(f"{seed} {name}")
     for _ in range(count):
         text = generate(rng, TARGETS[name].corpus)
         try:
             check(TARGETS[name], text)
-        except Exception as error:  # noqa: BLE001 - what is looked for
+        except Exception as error:  # noqa: BLE001 - any exception is a finding
             return f"{error!r}\n  {text[:500]!r}"
     return None
 
 
 def main() -> int:
-    """Run all targets, each with as many inputs."""
+    """Run all targets with equal numbers of inputs; returns 1 when one failed."""
     count, seed = int(os.environ.get("COUNT", "1000000")), int(os.environ.get("SEED", "1"))
     each = -(-count // len(TARGETS))
     failures = 0

@@ -1,5 +1,5 @@
-// The memory that a collection of 1.7 million objects takes beyond the interpreter's own, in npm's Pyodide: one line of
-// JSON. WebAssembly's memory never shrinks, so that its size at the end is that at the peak.
+// Measures the memory of a garbage collection of 1.7 million objects beyond the interpreter's own, in npm's Pyodide, and
+// prints it as JSON. WebAssembly's memory never shrinks, so its final size is the peak.
 import { dirname, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 
@@ -7,7 +7,7 @@ import { loadPyodide } from "pyodide";
 
 const ROOT = resolve(dirname(fileURLToPath(import.meta.url)), "..");
 
-// {heap: bytes, calls, objects} for so many images.
+// Returns {heap, calls, objects} for a number of images; `heap` is in bytes.
 export async function measure(images = 100_000) {
   const python = await loadPyodide();
   for (const folder of ["src", "tests"]) {

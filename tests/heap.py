@@ -1,6 +1,6 @@
-"""The memory of a collection of 1.7 million objects, in the interpreter that Cloudflare runs (tests/heap.mjs).
+"""Runs a garbage collection of 1.7 million objects, whose memory tests/heap.mjs measures in Pyodide.
 
-Imports nothing that is not in the Worker or here.
+It imports only modules of the Worker and of tests/, since Pyodide has no others.
 """
 
 import json
@@ -20,7 +20,7 @@ IMAGES, LAYERS, ORPHANS = 100_000, 15, 1_000
 
 
 async def collect(platform: Platform) -> int:
-    """A collection of such a repository; the calls it takes."""
+    """Collect the garbage of the repository; returns the number of R2 calls."""
     calls = Calls(MAX_CALLS)
     run = collection.begin(platform, RepositoryName(NAME), Rules(Mode.UNTAGGED, 3600))
     garbage = await Collector(platform, run, calls).collect()
@@ -29,7 +29,7 @@ async def collect(platform: Platform) -> int:
 
 
 async def main(images: int = IMAGES, page_with_metadata: int = 100) -> str:
-    """For the script: the calls, as JSON."""
+    """Return the numbers of calls and objects as JSON, for tests/heap.mjs."""
     now = 1_800_000_000.0
 
     async def sleep(seconds: float) -> None:

@@ -1,4 +1,4 @@
-"""Manifests for tests."""
+"""Makes and pushes manifests for tests."""
 
 import json
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ LAYER = "application/vnd.oci.image.layer.v1.tar+gzip"
 
 
 def descriptor(data: bytes, media_type: str) -> dict[str, Any]:
-    """A descriptor of bytes."""
+    """The descriptor of bytes."""
     return {"mediaType": media_type, "digest": digest_of(data), "size": len(data)}
 
 
@@ -33,14 +33,14 @@ def image(config: bytes, layers: Sequence[bytes], **fields: Any) -> dict[str, An
 async def put_manifest(
     registry: FakeRegistry, name: str, reference: str, document: object, media_type: str | None = MANIFEST
 ) -> Answer:
-    """PUT a manifest; bytes as they are, anything else as JSON."""
+    """PUT a manifest: bytes unchanged, any other document as JSON."""
     body = document if isinstance(document, bytes) else json.dumps(document).encode()
     headers = {} if media_type is None else {"Content-Type": media_type}
     return await registry.call("PUT", f"/v2/{name}/manifests/{reference}", body, headers=headers)
 
 
 async def push_image(registry: FakeRegistry, name: str, reference: str, layers: Sequence[bytes]) -> bytes:
-    """Push an image with its blobs; the manifest's bytes."""
+    """Push an image with its blobs; returns the manifest's bytes."""
     config = json.dumps({"layers": len(layers)}).encode()
     for blob in (config, *layers):
         await registry.push_blob(name, blob)

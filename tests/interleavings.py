@@ -1,8 +1,8 @@
-"""Every order in which requests can meet: the shipped code under a scheduler that owns every R2 call and the clock.
+"""Runs concurrent requests in every order of their R2 calls, under a scheduler that controls the calls and the clock.
 
-A schedule says which actor's next call happens. Two calls that touch nothing in common can be swapped without anybody
-noticing, so only one order of them is tried (sleep sets: Godefroid, "Partial-Order Methods for the Verification of
-Concurrent Systems", 1996). Each schedule runs from the start on a fresh bucket.
+A schedule is a sequence of actors: each entry lets that actor's next call happen. The order of two calls without a
+common key has no effect, so only one of both orders is tried (sleep sets: Godefroid, "Partial-Order Methods for the
+Verification of Concurrent Systems", 1996). Each schedule runs from the start on a fresh bucket.
 """
 
 import asyncio
@@ -20,33 +20,33 @@ from tests.fakes.machine import FakeCrypto, FakeWeb
 from tests.fakes.r2 import MAX_OPEN_BODIES, FakeR2
 from tests.fakes.streams import FakeStreams
 
-TIME_PASSES = -1.0  # what an actor sleeps for that makes LONG seconds pass at any moment
+TIME_PASSES = -1.0  # the argument of `sleep` with which an actor lets LONG seconds pass at any point of a schedule
 LONG = 400.0  # seconds: longer than any lease and its margin
-SLOW = 95.0  # seconds that a call takes to fail
+SLOW = 95.0  # seconds after which a slow call fails
 
 _actor: ContextVar[int] = ContextVar("actor")
-_CALL_SECONDS = 0.001  # that an R2 call takes: no two objects are put at the same time
-_MAX_STEPS = 2_000  # calls of one schedule: more is an endless loop
+_CALL_SECONDS = 0.001  # duration of an R2 call, so that no two objects have the same upload time
+_MAX_STEPS = 2_000  # calls of one schedule; more mean an endless loop
 
 
 class Violation(AssertionError):
-    """Something that must never happen did; the message has the schedule."""
+    """An invariant was violated; the message has the schedule."""
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """An R2 call that waits for its turn, or a sleep."""
+    """A waiting R2 call, or a step of the clock."""
 
     call: str
     keys: tuple[str, ...] = ()
 
     @property
     def writes(self) -> bool:
-        """Whether it changes what it touches."""
+        """Whether the call changes objects."""
         return self.call not in ("head", "get", "list")
 
     def touches(self, other: "Step") -> bool:
-        """Whether the order of the two can be noticed."""
+        """Whether the order of the two steps can have an effect."""
         if "clock" in (self.call, other.call):
             return True
         if not (self.writes or other.writes):
@@ -63,15 +63,15 @@ def _same(one: Step, mine: str, other: Step, theirs: str) -> bool:
 
 
 class Crash(BaseException):
-    """The isolate of an actor is gone."""
+    """The isolate of an actor has crashed."""
 
 
 @dataclass(slots=True)
 class Trouble:
-    """What goes wrong at an actor's call number `at`.
+    """The fault at an actor's call number `at`.
 
-    "crash": the actor's isolate, before it; "lost": its reply; "slow": it and the next one take SLOW seconds to fail,
-    without effect; "fail": it and the next two fail, so that trying again does not help.
+    "crash": the actor's isolate ends before the call; "lost": the call's reply is lost; "slow": this call and the next
+    one fail after SLOW seconds, without effect; "fail": this call and the next two fail, so that retries do not help.
     """
 
     kind: str = ""
@@ -79,7 +79,7 @@ class Trouble:
 
 
 class GatedR2(FakeR2):
-    """The bucket; within a schedule every call waits until the scheduler lets it happen."""
+    """A fake bucket whose calls wait for the scheduler while a schedule runs."""
 
     def __init__(self, clock: Clock) -> None:
         super().__init__(clock)
@@ -113,7 +113,7 @@ class GatedR2(FakeR2):
 
 
 class _Lossy:
-    """The bucket, whose replies may get lost."""
+    """A bucket whose replies may get lost."""
 
     def __init__(self, bucket: GatedR2) -> None:
         self._bucket = bucket
@@ -133,7 +133,7 @@ Actor = Callable[[Platform], Awaitable[object]]
 
 @dataclass(slots=True)
 class World:
-    """A bucket, its time, and what became of each actor: "done", "refused", "failed" or "crashed"."""
+    """A bucket, its clock, and the outcome of each actor: "done", "refused", "failed" or "crashed"."""
 
     bucket: GatedR2
     clock: Clock
@@ -142,7 +142,7 @@ class World:
     acts: list["Actor"] = field(default_factory=list)
 
     def platform(self, sleep: Callable[[float], Awaitable[None]] | None = None, seed: int = 0) -> Platform:
-        """An isolate of its own."""
+        """The platform of a further isolate."""
         randomness = random.Random(seed)
         machine = Machine(
             FakeCrypto(),
@@ -156,7 +156,7 @@ class World:
 
 
 class Scheduler:
-    """Runs actors; `choose` says whose turn it is."""
+    """Runs the actors of one schedule."""
 
     def __init__(self, world: World, troubles: Sequence[Trouble]) -> None:
         self._world = world
@@ -167,7 +167,7 @@ class Scheduler:
         self._lost: set[int] = set()
 
     async def wait(self, step: Step) -> None:
-        """In an actor: until this call's turn. Raises Crash."""
+        """Block an actor until the turn of this call. Raises Crash."""
         actor = _actor.get()
         number, self._counts[actor] = self._counts[actor], self._counts[actor] + 1
         trouble = self._troubles[actor]
@@ -176,7 +176,7 @@ class Scheduler:
         if trouble.kind == "slow" and 0 <= number - trouble.at < 2:
             await self._turn(Step("clock"))
             self._world.clock.now += SLOW
-            raise StorageError("internal error, at last")
+            raise StorageError("internal error after a timeout")
         await self._turn(step)
         if trouble.kind == "fail" and 0 <= number - trouble.at < 3:
             raise StorageError("internal error")
@@ -189,14 +189,14 @@ class Scheduler:
         await turn
 
     def answer(self) -> None:
-        """In an actor: the call's reply arrives, or does not."""
+        """Deliver the reply of an actor's call, or raise StorageError if the reply is lost."""
         actor = _actor.get()
         if actor in self._lost:
             self._lost.discard(actor)
             raise StorageError("no answer")
 
     async def sleep(self, seconds: float) -> None:
-        """In an actor: until the clock is there. TIME_PASSES: a step of its own, which the scheduler may take."""
+        """Block an actor for this time. With TIME_PASSES it waits for a clock step, which the scheduler may choose."""
         if seconds == TIME_PASSES:
             await self.wait(Step("clock"))
             self._world.clock.now += LONG
@@ -211,9 +211,10 @@ class Scheduler:
         choose: Callable[[dict[int, Step]], int | None],
         pick: Callable[[int], int] = lambda count: 0,
     ) -> bool:
-        """Run all actors to their ends; False when `choose` gave the schedule up.
+        """Run all actors to their ends; returns False when `choose` returned None to give up the schedule.
 
-        `pick` says which of so many calls of one actor, which it made at once, is the first.
+        `choose` gets the next step of each actor and returns the actor to run. `pick` gets the number of concurrent
+        calls of that actor and returns the index of the one to run.
         """
         world = self._world
         world.outcomes = [""] * len(actors)
@@ -232,7 +233,7 @@ class Scheduler:
                     continue
                 enabled = {number: waiting[0][0] for number, waiting in enumerate(self._waiting) if waiting}
                 if any(step.call == "delete" for step in enabled.values()):
-                    # The assumption about time (registry.gc_register.MARGIN_SECONDS): what was sent lands soon.
+                    # The assumption behind gc_register.MARGIN_SECONDS: a delete that was sent takes effect soon.
                     enabled = {number: step for number, step in enabled.items() if step.call != "clock"}
                 if not enabled:
                     self._pass_time()
@@ -242,7 +243,7 @@ class Scheduler:
                     return False
                 world.clock.now += _CALL_SECONDS
                 self._waiting[chosen].pop(pick(len(self._waiting[chosen])))[1].set_result(None)
-            raise Violation("it never ends")
+            raise Violation("the schedule does not end")
         finally:
             world.bucket.scheduler = None
             for task in tasks:
@@ -251,12 +252,12 @@ class Scheduler:
 
     def _pass_time(self) -> None:
         deadlines = [deadline for sleeping in self._sleeping for deadline, _ in sleeping]
-        assert deadlines, "an actor waits for nothing"
+        assert deadlines, "an actor waits without a call or a sleep"
         self._world.clock.now = max(self._world.clock.now, min(deadlines))
         self._wake()
 
     def _wake(self) -> bool:
-        """Whoever slept long enough goes on; whether anybody did."""
+        """Wake the actors whose sleep is over; returns whether there was any."""
         woken = False
         for sleeping in self._sleeping:
             for deadline, turn in [one for one in sleeping if one[0] <= self._world.clock.now]:
@@ -282,16 +283,16 @@ class Scheduler:
 
 
 async def _quiet() -> None:
-    """Until nothing can run."""
+    """Wait until no task of the loop can run."""
     ready = asyncio.get_running_loop()._ready  # type: ignore[attr-defined] # noqa: SLF001
     await asyncio.sleep(0)
-    while ready:  # noqa: ASYNC110 - there is no event for "nobody can run"
+    while ready:  # noqa: ASYNC110 - there is no event for "no task can run"
         await asyncio.sleep(0)
 
 
 @dataclass(slots=True)
 class _Node:
-    """A point of a schedule: whose turn it was, who was tried before, and who need not be tried."""
+    """A point of a schedule: the chosen actor, the actors already tried, and those that need not be tried (asleep)."""
 
     chosen: int
     enabled: dict[int, Step]
@@ -301,7 +302,7 @@ class _Node:
 
 @dataclass(slots=True)
 class Scene:
-    """A bucket to begin with, actors that meet, and what must hold afterwards."""
+    """An initial bucket, concurrent actors, and a check of the invariants afterwards."""
 
     name: str
     begin: Callable[[], World]
@@ -312,7 +313,7 @@ class Scene:
     async def once(
         self, choose: Callable[[dict[int, Step]], int | None], pick: Callable[[int], int] = lambda count: 0
     ) -> bool:
-        """One schedule, and what must hold after it."""
+        """Run one schedule and check the invariants; returns False for an abandoned schedule."""
         world = self.begin()
         troubles = self.troubles or [Trouble()] * len(self.actors)
         if not await Scheduler(world, troubles).run(self.actors, choose, pick):
@@ -321,7 +322,7 @@ class Scene:
         return True
 
     async def every_schedule(self, limit: int = 10**9) -> int:
-        """All of them, but for the order of what does not touch; how many. Raises Violation."""
+        """Run all schedules that can differ in effect; returns their number. Raises Violation."""
         path: list[_Node] = []
         count = 0
         while count < limit:
@@ -364,7 +365,7 @@ class Scene:
         return count
 
     async def random_schedules(self, seeds: Sequence[int]) -> int:
-        """One for each seed; how many. Raises Violation."""
+        """Run one random schedule for each seed; returns their number. Raises Violation."""
         for seed in seeds:
             turns = random.Random(seed)
             taken: list[str] = []
@@ -387,7 +388,7 @@ def _shown(path: Sequence[_Node]) -> str:
 
 
 def new_world(days: float) -> World:
-    """An empty bucket in a world that is so old."""
+    """An empty bucket, with the clock `days` after START."""
     clock = Clock()
     clock.now = START + days * 86_400
     return World(GatedR2(clock), clock)

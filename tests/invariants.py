@@ -1,4 +1,4 @@
-"""What holds whatever happens."""
+"""Invariants of the bucket that hold after any sequence of requests and faults."""
 
 from contextlib import ExitStack
 from unittest import mock
@@ -8,12 +8,12 @@ from registry.uploads import parts
 from tests.fakes import r2
 from tests.fakes.client import FakeRegistry, digest_of
 
-# Bytes of a part in tests that push thousands of times.
+# Bytes of a part in tests with thousands of pushes.
 PART = 4096
 
 
 def small_parts() -> ExitStack:
-    """Everything that counts in parts, scaled down, and R2's own rule with it; undone when it is closed."""
+    """Scale down all sizes that depend on parts, including R2's minimum; closing the stack restores them."""
     patches = ExitStack()
     for module, name, value in (
         (parts, "SMALL_PART", PART),
@@ -26,7 +26,7 @@ def small_parts() -> ExitStack:
 
 
 def check_links(registry: FakeRegistry) -> None:
-    """Every link has its ref and its data; refs are never fewer than links."""
+    """Check that every link has its ref and its data."""
     for key, found in registry.bucket.objects.items():
         metadata = found.attributes.metadata
         if "/blobs/" in key and "target" in metadata:
@@ -36,7 +36,7 @@ def check_links(registry: FakeRegistry) -> None:
 
 
 async def check_blob(registry: FakeRegistry, name: str, data: bytes, *, acknowledged: bool) -> None:
-    """An acknowledged blob reads back byte for byte; any other is absent or right."""
+    """Check that an acknowledged blob reads back byte for byte; another one may be missing, but not wrong."""
     check_links(registry)
     answer = await registry.call("GET", f"/v2/{name}/blobs/{digest_of(data)}", budget=200)
     assert answer.status == 200 or (answer.status == 404 and not acknowledged), answer

@@ -1,7 +1,7 @@
-"""`make ops`: the R2 calls of every flow, and what they cost beside serverless-registry's.
+"""`make ops`: measures the R2 calls of every flow, and compares their price with serverless-registry's.
 
-With JSON=1 one object: {flow: {"A", "B", "free", "written", "read"}}, and "heap" in bytes where that matters. ONLY=
-names some flows.
+With JSON=1 it prints one object: {flow: {"A", "B", "free", "written", "read"}}, with "heap" in bytes for flows with
+such a budget. ONLY= selects flows, separated by commas.
 """
 
 import asyncio
@@ -15,19 +15,19 @@ import sys
 from tests.fakes.r2 import Usage
 from tests.flows import FLOWS, MIB, OVERHEAD, measure
 
-# What serverless-registry takes for the same image by the same client, counted as ours is: Class A, Class B.
+# The calls of serverless-registry for the same image and client, counted in the same way: Class A, Class B.
 SERVERLESS_REGISTRY = {
     "skopeo-push-5-layers": (41, 38),
     "skopeo-repush-5-layers": (5, 15),
     "skopeo-second-repo-5-layers": (16, 28),
     "skopeo-pull-5-layers": (0, 7),
 }
-# US dollars of one call beyond the free ones: https://developers.cloudflare.com/r2/pricing/, Standard storage.
+# US dollars per call beyond the free tier: https://developers.cloudflare.com/r2/pricing/, Standard storage.
 PRICE_A, PRICE_B = 4.50 / 1_000_000, 0.36 / 1_000_000
 
 
 def _counts(class_a: int, class_b: int) -> str:
-    """Both counts, and what a thousand of such a flow cost."""
+    """Format both counts, and the price of a thousand such flows."""
     return f"{class_a:>5} {class_b:>4}  ${1000 * (class_a * PRICE_A + class_b * PRICE_B):.3f}"
 
 
@@ -52,7 +52,7 @@ def _row(name: str, usage: Usage, heap: int | None) -> tuple[str, bool]:
 
 
 def _heap() -> int:
-    """Bytes that a collection takes beyond the interpreter's own, in Pyodide."""
+    """The bytes of a garbage collection beyond the interpreter's own, in Pyodide."""
     script = ["node_modules/.bin/node", "tests/heap.mjs"]
     printed = subprocess.run(script, check=True, stdout=subprocess.PIPE, text=True).stdout  # noqa: S603
     heap: int = json.loads(printed)["heap"]
@@ -60,9 +60,9 @@ def _heap() -> int:
 
 
 def main() -> int:
-    """Measure, print, and fail when a budget is missed."""
+    """Measure and print all flows; returns 1 when one is over its budget."""
     names = os.environ.get("ONLY", "").split(",") if os.environ.get("ONLY") else list(FLOWS)
-    # What the registry logs is not what was asked for.
+    # Drops the registry's log, which also goes to standard output.
     with contextlib.redirect_stdout(io.StringIO()):
         usages = {name: asyncio.run(measure(name)).bucket.usage for name in names}
     heaps = {name: _heap() for name in names if FLOWS[name].heap is not None}

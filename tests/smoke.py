@@ -1,8 +1,8 @@
-"""`make smoke URL=https://…`: push, pull and delete at a registry that runs; look at what the network does to it.
+"""`make smoke URL=https://…`: pushes, pulls and deletes at a running registry, and checks the network in front of it.
 
-URL, USERNAME, PASSWORD and REPOSITORY (smoke/test) come from the environment. LARGE=1 also sends a chunk as large as
-the registry says it takes, and one above 100 MB. A line for every check; exit code 1 when one failed, 2 when there is
-no registry.
+URL, USERNAME, PASSWORD and REPOSITORY (smoke/test) come from the environment. LARGE=1 also sends a chunk of the maximal
+size that the registry states, and one above 100 MB. Every check prints a line. The exit code is 1 when a check failed,
+and 2 when no registry answers.
 """
 
 import base64
@@ -19,39 +19,39 @@ from dataclasses import dataclass, field
 from urllib.parse import urljoin, urlsplit
 
 MIB = 1024 * 1024
-ABOVE_LIMIT = 101_000_000  # bytes: Cloudflare takes 100 MB on Free and Pro
+ABOVE_LIMIT = 101_000_000  # bytes: Cloudflare's limit on Free and Pro is 100 MB
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 _PARAMETER = re.compile(r'(\w+)="([^"]*)"')
 
 
 class Failure(Exception):
-    """A check did not see what it should."""
+    """A check failed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came back."""
+    """A response, with its whole body."""
 
     status: int
     headers: http.client.HTTPMessage
     body: bytes
 
     def must(self, status: int, what: str) -> "Answer":
-        """Raise Failure unless it has this status."""
+        """Return the response; raises Failure unless it has this status. `what` names the request."""
         if self.status != status:
             request = self.headers.get("X-Request-Id", "unknown")
-            raise Failure(f"{what}: {self.status} in place of {status}, request {request}: {self.body[:300]!r}")
+            raise Failure(f"{what}: got {self.status}, expected {status}; request {request}: {self.body[:300]!r}")
         return self
 
 
 def digest_of(data: bytes) -> str:
-    """Its sha256."""
+    """The sha256 digest of bytes."""
     return f"sha256:{hashlib.sha256(data).hexdigest()}"
 
 
 @dataclass(slots=True)
 class Registry:
-    """The registry, its user, and what is to be deleted at the end."""
+    """A client of the registry that records the pushed objects, to delete them at the end."""
 
     url: str
     user: str
@@ -63,7 +63,7 @@ class Registry:
     def ask(
         self, method: str, path: str, body: bytes | Iterator[bytes] | None = None, *, login: bool = True, **headers: str
     ) -> Answer:
-        """One request on a connection of its own; `path` may be a whole URL. Underscores in headers are hyphens."""
+        """Send one request on a new connection. `path` may be a URL. Underscores in header names mean hyphens."""
         url = urlsplit(urljoin(self.url, path))
         secure = url.scheme == "https"
         connection = (http.client.HTTPSConnection if secure else http.client.HTTPConnection)(url.netloc, timeout=120)
@@ -78,11 +78,11 @@ class Registry:
             connection.close()
 
     def basic(self) -> str:
-        """User name and password as a header."""
+        """The Authorization header for user name and password."""
         return "Basic " + base64.b64encode(f"{self.user}:{self.password}".encode()).decode()
 
     def log_in(self, challenge: str) -> None:
-        """Get a token where the registry asks for one."""
+        """Get a token from the token endpoint that a Bearer challenge names."""
         parameters = dict(_PARAMETER.findall(challenge))
         query = f"?service={parameters.get('service', '')}&scope=repository:{self.name}:pull,push,delete"
         answer = self.ask("GET", parameters["realm"] + query, Authorization=self.basic()).must(200, "token")
@@ -93,33 +93,33 @@ class Registry:
         return f"/v2/{self.name}/{rest}"
 
     def start(self) -> Answer:
-        """A session."""
+        """Start an upload session."""
         return self.ask("POST", self.path("blobs/uploads/"), b"").must(202, "start of an upload")
 
     def close(self, location: str, digest: str, body: bytes = b"") -> Answer:
-        """End a session."""
+        """Close an upload session; `body` holds the last bytes."""
         self.pushed.append(f"blobs/{digest}")
         return self.ask("PUT", f"{location}{'&' if '?' in location else '?'}digest={digest}", body)
 
     def push(self, data: bytes) -> str:
-        """A blob in one request; its digest."""
+        """Push a blob in one request; returns its digest."""
         digest = digest_of(data)
         self.close(self.start().headers["Location"], digest, data).must(201, "monolithic push")
         return digest
 
     def put_manifest(self, data: bytes, reference: str) -> Answer:
-        """A manifest."""
+        """PUT a manifest."""
         self.pushed.append(f"manifests/{digest_of(data)}")
         return self.ask("PUT", self.path(f"manifests/{reference}"), data, Content_Type=MANIFEST)
 
 
 def noise(size: int) -> bytes:
-    """Bytes that no registry has seen."""
+    """Random bytes, so that no registry has the blob already."""
     return random.randbytes(size)
 
 
 def logins(registry: Registry) -> str:
-    """Who gets in."""
+    """Requests without credentials and with a wrong password get 401; USERNAME and PASSWORD are accepted."""
     anonymous = registry.ask("GET", "/v2/", login=False).must(401, "without credentials")
     registry.ask("GET", "/healthz", login=False).must(200, "/healthz")
     wrong = "Basic " + base64.b64encode(b"nobody:wrong").decode()
@@ -129,12 +129,12 @@ def logins(registry: Registry) -> str:
         registry.log_in(challenge)
     registry.ask("GET", "/v2/").must(200, "with USERNAME and PASSWORD")
     if "X-Request-Id" not in anonymous.headers:
-        raise Failure("no X-Request-Id")
+        raise Failure("the response to GET /v2/ has no X-Request-Id")
     return f"401, 401, 200; {challenge.partition(' ')[0]}"
 
 
 def chunks(registry: Registry) -> str:
-    """Three chunks with a range, and one of unknown length."""
+    """Three chunks with a Content-Range, and one of unknown length; a wrong digest is refused."""
     data = noise(24 * MIB)
     started = registry.start()
     location = started.headers["Location"]
@@ -155,35 +155,37 @@ def chunks(registry: Registry) -> str:
 
 
 def pulls(registry: Registry) -> str:
-    """Bytes come back whole, whatever the network would like to compress."""
+    """Blobs come back unchanged and uncompressed, although the network might compress them."""
     text = b"the same line again and again\n" * (8 * MIB // 30)
     path = registry.path(f"blobs/{registry.push(text)}")
     for accepted in ("identity", "gzip, br"):
         got = registry.ask("GET", path, Accept_Encoding=accepted).must(200, "pull")
         if got.body != text or got.headers.get("Content-Encoding") or got.headers["Content-Length"] != str(len(text)):
-            raise Failure(f"with Accept-Encoding {accepted} came {len(got.body)} bytes with {dict(got.headers)}")
+            raise Failure(
+                f"Accept-Encoding {accepted} gave {len(got.body)} of {len(text)} bytes, with {dict(got.headers)}"
+            )
     for asked, expected in (("bytes=100-199", text[100:200]), ("bytes=-7", text[-7:]), (f"bytes={MIB}-", text[MIB:])):
         if registry.ask("GET", path, Range=asked).must(206, asked).body != expected:
-            raise Failure(f"{asked} gave other bytes")
+            raise Failure(f"the range {asked} gave wrong bytes")
     registry.ask("GET", path, If_None_Match=got.headers["ETag"]).must(304, "If-None-Match")
     return "whole, with its length, not encoded; ranges; 304"
 
 
 def manifests(registry: Registry) -> str:
-    """By tag and digest, byte for byte."""
+    """Manifests come back byte for byte, by tag and by digest."""
     data = image(registry, registry.push(noise(MIB)), MIB)
     registry.put_manifest(data, "smoke").must(201, "manifest")
     for reference in ("smoke", digest_of(data)):
         got = registry.ask("GET", registry.path(f"manifests/{reference}"), Accept=MANIFEST, Accept_Encoding="gzip, br")
         same = got.must(200, "manifest").body == data and got.headers["Docker-Content-Digest"] == digest_of(data)
         if not same or got.headers.get("Content-Encoding"):
-            raise Failure(f"the manifest {reference} came with {dict(got.headers)}")
+            raise Failure(f"the manifest {reference} came back changed or encoded, with {dict(got.headers)}")
     tags = json.loads(registry.ask("GET", registry.path("tags/list")).must(200, "tags").body)["tags"]
     return f"tags {tags}"
 
 
 def image(registry: Registry, layer: str, size: int) -> bytes:
-    """An image manifest."""
+    """An image manifest with a config that it pushes and one layer."""
     config = registry.push(b"{}")
     return json.dumps(
         {
@@ -196,7 +198,7 @@ def image(registry: Registry, layer: str, size: int) -> bytes:
 
 
 def two_at_once(registry: Registry) -> str:
-    """R2 takes a write a second for a key: two pushes of a tag at the same moment."""
+    """Two concurrent pushes of one tag: R2 takes one write per second to a key."""
     both = [image(registry, registry.push(noise(size)), size) for size in (1000, 2000)]
     answers: list[Answer] = []
     threads = [
@@ -208,15 +210,15 @@ def two_at_once(registry: Registry) -> str:
         thread.join()
     statuses = sorted(answer.status for answer in answers)
     if len(statuses) < len(both) or not set(statuses) <= {201, 429, 503} or 201 not in statuses:
-        raise Failure(f"the pushes were answered {statuses}")
+        raise Failure(f"two concurrent pushes of a tag gave {statuses}, expected 201 and 201, 429 or 503")
     served = registry.ask("GET", registry.path("manifests/busy"), Accept=MANIFEST).must(200, "the tag").body
     if served not in both:
-        raise Failure("the tag serves neither")
+        raise Failure("the tag serves neither of the two pushed manifests")
     return f"answered {statuses}"
 
 
 def large_chunks(registry: Registry) -> str:
-    """The largest chunk that the registry asks for goes through; what the limit answers."""
+    """A chunk of OCI-Chunk-Max-Length passes; the response to one above the limit is printed."""
     if os.environ.get("LARGE") != "1":
         return "not tried: LARGE=1 sends 190 MB"
     started = registry.start()
@@ -228,11 +230,11 @@ def large_chunks(registry: Registry) -> str:
         above = str(registry.ask("PATCH", registry.start().headers["Location"], bytes(ABOVE_LIMIT)).status)
     except OSError as error:
         above = repr(error)
-    return f"{size} bytes go through; {ABOVE_LIMIT} were answered {above}"
+    return f"{size} bytes pass; {ABOVE_LIMIT} bytes gave {above}"
 
 
 def clean_up(registry: Registry) -> str:
-    """Delete what was pushed; then it is gone."""
+    """Delete the pushed objects, and check that they are gone."""
     paths = sorted(set(registry.pushed), reverse=True)  # manifests before their blobs
     for path in paths:
         answer = registry.ask("DELETE", registry.path(path))
@@ -254,11 +256,11 @@ CHECKS: tuple[Callable[[Registry], str], ...] = (
 
 
 def main() -> int:
-    """Run all checks; what was pushed is deleted in any case."""
+    """Run all checks; the last one deletes the pushed objects."""
     variable = os.environ.get
     url = variable("URL", "")
     if not url.startswith(("http://", "https://")):
-        print("URL= is the registry's: make smoke URL=https://registry.example.com USERNAME=… PASSWORD=…")
+        print("URL is missing: make smoke URL=https://registry.example.com USERNAME=… PASSWORD=…")
         return 2
     credentials = variable("USERNAME") or "hello", variable("PASSWORD") or "world"
     registry = Registry(url, *credentials, variable("REPOSITORY") or "smoke/test")
@@ -270,7 +272,7 @@ def main() -> int:
             failed = True
             print(f"FAILED  {check.__name__.replace('_', ' ')}: {failure}", flush=True)
         except (OSError, http.client.HTTPException) as error:
-            print(f"FAILED  {check.__name__.replace('_', ' ')}: {url} does not answer as a server should: {error!r}")
+            print(f"FAILED  {check.__name__.replace('_', ' ')}: no valid response from {url}: {error!r}")
             return 2
         if failed and check is logins:
             break

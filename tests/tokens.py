@@ -1,4 +1,4 @@
-"""Keys and signed tokens, as an operator or an issuer makes them."""
+"""Makes keys and signed tokens, as an operator or an issuer does."""
 
 import base64
 import json
@@ -19,7 +19,7 @@ _CURVES: dict[str, ec.EllipticCurve] = {"ES256": ec.SECP256R1(), "ES384": ec.SEC
 
 
 def private_key(algorithm: str, which: int = 0) -> PrivateKey:
-    """The same key every time it is asked for; `which` tells several apart."""
+    """A private key, always the same for the same arguments; `which` numbers several."""
     return _make_key(algorithm, which)
 
 
@@ -33,7 +33,7 @@ def _make_key(algorithm: str, which: int) -> PrivateKey:
 
 
 def jwk(algorithm: str, which: int = 0, **members: object) -> dict[str, Any]:
-    """The public JWK, with more members."""
+    """The public key as a JWK, with further members."""
     key: dict[str, Any] = jwt.get_algorithm_by_name(algorithm).to_jwk(
         private_key(algorithm, which).public_key(), as_dict=True
     )
@@ -47,7 +47,7 @@ def pem(algorithm: str) -> str:
 
 
 def setting(value: object) -> str:
-    """As JWT_REGISTRY_TOKENS_PUBLIC_KEY has it: base64."""
+    """The base64 value for JWT_REGISTRY_TOKENS_PUBLIC_KEY."""
     text = value if isinstance(value, str) else json.dumps(value)
     return base64.b64encode(text.encode()).decode()
 
@@ -59,12 +59,12 @@ def sign(
     header: Mapping[str, object] | None = None,
     **more: object,
 ) -> str:
-    """A token of CLAIMS and what replaces them."""
+    """A signed token; `claims` replace CLAIMS, `more` adds to them or overrides them."""
     payload = {**(CLAIMS if claims is None else claims), **more}
     return jwt.encode(payload, private_key(algorithm, which), algorithm, headers=dict(header or {}))
 
 
 def encode(value: object) -> str:
-    """A segment of a token."""
+    """A segment of a token: base64url of bytes, or of a value as JSON."""
     data = value if isinstance(value, bytes) else json.dumps(value).encode()
     return base64.urlsafe_b64encode(data).decode().rstrip("=")

@@ -1,4 +1,5 @@
-// Kinds G, H and I: credentials that travel, tokens that are revoked, and repositories that a stranger also has.
+// Attacks on credentials that the registry sends elsewhere, with revoked tokens, and by upstream repositories with the
+// name of a local one (docs/security.md).
 import assert from "node:assert/strict";
 import { setTimeout as sleep } from "node:timers/promises";
 import { test } from "node:test";
@@ -6,8 +7,8 @@ import { test } from "node:test";
 import { ADMIN, basic, bearer, digestOf, startRegistry, startServer } from "./support.mjs";
 
 const PASSWORD = "the upstream's password";
-const seen = []; // what each server was sent, as "who METHOD path authorization"
-const note = (who, request) => seen.push(`${who} ${request.method} ${request.url} ${request.headers.authorization ?? "-"}`);
+const seen = []; // the requests to all servers, as "server METHOD path authorization"
+const note = (server, request) => seen.push(`${server} ${request.method} ${request.url} ${request.headers.authorization ?? "-"}`);
 const evil = await startServer((request, response) => {
   note("evil", request);
   const realm = request.url.includes("basic") ? 'Basic realm="x"' : `Bearer realm="${evil.url}/token",service="x"`;
@@ -37,10 +38,10 @@ const refresh = (value) => ({
   body: new URLSearchParams({ grant_type: "refresh_token", refresh_token: value, service: "x" }).toString(),
 });
 
-// Deleted at the start, looked at in the end: an isolate looks at its secret once a minute.
+// The secret is deleted at the start and its effect checked at the end, since an isolate reads it once a minute.
 const held = await token("&offline_token=true&scope=repository:a:pull");
 const use = () => registry.send({ path: "/v2/a/tags/list", authorization: bearer(held.token) });
-assert.equal((await use()).status, 404, "the token is taken, and remembered");
+assert.equal((await use()).status, 404, "the token is accepted, and cached");
 await (await registry.local.bucket()).delete("_registry/session-secret");
 const deleted = performance.now();
 
@@ -53,7 +54,7 @@ registry.attacks(
       answer: "502 UNAVAILABLE",
     },
     {
-      name: "the upstream's answer names a token server that nobody named",
+      name: "the upstream's response names a token server that the operator did not name",
       send: ["manifests/1", `blobs/${digestOf("x")}`].map((path) => ({ path: `/v2/a/realm/${path}`, authorization: ADMIN })),
       answer: "502 UNAVAILABLE",
     },
@@ -61,13 +62,13 @@ registry.attacks(
   [PASSWORD, stolen.slice("Basic ".length)],
 );
 
-test("none of them got it", () => {
+test("no server got the upstream's password", () => {
   assert.ok(seen.some((line) => line.startsWith("evil ")), "the redirect was followed");
   assert.deepEqual(seen.filter((line) => line.includes(stolen.slice("Basic ".length)) || line.includes("stolen")), []);
   assert.deepEqual(seen.filter((line) => line.startsWith("evil ") && line.includes("/token")), []);
 });
 
-test("a repository that was pushed to is nobody else's", async () => {
+test("a repository with pushed images is not looked up at an upstream", async () => {
   await registry.pushImage("private/app", "a layer of ours");
   const before = seen.length;
   for (const path of ["manifests/missing", `manifests/${digestOf("x")}`, `blobs/${digestOf("x")}`]) {
@@ -83,12 +84,12 @@ test("a repository that was pushed to is nobody else's", async () => {
   assert.ok(registry.log.lines.some((line) => line.includes("upstream-without-limits")), "the log warns of an upstream for everything");
 });
 
-test("a refresh token has an end", () => {
+test("a refresh token expires", () => {
   const { exp } = JSON.parse(Buffer.from(held.refresh_token.split(".")[1], "base64url"));
   assert.ok(exp > Date.now() / 1000 && exp < Date.now() / 1000 + 31 * 24 * 3600);
 });
 
-test("deleting the signing secret revokes within a minute, in an isolate that runs", async () => {
+test("deleting the signing secret revokes tokens within a minute, in a running isolate", async () => {
   await sleep(Math.max(0, 61_000 - (performance.now() - deleted)));
   assert.equal((await use()).status, 401);
   assert.equal((await registry.send(refresh(held.refresh_token))).status, 401);

@@ -1,6 +1,7 @@
-// Headers: pages of other origins, what proxies set, odd Basic credentials, injection into what the registry answers.
-// tests/unit/access/test_authenticator.py counts that the work for a wrong password does not tell who exists (test_the_work_does_not_tell_who_exists);
-// that the answer does not is in token_endpoint.test.mjs.
+// Attacks by headers: of pages of other origins, of proxies, malformed Basic credentials, injection into responses.
+// Neither the work nor the response to a wrong password tells whether an account exists: the former is tested in
+// tests/unit/access/test_authenticator.py (test_the_work_does_not_tell_who_exists), the latter in
+// token_endpoint.test.mjs.
 import assert from "node:assert/strict";
 
 import { account, ADMIN, base64, basic, bearer, digestOf, MANIFEST, requests, sha256, startRegistry } from "./support.mjs";
@@ -40,19 +41,19 @@ const isClosed = ({ headers }) => {
 
 registry.attacks("CORS", [
   {
-    name: "no attack: the page that the operator named may read",
+    name: "no attack: a page of an allowed origin may read",
     send: version(RIGHT, { origin: UI }),
     answer: "200",
     check: ({ headers }) => assert.equal(headers.get("access-control-allow-origin"), UI),
   },
   {
-    name: "origins that look like those that the operator named",
+    name: "origins that look like the allowed ones",
     send: LOOKALIKES.map((origin) => version(RIGHT, { origin })),
     answer: "200",
     check: isClosed,
   },
   {
-    name: "such origins, in what a browser asks first",
+    name: "such origins in a preflight request",
     send: LOOKALIKES.map((origin) => ({
       method: "OPTIONS",
       path: "/v2/app/manifests/1",
@@ -62,7 +63,7 @@ registry.attacks("CORS", [
     check: isClosed,
   },
   {
-    name: "such origins, and a refusal, which is not for them to read either",
+    name: "such origins may not read a refusal either",
     send: LOOKALIKES.map((origin) => version(undefined, { origin })),
     answer: "401 UNAUTHORIZED",
     check: isClosed,
@@ -72,7 +73,7 @@ registry.attacks("CORS", [
 // ------------------------------------------------------------------ proxies
 registry.attacks("headers that proxies set", [
   {
-    name: "forwarded host and scheme: where clients go for a token is not theirs to say",
+    name: "forwarded host and scheme do not change the token endpoint's address",
     send: [
       { "x-forwarded-host": "evil.example" },
       { "x-forwarded-proto": "gopher", "x-forwarded-port": "1", "x-forwarded-scheme": "https" },
@@ -83,14 +84,14 @@ registry.attacks("headers that proxies set", [
     check: ({ headers }) => assert.ok(headers.get("www-authenticate").startsWith(`Bearer realm="${new URL("/v2/token", registry.url)}"`)),
   },
   {
-    name: "forwarded paths: what is asked for is not theirs to say",
+    name: "forwarded paths do not change the requested path",
     send: ["x-original-url", "x-rewrite-url", "x-forwarded-uri", "x-forwarded-path", "x-forwarded-prefix"].map((name) =>
       version(undefined, { [name]: "/healthz" }),
     ),
     answer: "401 UNAUTHORIZED",
   },
   {
-    name: "forwarded users: who asks is not theirs to say",
+    name: "forwarded users do not authenticate",
     send: [
       "x-forwarded-user",
       "x-remote-user",
@@ -106,7 +107,7 @@ registry.attacks("headers that proxies set", [
     answer: "401 UNAUTHORIZED",
   },
   {
-    name: "forwarded addresses: no place needs no password",
+    name: "forwarded addresses do not replace a password",
     send: ["127.0.0.1", "::1", "10.0.0.1", "localhost", "127.0.0.1, 192.0.2.1"].map((address) =>
       version(
         undefined,
@@ -126,7 +127,7 @@ registry.attacks("headers that proxies set", [
     answer: "200",
   },
   {
-    name: "Upgrade: nobody switches to another protocol",
+    name: "Upgrade: the registry does not switch protocols",
     send: [
       raw(
         "GET /v2/ HTTP/1.1",
@@ -145,25 +146,25 @@ registry.attacks("headers that proxies set", [
 const encoded = (...parts) => `Basic ${Buffer.concat(parts.map((part) => Buffer.from(part))).toString("base64")}`;
 const refused = (name, authorizations) => ({ name, send: authorizations.map((authorization) => version(authorization)), answer: "401 UNAUTHORIZED" });
 
-registry.attacks("odd Basic credentials", [
+registry.attacks("malformed Basic credentials", [
   {
-    name: "no attack: the right ones come in, whatever the case of the scheme",
+    name: "no attack: valid credentials are accepted, in any letter case of the scheme",
     send: ["Basic", "BASIC", "bAsIc"].map((scheme) => version(RIGHT.replace("Basic", scheme))),
     answer: "200",
   },
-  refused("none: nothing, blanks, a scheme alone", ["", " ", "Basic", "Basic ", "Bearer", "Bearer "]),
+  refused("empty: nothing, spaces, a scheme alone", ["", " ", "Basic", "Basic ", "Bearer", "Bearer "]),
   refused(
     "without a colon, a name, a password, or all of it",
     ["", ":", "::", USER, `:${SECRET}`, `${USER}:`].map((text) => encoded(text)),
   ),
-  refused("base64 that is cut, lengthened, in pieces, or none", [
+  refused("base64 that is cut, lengthened, in pieces or malformed", [
     ...[RIGHT.slice(0, -1), `${RIGHT}A`, `${RIGHT}=`, `${RIGHT}!`, RIGHT.replace(/(.{12})/, "$1 "), RIGHT.replace(/(.{12})/, "$1\t")],
     `Basic ${CI.join(":")}`,
   ]),
-  refused("other character sets, too many bytes, half a character, a NUL", [
+  refused("other character sets, overlong UTF-8, lone surrogates, a NUL", [
     ...["latin1", "utf16le"].map((charset) => encoded(Buffer.from(`${USER}:${SECRET}`, charset))),
     encoded([0xef, 0xbb, 0xbf], `${USER}:${SECRET}`), // a byte order mark
-    encoded(`${USER}:`, [0xed, 0xa0, 0x80]), // half a character
+    encoded(`${USER}:`, [0xed, 0xa0, 0x80]), // a lone surrogate
     encoded(`${USER}:`, [0xc1, 0xb0], SECRET.slice(1)), // p in two bytes
     encoded(`${USER}:${SECRET}`, [0]),
     encoded([0xff, 0xfe, 0xfd]),
@@ -187,7 +188,7 @@ registry.attacks("odd Basic credentials", [
     ...['Digest username="ci", response="x"', "Negotiate AAAA", `Token ${CI[1]}`, bearer(CI[1])],
   ]),
   {
-    name: "two of them: of one account, of two, in either order",
+    name: "two credentials: of one account, of two, in either order",
     send: [
       [RIGHT, basic(...CI)],
       [basic(...CI), RIGHT],
@@ -221,9 +222,9 @@ const SUBJECT = { mediaType: MANIFEST, digest: digestOf(image.manifest), size: i
 
 registry.attacks("injection into headers", [
   {
-    name: "Link: the filter of referrers, which it repeats",
+    name: "Link: the filter of referrers, which the header repeats",
     send: async () => {
-      // Two entries of that type, as an older version stored them, are more than an answer has: only then there is a Link.
+      // Two entries of that type, as an older version stored them, exceed one page: only then the response has a Link.
       const bucket = await registry.local.bucket();
       for (const [number, text] of evil.entries()) {
         const artifactType = new URLSearchParams(`type=${text}`).get("type");
@@ -245,7 +246,7 @@ registry.attacks("injection into headers", [
     },
   },
   {
-    name: "Link: where a listing begins",
+    name: "Link: the start of a listing",
     send: requests(
       RIGHT,
       evil.flatMap((text) => ["app/tags/list", "_catalog"].map((path) => `GET /v2/${path}?n=1&last=${text}`)),
@@ -284,7 +285,7 @@ registry.attacks("injection into headers", [
     check: ({ headers }) => assert.match(headers.get("x-request-id"), /^[0-9a-f]{16}$/),
   },
   {
-    name: "WWW-Authenticate: the name for which it asks a token",
+    name: "WWW-Authenticate: the repository name in the scope",
     send: requests(
       undefined,
       evil.map((text) => `GET /v2/app${text}/manifests/1`),

@@ -1,5 +1,5 @@
-// JSON Web Tokens (RFC 7519, RFC 8725), at a registry that knows two public keys of its operator and demands an audience.
-// tests/unit/access/test_signed_tokens.py has every algorithm and form of key, on fakes.
+// Attacks with JSON Web Tokens (RFC 7519, RFC 8725) on a registry that has two public keys and requires an audience.
+// tests/unit/access/test_signed_tokens.py covers every algorithm and key format on fakes.
 import assert from "node:assert/strict";
 
 import { base64, basic, bearer, now, requests, startRegistry, startServer } from "./support.mjs";
@@ -9,7 +9,7 @@ const AUDIENCE = "https://registry.example";
 
 const operator = new Key("ES256", "operator");
 const second = new Key("RS256", "second");
-// Nobody here knows it, whatever it calls itself.
+// The registry does not have this key, although it has the operator's `kid`.
 const attacker = new Key("ES256", "operator");
 const evil = await startServer((request, response) => response.end(JSON.stringify({ keys: [attacker.jwk()] })));
 
@@ -19,34 +19,34 @@ const registry = await startRegistry({
 });
 
 const claims = (more = {}) => ({ username: "ci", capabilities: ["pull", "push"], aud: AUDIENCE, exp: soon(), ...more });
-// Tokens of the operator's with right signatures; an undefined claim is left out.
+// Tokens with a valid signature of the operator; an undefined claim is left out.
 const token = (more, header) => operator.token(claims(more), header);
 const tokens = (name, values) => values.map((value) => token({ [name]: value }));
-// A claim as a text that JSON.stringify would not write.
+// A token with a claim as raw text, for values that JSON.stringify does not write.
 const withText = (name, text) => operator.token(JSON.stringify(claims({ [name]: "HERE" })).replace('"HERE"', text));
 
-// Each token in both places where one is taken.
+// Sends each token as a Bearer token and as a password.
 const bothWays = (texts) =>
   [texts].flat().flatMap((text) => [bearer(text), basic("anything", text)].map((authorization) => ({ path: "/v2/", authorization })));
 const refused = (name, make) => ({ name, send: () => bothWays(make()), answer: "401 UNAUTHORIZED" });
 
 registry.attacks("claims", [
-  { name: "no attack: the tokens that the others are made from come in", send: () => bothWays([token(), second.token(claims())]), answer: "200" },
-  refused("exp: it has expired, by more than two clocks may differ", () => tokens("exp", [now() - 31, 0, -1])),
-  refused("exp: a token for ever", () => tokens("exp", [undefined, null])),
-  refused("exp: no number", () => tokens("exp", ["never", "", [], {}, true, false])),
-  refused("exp: infinite, or not a number", () => ["Infinity", "-Infinity", "NaN", "1e999", "-1e999"].map((text) => withText("exp", text))),
-  refused("nbf: it is for later", () => tokens("nbf", [now() + 3600, "later"])),
-  refused("nbf and iat: infinite, or not a number", () =>
+  { name: "no attack: the unchanged tokens are accepted", send: () => bothWays([token(), second.token(claims())]), answer: "200" },
+  refused("exp: expired by more than the tolerance for clocks", () => tokens("exp", [now() - 31, 0, -1])),
+  refused("exp: missing", () => tokens("exp", [undefined, null])),
+  refused("exp: not a number", () => tokens("exp", ["never", "", [], {}, true, false])),
+  refused("exp: infinite or NaN", () => ["Infinity", "-Infinity", "NaN", "1e999", "-1e999"].map((text) => withText("exp", text))),
+  refused("nbf: not valid yet", () => tokens("nbf", [now() + 3600, "later"])),
+  refused("nbf and iat: infinite or NaN", () =>
     ["nbf", "iat"].flatMap((name) => ["Infinity", "NaN", "1e999"].map((text) => withText(name, text))),
   ),
-  refused("iat: it was issued in the future", () => tokens("iat", [now() + 3600, "yesterday"])),
-  refused("aud: it is for another registry", () => tokens("aud", ["https://other.example", ["a", "b"], `${AUDIENCE}/`, "https://registry"])),
-  refused("aud: it is for nobody, or for what is no name", () =>
+  refused("iat: issued in the future", () => tokens("iat", [now() + 3600, "yesterday"])),
+  refused("aud: another registry", () => tokens("aud", ["https://other.example", ["a", "b"], `${AUDIENCE}/`, "https://registry"])),
+  refused("aud: missing or not a name", () =>
     tokens("aud", [undefined, null, [], "", 5, {}, [5], [[AUDIENCE]], { [AUDIENCE]: true }]),
   ),
-  refused("sub: no text", () => tokens("sub", [5, ["ci"]])),
-  refused("duplicate claims: two readers see two tokens", () => {
+  refused("sub: not a text", () => tokens("sub", [5, ["ci"]])),
+  refused("duplicate claims, which two parsers read differently", () => {
     const text = JSON.stringify(claims());
     return [
       `{"capabilities":["pull"],${text.slice(1)}`,
@@ -54,12 +54,12 @@ registry.attacks("claims", [
       `${text.slice(0, -1)},"access":[{"type":"repository","name":"a","name":"b","actions":["pull"]}]}`,
     ].map((payload) => operator.token(payload));
   }),
-  refused("duplicate members of the header: two readers see two keys", () =>
+  refused("duplicate members of the header, which two parsers read differently", () =>
     ['{"alg":"none","alg":"ES256","kid":"operator"}', '{"alg":"ES256","kid":"second","kid":"operator"}'].map((header) =>
       operator.token(claims(), header),
     ),
   ),
-  refused("claims that are no object", () => ['"text"', "[]", "5", "null", "true", ""].map((payload) => operator.token(payload))),
+  refused("claims that are not an object", () => ['"text"', "[]", "5", "null", "true", ""].map((payload) => operator.token(payload))),
 ]);
 
 const withAccess = (...entries) => entries.map((access) => token({ access }));
@@ -67,14 +67,14 @@ const inRepository = (name, ...actions) => ({ type: "repository", name, actions 
 
 registry.attacks("capabilities", [
   refused("unknown capabilities", () => tokens("capabilities", [["admin"], ["pull", "admin"], ["*"], ["PULL"], [""], [null], [["push"]], [1]])),
-  refused("capabilities that are no list", () => tokens("capabilities", ["push", { push: true }, true, 7])),
+  refused("capabilities that are not a list", () => tokens("capabilities", ["push", { push: true }, true, 7])),
   refused("neither capabilities nor access", () => token({ capabilities: undefined })),
-  refused("access that is no list of repositories", () =>
+  refused("access that is not a list of repositories", () =>
     withAccess("**", {}, ["repository:a:pull"], [inRepository("../a", "pull")], [{ ...inRepository("a"), actions: "*" }], [inRepository(["a"], "*")]),
   ),
-  { name: "a right token that may nothing", send: () => bothWays([token({ capabilities: [] }), ...withAccess([])]), answer: "403 DENIED" },
+  { name: "a valid token without permissions", send: () => bothWays([token({ capabilities: [] }), ...withAccess([])]), answer: "403 DENIED" },
   {
-    name: "access elsewhere, or to pull, is none to push here, whatever the capabilities are",
+    name: "access to another repository, or to pull, does not permit to push here, with any capabilities",
     send: () =>
       withAccess(
         [inRepository("team/*", "*")],
@@ -84,7 +84,7 @@ registry.attacks("capabilities", [
     answer: "403 DENIED",
   },
   {
-    name: "a token to pull pushes, deletes, collects garbage and migrates",
+    name: "a pull token pushes, deletes, collects garbage and migrates",
     send: () =>
       requests(bearer(token({ capabilities: ["pull"] })), [
         "POST /v2/a/blobs/uploads/",
@@ -96,7 +96,7 @@ registry.attacks("capabilities", [
     answer: "403 DENIED",
   },
   {
-    name: "a user name that would write a line of the log",
+    name: "a user name that would inject a log line",
     send: () => ({ path: "/v2/", authorization: bearer(token({ username: 'x"}\r\n{"event":"forged"}\n' })) }),
     answer: "200",
     async check(answer) {
@@ -107,26 +107,26 @@ registry.attacks("capabilities", [
 ]);
 
 registry.attacks("algorithms", [
-  refused("alg none, in every case, without a signature and with that of another token", () =>
+  refused("alg none in any letter case, without a signature and with that of another token", () =>
     ["none", "None", "NONE", "nOnE"].flatMap((alg) => [withSegment(token({}, { alg }), 2, ""), withSegment(token(), 0, { alg, kid: "operator" })]),
   ),
-  refused("HS256 with the public key as the secret, in every form in which it is known", () =>
+  refused("HS256 with the public key, in any format, as the secret", () =>
     [operator.pem(), operator.pem().trim(), operator.der(), JSON.stringify(operator.jwk()), base64(JSON.stringify(operator.jwk())), operator.jwk().x]
       .concat([second.pem(), second.jwk().n, ""])
       .flatMap((secret) => [{}, { kid: "operator" }, { kid: "second" }].map((header) => hmacToken(secret, claims(), header))),
   ),
-  refused("a signature of another algorithm under the name of a key", () => [
+  refused("a signature by another algorithm than that of the named key", () => [
     new Key("ES384", "operator").token(claims(), { alg: "ES256" }),
     new Key("ES384", "operator").token(claims()),
     second.token(claims(), { kid: "operator" }),
     token({}, { kid: "second" }),
   ]),
-  refused("somebody else's key under the name of the operator's", () => [attacker.token(claims()), new Key("RS256", "second").token(claims())]),
+  refused("the attacker's key with the operator's kid", () => [attacker.token(claims()), new Key("RS256", "second").token(claims())]),
 ]);
 
 registry.attacks("headers", [
-  refused("kid: none, where there is a choice", () => [undefined, null, ""].map((kid) => token({}, { kid }))),
-  refused("kid: a path, a query, a command, a NUL, nearly the name", () =>
+  refused("kid: missing, although there are several keys", () => [undefined, null, ""].map((kid) => token({}, { kid }))),
+  refused("kid: a path, a query, a command, a NUL, a similar name", () =>
     [
       "../../../dev/null",
       "/etc/passwd",
@@ -139,32 +139,32 @@ registry.attacks("headers", [
       "Operator",
     ].map((kid) => token({}, { kid })),
   ),
-  refused("kid: no text", () => [["operator"], { operator: 1 }, 0, true].map((kid) => token({}, { kid }))),
-  refused("jwk: the attacker's key comes along", () =>
+  refused("kid: not a text", () => [["operator"], { operator: 1 }, 0, true].map((kid) => token({}, { kid }))),
+  refused("jwk: the attacker's key in the header", () =>
     [{}, { kid: undefined }].map((more) => attacker.token(claims(), { jwk: attacker.jwk(), ...more })),
   ),
-  refused("jku, x5u, x5c, kid: the attacker's key is somewhere else", () =>
+  refused("jku, x5u, x5c, kid: the attacker's key elsewhere", () =>
     [{ jku: `${evil.url}/jwks` }, { x5u: `${evil.url}/cert` }, { x5c: ["MII"] }, { kid: `${evil.url}/kid` }].map((header) =>
       attacker.token(claims(), header),
     ),
   ),
   {
-    name: "jku, x5u: a right token names them; neither then nor before did anybody look there",
+    name: "jku, x5u: a valid token names them; the registry never requests them",
     send: () => bothWays(token({}, { jku: `${evil.url}/jwks`, x5u: `${evil.url}/cert` })),
     answer: "200",
     check: () => assert.deepEqual(evil.asked, []),
   },
-  refused("crit: an extension that nobody here understands (RFC 7515, 4.1.11)", () =>
+  refused("crit: an unknown extension (RFC 7515, 4.1.11)", () =>
     [{ crit: ["exp"], exp: 1 }, { crit: ["x"], x: 1 }, { crit: [] }, { crit: "exp" }].map((header) => token({}, header)),
   ),
-  refused("b64: the payload is meant as it stands (RFC 7797)", () => {
+  refused("b64: an unencoded payload (RFC 7797)", () => {
     const header = { alg: "ES256", kid: "operator", b64: false, crit: ["b64"] };
     const text = `${encode(header)}.${JSON.stringify(claims())}`;
     return [token({}, header), `${text}.${encode(operator.signature(text))}`];
   }),
 ]);
 
-// The two numbers of an ECDSA signature on P-256, as one text of hex digits.
+// An ECDSA signature on P-256, given as the hex digits of its two numbers.
 const [ZERO, ONE, ORDER, MOST] = [
   "0".repeat(64),
   "1".padStart(64, "0"),
@@ -172,7 +172,7 @@ const [ZERO, ONE, ORDER, MOST] = [
   "f".repeat(64),
 ];
 const signatureOf = (text) => Buffer.from(text.split(".")[2], "base64url");
-// Right tokens of both keys, with what `make` makes of their signatures.
+// Valid tokens of both keys, with their signatures changed by `make`.
 const withSignatures = (make) =>
   [token(), second.token(claims())].flatMap((text) => make(signatureOf(text)).map((bytes) => withSegment(text, 2, bytes)));
 
@@ -198,20 +198,20 @@ registry.attacks("signatures", [
   refused("with one bit changed", () =>
     withSignatures((right) => [0, right.length - 1].map((at) => Buffer.from(right.map((byte, index) => (index === at ? byte ^ 1 : byte))))),
   ),
-  refused("of another token of the same key", () =>
+  refused("of another token with the same key", () =>
     [{ capabilities: ["pull"] }, { exp: now() - 3600 }, { aud: "https://other.example" }].map((more) => withSegment(token(more), 1, claims())),
   ),
-  refused("in the JSON form, over a nested token, of an encrypted one", () => {
+  refused("in the JSON serialization, of a nested token, of an encrypted token", () => {
     const [head, payload, signature] = token().split(".");
     return [JSON.stringify({ payload, protected: head, signature }), operator.token(token(), { cty: "JWT" }), `${token()}.${head}.${signature}`];
   }),
 ]);
 
 registry.attacks("sizes", [
-  refused("a right token of more than 12 KiB", () => ["x".repeat(9_600)].flatMap((padding) => [token({ padding }), token({}, { padding })])),
-  refused("segments without end", () => [`${"a".repeat(12_000)}.${"b".repeat(100)}.c`, "x.".repeat(5_000), ".".repeat(12_000), "A".repeat(12_000)]),
+  refused("a valid token of more than 12 KiB", () => ["x".repeat(9400)].flatMap((padding) => [token({ padding }), token({}, { padding })])),
+  refused("very long segments", () => [`${"a".repeat(12_000)}.${"b".repeat(100)}.c`, "x.".repeat(5_000), ".".repeat(12_000), "A".repeat(12_000)]),
   refused("an Authorization header of 17 to 60 KiB", () => [17, 30, 60].map((kib) => "A".repeat(kib * 1024))),
-  refused("no segments, too many, empty ones, and what is no base64", () => [
+  refused("no, too many, empty and non-base64 segments", () => [
     "",
     ".",
     "..",
@@ -223,13 +223,13 @@ registry.attacks("sizes", [
     "!.!.!",
     "=.=.=",
   ]),
-  refused("segments that are no JSON, or no UTF-8", () =>
+  refused("segments that are not JSON or not UTF-8", () =>
     ["{", "nul", "{]", Buffer.from([0xff, 0xfe, 0x7b]), Buffer.from('{"a":"\xed\xa0\x80"}', "latin1")].flatMap((bytes) => [
       withSegment(token(), 0, bytes),
       operator.token(bytes),
     ]),
   ),
-  refused("a right token with something before, behind or within it", () => [
+  refused("a valid token with characters before, after or within it", () => [
     `x${token()}`,
     `${token()}x.`,
     `${token()} ${token()}`,

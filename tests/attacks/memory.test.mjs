@@ -1,5 +1,5 @@
-// Kind B: memory that no ledger counted. The loads of `make bench-memory`, smaller, one after the other: the
-// isolate stays below what Cloudflare allows, another client works after each, and no room stays taken.
+// Attacks on the memory of an isolate: the loads of `make bench-memory`, but smaller. The isolate stays
+// below Cloudflare's limit, another client works after each load, and all memory pools are free at the end.
 import assert from "node:assert/strict";
 import { dirname, resolve } from "node:path";
 import { after, test } from "node:test";
@@ -22,11 +22,11 @@ async function start() {
   const local = await startRuntime({ root: ROOT, vars: CREDENTIALS, onLog: () => {}, ...MEASURABLE });
   const client = new Client(local.url);
   started.push({ local, client });
-  await client.startUpload("memory/first"); // so that there is something to ask
+  await client.startUpload("memory/first"); // so that the registry exists and can be measured
   return { local, client };
 }
 
-// The buffers of uploads stay allocated: they have an isolate of their own.
+// The load of uploads has an isolate of its own, since the buffers of uploads stay allocated.
 const [uploads, ...documents] = loads(SCALE);
 for (const group of [[uploads], documents]) {
   const { local, client } = await start();
@@ -43,7 +43,7 @@ for (const group of [[uploads], documents]) {
   }
 }
 
-test("no room stays taken", async () => {
+test("all memory pools are free", async () => {
   for (const { client } of started) {
     let text = "";
     await client.send("GET", "/bench/memory", { onData: (data) => (text += data) });

@@ -1,5 +1,5 @@
-// Identity tokens (OpenID Connect) of an issuer on loopback. tests/unit/access/test_oidc.py has the rules and the issuer's keys over
-// hours, on fakes; tests/workerd/auth.test.mjs an issuer that redirects or falls silent.
+// Attacks with identity tokens (OpenID Connect) of an issuer on loopback. tests/unit/access/test_oidc.py covers the
+// rules and the rotation of keys on fakes, tests/workerd/auth.test.mjs an issuer that redirects or does not answer.
 import assert from "node:assert/strict";
 
 import { basic, bearer, now, startRegistry, startServer } from "./support.mjs";
@@ -9,12 +9,12 @@ const github = new Key("RS256", "key-1");
 const attacker = new Key("RS256", "key-1");
 const SHARED = "a secret that stands on the page of keys by mistake";
 
-// The page has more than the right key: for something else, too short, a secret by mistake, and what is no key.
+// The issuer's key set has further keys: one for another use, one too short, a secret by mistake, and malformed ones.
 const encrypting = new Key("RS256", "encrypting");
 const short = new Key("RS256", "short", { modulusLength: 1024 });
 const shared = { kty: "oct", k: Buffer.from(SHARED).toString("base64url"), kid: "shared", alg: "HS256" };
 const KEYS = [github.jwk(), { ...encrypting.jwk(), use: "enc" }, short.jwk(), shared, { kty: "EC" }, "text", null];
-// Of an issuer that is trusted with more.
+// The key of another issuer, which has more permissions.
 const other = new Key("RS256", "key-2");
 const issuer = await startServer((request, response) => {
   response.setHeader("content-type", "application/json").end(JSON.stringify({ keys: request.url === "/jwks" ? KEYS : [other.jwk()] }));
@@ -62,50 +62,50 @@ registry.attacks("identity tokens", [
     identity(),
     other.token(claims({ iss: `${issuer.url}/other` })),
   ]),
-  refused("aud: it is for another registry, for nobody, for what is no name", () =>
+  refused("aud: another registry, missing, or not a name", () =>
     ["https://github.com/org", "registry.example.evil", "", undefined, null, [], ["a"], { "registry.example": 1 }].map((aud) => identity({ aud })),
   ),
-  refused("exp: it has expired, has no end, an infinite one", () => [
+  refused("exp: expired, missing or infinite", () => [
     ...[now() - 31, undefined, null, "never"].map((exp) => identity({ exp })),
     ...["1e999", "NaN"].map((text) => github.token(JSON.stringify(claims({ exp: "HERE" })).replace('"HERE"', text))),
   ]),
-  refused("nbf, iat: it is for later", () => ["nbf", "iat"].map((name) => identity({ [name]: now() + 3600 }))),
-  refused("somebody else's key under the issuer's name of it", () => attacker.token(claims())),
+  refused("nbf, iat: not valid yet", () => ["nbf", "iat"].map((name) => identity({ [name]: now() + 3600 }))),
+  refused("the attacker's key with the issuer's kid", () => attacker.token(claims())),
   refused("alg none, unsigned and with another token's signature", () => [
     withSegment(identity({}, { alg: "none" }), 2, ""),
     withSegment(identity(), 0, { alg: "none", kid: "key-1" }),
   ]),
-  refused("HS256 with the issuer's public key as the secret, and with a secret that stands on its page of keys", () => [
+  refused("HS256 with the issuer's public key as the secret, and with a secret from its key set", () => [
     ...[github.jwk().n, github.pem(), JSON.stringify(github.jwk())].map((key) => hmacToken(key, claims(), { kid: "key-1" })),
     hmacToken(SHARED, claims(), { kid: "shared" }),
   ]),
-  refused("keys of the page that are for something else, or too short", () => [encrypting, short].map((key) => key.token(claims()))),
-  refused("iss: nearly the issuer, several issuers, the attacker's own", () =>
+  refused("keys of the key set that are for another use or too short", () => [encrypting, short].map((key) => key.token(claims()))),
+  refused("iss: similar to the issuer, several issuers, the attacker's own", () =>
     [`${issuer.url}/jwks/`, issuer.url, `${issuer.url}/JWKS`, `${issuer.url}/jwks#`, [`${issuer.url}/jwks`], { url: issuer.url }, null, evil.url].map(
       (iss) => identity({ iss }),
     ),
   ),
-  refused("iss: one issuer signs as another, which may more", () => [
+  refused("iss: one issuer signs in the name of another with more permissions", () => [
     ...["key-1", "key-2"].map((kid) => identity({ iss: `${issuer.url}/other` }, { kid })),
     other.token(claims()),
   ]),
   {
-    ...refused("kid: invented names, a path, jku and x5u: neither the issuer is asked for each, nor anybody else once", () => [
+    ...refused("kid: unknown names, a path, jku and x5u: the issuer does not get a request for each, other servers get none", () => [
       ...Array.from({ length: 30 }, (_, number) => identity({}, { kid: `invented-${number}` })),
       ...[["key-1"], {}, 5, "../jwks", `${evil.url}/jwks`].map((kid) => identity({}, { kid })),
       attacker.token(claims(), { jku: `${evil.url}/jwks`, x5u: `${evil.url}/jwks`, jwk: attacker.jwk() }),
     ]),
     check() {
       assert.deepEqual(evil.asked, []);
-      // Once at the beginning, and once a minute for names that are not known.
+      // One request at the beginning, and one a minute for unknown names.
       assert.ok(issuer.asked.length < 10, `asked ${issuer.asked.length} times`);
     },
   },
-  refused("changed claims under a right signature", () => [
+  refused("changed claims with the signature of the original ones", () => [
     withSegment(identity({ repository: "org/other" }), 1, claims()),
     withSegment(identity({ exp: now() - 3600 }), 1, claims()),
   ]),
-  refused("tokens that no issuer signed, empty ones, and what is none", () => [
+  refused("unsigned, empty and malformed tokens", () => [
     "",
     "x.y.z",
     "x".repeat(20_000),
@@ -113,7 +113,7 @@ registry.attacks("identity tokens", [
     hmacToken("", claims({ iss: "r2-registry", aud: "token" })),
     withSegment(identity(), 2, ""),
   ]),
-  refused("duplicate claims, and claims that are no object", () => [
+  refused("duplicate claims, and claims that are not an object", () => [
     github.token(`{"repository":"evil/app",${JSON.stringify(claims()).slice(1)}`),
     github.token("[]"),
     github.token('"text"'),
@@ -144,7 +144,7 @@ registry.attacks("rules", [
     answer: "403 DENIED",
   },
   {
-    name: "an identity token is for the token endpoint alone",
+    name: "an identity token is accepted at the token endpoint only",
     send: () => [bearer(identity()), basic("github", identity())].map((authorization) => ({ path: "/v2/", authorization })),
     answer: "401 UNAUTHORIZED",
   },

@@ -1,4 +1,4 @@
-// Secrets in the log, half characters, floods of small requests.
+// Other attacks: secrets in the log, lone surrogates, floods of small requests.
 import assert from "node:assert/strict";
 
 import { account, base64, basic, bearer, digestOf, imageOf, MANIFEST, requests, sha256, startRegistry } from "./support.mjs";
@@ -10,14 +10,14 @@ const image = await registry.pushImage("app", "a layer");
 
 // ------------------------------------------------------------------ secrets
 const SECRET = "xyzzy-plugh-49152";
-// What the rows below send and are given: the log must not have it.
+// The secrets that the rows below send or get; the log must not have them.
 const secrets = [CI[1], SECRET, base64(SECRET).slice(0, 20), sha256(SECRET)];
 
 registry.attacks(
   "secrets in the log",
   [
     {
-      name: "as a password, a name, a token, and under schemes of no use",
+      name: "as a password, a name, a token, and with unknown schemes",
       send: [
         ...[basic(CI[0], SECRET), basic(SECRET, SECRET), basic(SECRET, ""), bearer(SECRET), bearer(`${base64(SECRET)}.${base64(SECRET)}.x`)],
         ...[`Digest ${SECRET}`, SECRET, `Basic ${SECRET}`],
@@ -25,7 +25,7 @@ registry.attacks(
       answer: "401 UNAUTHORIZED",
     },
     {
-      name: "in queries, cookies, and headers that are of no use here",
+      name: "in queries, cookies, and headers that the registry does not use",
       send: requests(undefined, [`GET /v2/?password=${SECRET}`, `GET /v2/app/manifests/1?access_token=${SECRET}`, `GET /nowhere?${SECRET}`], {
         headers: { cookie: SECRET, "x-api-key": SECRET, referer: `https://${SECRET}/`, "user-agent": SECRET, "cf-ray": SECRET },
       }),
@@ -79,7 +79,7 @@ const put = (reference, body) => ({
   headers: { "content-type": MANIFEST },
   body,
 });
-// An image that refers to the first one and has more members.
+// An image with the first one as its subject, and further members.
 const putReferrer = (more) => {
   const body = JSON.stringify({ ...JSON.parse(imageOf(...image.blobs)), subject: SUBJECT, ...more });
   return put(digestOf(body), body);
@@ -87,14 +87,14 @@ const putReferrer = (more) => {
 
 registry.attacks("surrogates and other characters", [
   {
-    name: "half a character in annotations and types, by its escape: what is listed is JSON in UTF-8",
+    name: "an escaped lone surrogate in annotations and types: the list of referrers is JSON in UTF-8",
     send: [
       { annotations: { key: "\ud800" } },
       { annotations: { "\udfff": "x" } },
       { annotations: { key: "\u0000\u2028" } },
       { artifactType: "application/\ud800" },
     ].map(putReferrer),
-    // Whether it is taken is the manifest's rules; what is taken must be readable.
+    // The rules of manifests decide whether it is accepted; an accepted one must be readable.
     answer: ["201", "400 MANIFEST_INVALID"],
     async check() {
       const [list] = requests(RIGHT, [`GET /v2/app/referrers/${SUBJECT.digest}`]);
@@ -104,7 +104,7 @@ registry.attacks("surrogates and other characters", [
     },
   },
   {
-    name: "half a character and others as bytes, other encodings, a byte order mark",
+    name: "lone surrogates and other characters as bytes, other encodings, a byte order mark",
     send: () => {
       const text = imageOf(...image.blobs);
       const withBytes = (bytes) => Buffer.from(text.replace("{", `{"annotations":{"a":"${bytes}"},`), "latin1");
@@ -116,7 +116,7 @@ registry.attacks("surrogates and other characters", [
     answer: "400 MANIFEST_INVALID",
   },
   {
-    name: "half a character in paths and queries",
+    name: "lone surrogates in paths and queries",
     send: requests(RIGHT, [
       "GET /v2/app/manifests/%ed%a0%80",
       `GET /v2/app/referrers/${SUBJECT.digest}?artifactType=%ed%b0%80`,
@@ -134,7 +134,7 @@ const getLayer = (range) => ({ path: `/v2/app/blobs/${digestOf(image.blobs[1])}`
 
 registry.attacks("floods", [
   {
-    name: "a thousand health checks of strangers cost few calls of R2",
+    name: "a thousand anonymous health checks cost few R2 calls",
     send: async () => {
       const answers = [];
       for (let round = 0; round < 50; round += 1) {
@@ -144,19 +144,19 @@ registry.attacks("floods", [
       const lines = await registry.log.linesOf(answers);
       assert.equal(lines.length, answers.length);
       const calls = lines.reduce((sum, { class_a, class_b }) => sum + class_a + class_b, 0);
-      // Every ten seconds a round's requests may all find that the last answer is too old.
+      // Every ten seconds all requests of a round may find that the cached result is too old.
       assert.ok(calls <= answers.length / 4, `${calls} calls`);
       return [];
     },
   },
   {
-    name: "a thousand ranges in one request, and ranges that are none, bring the blob once",
+    name: "a thousand ranges in one request, and malformed ranges, return the blob once",
     send: [`bytes=${"0-1,".repeat(1000)}0-1`, "bytes=-", "lines=0-1", `bytes=${"9".repeat(400)}-`].map(getLayer),
     answer: "200",
     check: ({ body }) => assert.ok(body.equals(image.blobs[1])),
   },
   {
-    name: "what the runtime refuses by itself does not reach the registry",
+    name: "requests that the runtime refuses do not reach the registry",
     send: [
       raw("CONNECT evil.example:443 HTTP/1.1"),
       raw("GET http://evil.example/v2/ HTTP/1.1"),
@@ -167,7 +167,7 @@ registry.attacks("floods", [
       raw("POST /v2/token HTTP/1.1", "Content-Length: 0", "Content-Length: 5"),
       raw("POST /v2/token HTTP/1.1", "Content-Length: -1"),
     ],
-    answer: ["400", "500", "501"], // workerd's own, without a word of the registry
+    answer: ["400", "500", "501"], // workerd's own responses
     check: ({ headers }) => assert.equal(headers.get("x-request-id"), null),
   },
 ]);

@@ -1,4 +1,4 @@
-// Kinds E, F and J: what a browser makes of what is stored here, and what pages make browsers do.
+// Attacks through browsers: stored content that a browser would render, and requests that web pages make it send.
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
@@ -15,7 +15,7 @@ const put = (body, type, tag = "evil") => ({ method: "PUT", path: `/v2/team/app/
 
 const FOREIGN = ["text/html", "text/html; charset=utf-8", "image/svg+xml", "application/xhtml+xml", "application/x-www-form-urlencoded", "text/javascript", "application/octet-stream", "application/vnd.a+xml", "application/vnd.a+json+html", "*/*"];
 
-registry.attacks("media types that no manifest has", [
+registry.attacks("media types that are not a manifest's", [
   ...FOREIGN.map((type) => ({
     name: type,
     send: [bare, image, JSON.stringify({ ...JSON.parse(image), mediaType: type }), PAGE].map((body) => put(body, type)),
@@ -29,7 +29,7 @@ registry.attacks("media types that no manifest has", [
   })),
 ]);
 
-registry.attacks("documents with two readings", [
+registry.attacks("documents that two parsers read differently", [
   { name: "Manifests beside layers", send: put(image.replace("{", '{"Manifests":[],'), MANIFEST), answer: "400 MANIFEST_INVALID" },
   { name: "layers and Layers", send: put(image.replace("{", '{"Layers":[],'), MANIFEST), answer: "400 MANIFEST_INVALID" },
   { name: "layers with a long s", send: put(image.replace("{", '{"layer\u017f":[],'), MANIFEST), answer: "400 MANIFEST_INVALID" },
@@ -39,7 +39,7 @@ registry.attacks("documents with two readings", [
   { name: "an index with the type of an image", send: put('{"schemaVersion":2,"manifests":[]}', MANIFEST), answer: "400 MANIFEST_INVALID" },
 ]);
 
-test("the same bytes with another type change it for nobody", async () => {
+test("pushing the same bytes with another type does not change the type of the first push", async () => {
   assert.equal((await registry.send(put(bare, MANIFEST, "first"))).status, 201);
   assert.equal((await registry.send(put(bare, "application/vnd.evil+json", "second"))).status, 201);
   for (const reference of ["first", "second", digestOf(bare)]) {
@@ -48,7 +48,7 @@ test("the same bytes with another type change it for nobody", async () => {
   }
 });
 
-test("every answer tells browsers that it is no page", async () => {
+test("every response forbids browsers to render it", async () => {
   const blob = `/v2/team/app/blobs/${digestOf("a layer")}`;
   const paths = ["/v2/team/app/manifests/1", blob, "/v2/team/app/tags/list", "/v2/_catalog", `/v2/team/app/referrers/${digestOf("x")}`, "/v2/team/app/manifests/none", "/v2/", "/nothing", "/healthz"];
   for (const request of requests(ADMIN, paths.flatMap((path) => [`GET ${path}`, `HEAD ${path}`])).concat(requests(undefined, paths.map((path) => `GET ${path}`)))) {
@@ -65,24 +65,24 @@ test("every answer tells browsers that it is no page", async () => {
 const UNSAFE = ["POST /v2/team/app/gc?mode=untagged&grace=0", "POST /v2/team/app/blobs/uploads/", "POST /v2/_migrate", "DELETE /v2/team/app/manifests/1", "PUT /v2/team/app/manifests/1", "PATCH /v2/team/app/blobs/uploads/x"];
 const FORGED = {
   "a foreign Origin": { origin: "https://evil.example" },
-  "an Origin that is hidden": { origin: "null" },
-  "an Origin that begins like ours": { origin: `${registry.url.origin}.evil.example` },
-  "an Origin that ends like the one that may": { origin: "https://not-ui.example" },
-  "the host that may, by another scheme": { origin: "http://ui.example" },
+  "an opaque Origin": { origin: "null" },
+  "an Origin that begins like the registry's": { origin: `${registry.url.origin}.evil.example` },
+  "an Origin that ends like the allowed one": { origin: "https://not-ui.example" },
+  "the allowed host with another scheme": { origin: "http://ui.example" },
   "Sec-Fetch-Site alone": { "sec-fetch-site": "cross-site" },
-  "our own host by another scheme, which the browser calls foreign": { origin: `https://${registry.url.host}`, "sec-fetch-site": "cross-site" },
+  "the registry's own host with another scheme, which the browser reports as cross-site": { origin: `https://${registry.url.host}`, "sec-fetch-site": "cross-site" },
 };
 registry.attacks(
-  "pages that use somebody's password",
+  "pages that use a password saved in the browser",
   Object.entries(FORGED).map(([name, headers]) => ({ name, send: requests(ADMIN, UNSAFE, { headers }), answer: "403 DENIED" })),
 );
 
-test("pages of ours, of the origin that may, and no pages at all go on", async () => {
+test("the registry's own origin, the allowed origin and other clients are served", async () => {
   for (const headers of [{ origin: registry.url.origin, "sec-fetch-site": "same-origin" }, { origin: UI, "sec-fetch-site": "cross-site" }, {}]) {
     const started = await registry.send({ method: "POST", path: "/v2/team/app/blobs/uploads/", authorization: ADMIN, headers });
     assert.equal(started.status, 202, JSON.stringify(headers));
   }
-  // Reading changes nothing: CORS decides who may see it.
+  // Reading has no effect: CORS decides which pages see the response.
   const read = await registry.send({ path: "/v2/team/app/tags/list", authorization: ADMIN, headers: { origin: "https://evil.example", "sec-fetch-site": "cross-site" } });
   assert.equal(read.status, 200);
   assert.equal(read.headers.get("access-control-allow-origin"), null);

@@ -1,8 +1,8 @@
-// Kind A: what is nested, wide, long or broken is refused before a parser recurses. In Pyodide deep recursion ends the
-// interpreter, and with it every later request of the isolate.
+// Attacks on parsers: nested, wide, long or malformed input is refused before a parser recurses. In Pyodide deep
+// recursion ends the interpreter, and with it every later request of the isolate.
 import { ADMIN, base64, bearer, digestOf, MANIFEST, startRegistry, startServer } from "./support.mjs";
 
-const DEEP = 6090; // within the length that a token may have
+const DEEP = 6090; // within the permitted length of a token
 const encode = (text) => Buffer.from(text).toString("base64url");
 const INDEX = "application/vnd.oci.image.index.v1+json";
 const HEADER = encode('{"alg":"ES256","typ":"JWT"}');
@@ -11,11 +11,11 @@ const shapes = {
   "nested arrays with their ends": (depth) => "[".repeat(depth) + "]".repeat(depth),
   "nested objects": (depth) => '{"a":'.repeat(depth) + "1" + "}".repeat(depth),
   "arrays and objects in turns": (depth) => '[{"a":'.repeat(depth / 2),
-  "nesting behind a string with brackets and quotes": (depth) => `["\\\\\\"[[[",${"[".repeat(depth)}`,
+  "nesting after a string with brackets and quotes": (depth) => `["\\\\\\"[[[",${"[".repeat(depth)}`,
   "nesting that breaks in the middle": (depth) => `${"[".repeat(depth)}}${"]".repeat(depth)}`,
 };
 const server = await startServer((request, response) => {
-  // An issuer's keys, an upstream's manifests and tokens: all deep.
+  // Deeply nested keys of an issuer, and manifests and tokens of an upstream.
   const body = "[".repeat(50_000);
   if (request.url.startsWith("/v2/asks/")) response.writeHead(401, { "www-authenticate": `Bearer realm="${server.url}/token",service="x"` }).end(body);
   else {
@@ -39,7 +39,7 @@ const form = (fields) => ({
 });
 
 registry.attacks(
-  "tokens that nobody can parse",
+  "malformed tokens",
   Object.entries(shapes).flatMap(([shape, make]) => [
     {
       name: `${shape}, as a Bearer token`,
@@ -59,13 +59,13 @@ registry.attacks(
 );
 
 const put = (body) => ({ method: "PUT", path: "/v2/a/manifests/1", authorization: ADMIN, headers: { "content-type": MANIFEST }, body });
-registry.attacks("manifests that nobody can parse", [
+registry.attacks("malformed manifests", [
   ...Object.entries(shapes).map(([shape, make]) => ({ name: shape, send: [5_000, 500_000].map((depth) => put(make(depth))), answer: "400 MANIFEST_INVALID" })),
   { name: "a million values", send: put(`[${"0,".repeat(1_000_000)}0]`), answer: "400 MANIFEST_INVALID" },
   { name: "a million strings", send: put(`[${'"",'.repeat(1_000_000)}""]`), answer: "400 MANIFEST_INVALID" },
-  { name: "a string of escapes without an end", send: put(`"${'\\"'.repeat(1_000_000)}`), answer: "400 MANIFEST_INVALID" },
+  { name: "an unterminated string of escapes", send: put(`"${'\\"'.repeat(1_000_000)}`), answer: "400 MANIFEST_INVALID" },
   { name: "a number of a million digits", send: put(`{"schemaVersion":${"9".repeat(1_000_000)}}`), answer: "400 MANIFEST_INVALID" },
-  { name: "one name twice", send: put('{"schemaVersion":2,"schemaVersion":1}'), answer: "400 MANIFEST_INVALID" },
+  { name: "a duplicate name", send: put('{"schemaVersion":2,"schemaVersion":1}'), answer: "400 MANIFEST_INVALID" },
 ]);
 
 registry.attacks("documents of other servers", [

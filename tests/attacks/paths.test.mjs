@@ -1,5 +1,6 @@
-// Paths, names and permissions: accounts of one team try to reach another's images, and keys of the bucket that are no
-// repository's. tests/unit/access/test_matrix.py has every endpoint with every permission, tests/unit/access/test_permissions.py the globs.
+// Attacks by paths and names: accounts of one team try to reach another team's images, and keys of the bucket that
+// belong to no repository. tests/unit/access/test_matrix.py covers every endpoint with every permission,
+// tests/unit/access/test_permissions.py the globs.
 import assert from "node:assert/strict";
 
 import { account, ADMIN, basic, digestOf, imageOf, MANIFEST, requests, startRegistry } from "./support.mjs";
@@ -19,14 +20,14 @@ const registry = await startRegistry({
   PROMETHEUS: "true",
 });
 
-// What nobody of the team may reach, and what it has itself.
+// Images that the team may not reach, and one of its own.
 const hidden = await registry.pushImage("private/app", "a private layer");
 await registry.pushImage("team/secret", "a private layer");
 const own = await registry.pushImage("team/app", "the team's layer");
 const [HIDDEN, OWN, ABSENT] = [hidden.manifest, own.manifest, "of nothing"].map(digestOf);
 const [LAYER, OWN_LAYER] = [hidden, own].map(({ blobs }) => digestOf(blobs[1]));
 
-// As it stands on the wire: fetch would resolve the dots.
+// A raw request, since fetch would resolve the dots.
 const raw = (line, authorization) => `${line} HTTP/1.1\r\n${authorization ? `Authorization: ${authorization}\r\n` : ""}\r\n`;
 const manifestsOf = (names) => names.map((name) => `GET /v2/${name}/manifests/1`);
 const image = (body) => ({ body, headers: { "content-type": MANIFEST } });
@@ -34,7 +35,7 @@ const isHidden = ({ body }) => assert.ok(!body.includes("a private layer"));
 
 registry.attacks("paths", [
   {
-    name: "no attack: what the others try to reach is there",
+    name: "no attack: the hidden images exist",
     send: requests(ADMIN, ["GET /v2/private/app/manifests/1", `GET /v2/private/app/blobs/${LAYER}`]),
     answer: "200",
   },
@@ -50,7 +51,7 @@ registry.attacks("paths", [
     answer: "403 DENIED",
   },
   {
-    name: "dots that lead out of the API, and above the root",
+    name: "dots that lead out of the API or above the root",
     send: ["/v2/../private/app/manifests/1", "/v2/%2e%2e/%2e%2e/etc/passwd", "/../../../etc/passwd", "/v2/team/../../_registry/session-secret"].map(
       (path) => raw(`GET ${path}`, CI),
     ),
@@ -74,7 +75,7 @@ registry.attacks("paths", [
     answer: "403 DENIED",
   },
   {
-    name: "NUL, ends of lines, blanks and control characters in a name",
+    name: "NUL, line ends, spaces and control characters in a name",
     send: requests(
       ADMIN,
       manifestsOf(["app%00", "app%00/x", "app%0a", "%0d%0aapp", "app%20", "%09app", "app%7f", "app%1b"].map((name) => `private/${name}`)),
@@ -82,7 +83,7 @@ registry.attacks("paths", [
     answer: "400 NAME_INVALID",
   },
   {
-    name: "bytes that are no UTF-8: dots and slashes in too many bytes, half a character",
+    name: "invalid UTF-8: overlong dots and slashes, lone surrogates",
     send: requests(
       CI,
       manifestsOf(["%ff", "team/%c0%ae%c0%ae/private", "team%c0%afapp", "team/%e0%80%ae", "team/%ed%a0%80", "team/%f8%80%80%80%ae"]),
@@ -90,7 +91,7 @@ registry.attacks("paths", [
     answer: "400 UNSUPPORTED",
   },
   {
-    name: "names that only look like others: capitals, full-width dots, letters of other alphabets",
+    name: "names that look like others: capitals, full-width dots, letters of other alphabets",
     send: requests(
       ADMIN,
       manifestsOf(["Private/app", "private/APP", "a/\uff0e\uff0e/b", "priv\u0430te/app", "private\u2215app", "app\u200b", "i\u0301"].map(encodeURI)),
@@ -98,7 +99,7 @@ registry.attacks("paths", [
     answer: "400 NAME_INVALID",
   },
   {
-    name: "names that the specification does not have",
+    name: "names that the specification does not allow",
     send: [
       "",
       "/",
@@ -122,14 +123,14 @@ registry.attacks("paths", [
     answer: "400 NAME_INVALID",
   },
   {
-    name: "keys of the bucket that are no repository's",
+    name: "keys of the bucket that belong to no repository",
     send: ["_", "_registry", "_data", "_refs", "_registry/gc", "team/app/_referrers", "team/app/_gc"].flatMap((name) =>
       requests(ADMIN, [`GET /v2/${name}/manifests/session-secret`, `DELETE /v2/${name}/manifests/session-secret`, `GET /v2/${name}/blobs/${ABSENT}`]),
     ),
     answer: "400 NAME_INVALID",
   },
   {
-    name: "tags that are paths, too long, or none",
+    name: "tags that are paths, too long or empty",
     send: requests(
       CI,
       ["..%2fprivate", "..%2f..%2f_registry%2fsession-secret", "-x", ".x", "%00", "a%0ab", "a".repeat(129), "a%20b", "caf%C3%A9"].map(
@@ -140,7 +141,7 @@ registry.attacks("paths", [
     answer: "400 MANIFEST_INVALID",
   },
   {
-    name: "digests that are paths, of other algorithms, in capitals, too short and too long",
+    name: "digests that are paths, of other algorithms, in capitals, too short or too long",
     send: requests(
       CI,
       ["sha256:..%2fx", `sha256:${"A".repeat(64)}`, LAYER.toUpperCase(), "md5:d41d8cd98f00b204e9800998ecf8427e", "sha256:", `a:${LAYER}`]
@@ -150,19 +151,19 @@ registry.attacks("paths", [
     answer: "400 DIGEST_INVALID",
   },
   {
-    name: "other spellings of the API: strangers are not told which paths there are",
+    name: "other spellings of the API: anonymous clients do not learn which paths exist",
     send: ["//v2/private/app/manifests/1", "/V2/", "/v2;x/", "/v2//private/app/manifests/1", "/v2/private/app/manifests/1/", "/v1/repositories"]
       .concat(["/v2/private/app/manifests/1;x", "/v2/private/app/manifests/1%2f", "/.git/config", "/metrics"])
       .map((path) => raw(`GET ${path}`)),
     answer: "401 UNAUTHORIZED",
   },
   {
-    name: "methods that are not of this path",
+    name: "methods that a path does not have",
     send: ["TRACE", "OPTIONS", "PATCH", "POST", "PROPFIND", "COPY", "MOVE", "LOCK"].map((method) => raw(`${method} /v2/private/app/manifests/1`, CI)),
     answer: "405 UNSUPPORTED",
   },
   {
-    name: "parameters twice, of which two readers take two",
+    name: "duplicate parameters, which two parsers read differently",
     send: requests(CI, [
       `POST /v2/team/app/blobs/uploads/?mount=${LAYER}&mount=${ABSENT}&from=private/app`,
       `POST /v2/team/app/blobs/uploads/?mount=${LAYER}&from=team/app&from=private/app`,
@@ -173,7 +174,7 @@ registry.attacks("paths", [
     answer: "400 UNSUPPORTED",
   },
   {
-    name: "numbers that are none, negative, in other digits, of thousands of digits",
+    name: "numbers that are malformed, negative, in other digits, or of thousands of digits",
     send: requests(
       CI,
       [..."-1 1e9 0x1 %D9%A1 +1 1_0".split(" "), "9".repeat(5000)].map((count) => `GET /v2/team/app/tags/list?n=${count}`),
@@ -182,7 +183,7 @@ registry.attacks("paths", [
   },
 ]);
 
-// The location of an upload session in the team's repository.
+// Starts an upload session in the team's repository; returns its location.
 const startUpload = async () => {
   const [request] = requests(CI, ["POST /v2/team/app/blobs/uploads/"]);
   return (await registry.send(request)).headers.get("location");
@@ -192,7 +193,7 @@ registry.attacks(
   "permissions",
   [
     {
-      name: "repositories whose names resemble what a glob is for",
+      name: "repositories with names similar to those that a glob matches",
       send: requests(
         CI,
         ["team", "teams/app", "xteam/app", "team-x/app", "team_x/app", "private/team/app", "t/x/single", "private/single"].map(
@@ -202,12 +203,12 @@ registry.attacks(
       answer: "403 DENIED",
     },
     {
-      name: "the more exact rule takes away what the wider one gives",
+      name: "a more specific rule removes permissions of a wider one",
       send: [...requests(CI, ["POST /v2/team/base/blobs/uploads/"]), ...requests(CI, ["PUT /v2/team/base/manifests/1"], image(own.manifest))],
       answer: "403 DENIED",
     },
     {
-      name: "who may only push reads",
+      name: "a push-only account reads",
       send: requests(PUSHER, [
         "GET /v2/team/app/manifests/1",
         `GET /v2/team/app/blobs/${OWN_LAYER}`,
@@ -218,7 +219,7 @@ registry.attacks(
       answer: "403 DENIED",
     },
     {
-      name: "who may only pull pushes, deletes and collects garbage",
+      name: "a pull-only account pushes, deletes and collects garbage",
       send: requests(READER, [
         "POST /v2/team/app/blobs/uploads/",
         `POST /v2/team/app/blobs/uploads/?digest=${ABSENT}`,
@@ -235,7 +236,7 @@ registry.attacks(
       answer: "403 DENIED",
     },
     {
-      name: "who may pull and push deletes and collects garbage",
+      name: "an account that may pull and push deletes and collects garbage",
       send: requests(CI, [
         "DELETE /v2/team/app/manifests/1",
         `DELETE /v2/team/app/manifests/${OWN}`,
@@ -246,12 +247,12 @@ registry.attacks(
       answer: "403 DENIED",
     },
     {
-      name: "who may everything, but not everywhere, does what concerns the whole bucket",
+      name: "an account with all permissions in some repositories calls endpoints for the whole bucket",
       send: [NEARLY, OWNER].flatMap((authorization) => requests(authorization, ["POST /v2/_migrate", "GET /v2/_retention", "GET /metrics"])),
       answer: "403 DENIED",
     },
     {
-      name: "every endpoint of a repository that is another's",
+      name: "every endpoint of another team's repository",
       send: requests(
         OWNER,
         ["GET tags/list", `GET referrers/${HIDDEN}`, "POST gc", "GET gc?mode=verify", "POST blobs/uploads/"]
@@ -264,7 +265,7 @@ registry.attacks(
       check: isHidden,
     },
     {
-      name: "a mount from where one may not pull is an upload, whether the blob is there or not",
+      name: "a mount from a repository without the pull permission is an upload, whether the blob exists or not",
       send: requests(
         CI,
         [LAYER, ABSENT].flatMap((digest) =>
@@ -274,13 +275,13 @@ registry.attacks(
       answer: "202",
     },
     {
-      name: "another's layer by its digest, through one's own repository",
+      name: "another team's layer by its digest, through the own repository",
       send: requests(OWNER, [`GET /v2/team/app/blobs/${LAYER}`, `HEAD /v2/team/app/blobs/${LAYER}`, `DELETE /v2/team/app/blobs/${LAYER}`]),
       answer: "404 BLOB_UNKNOWN",
       check: isHidden,
     },
     {
-      name: "another's manifest by its digest, through one's own repository",
+      name: "another team's manifest by its digest, through the own repository",
       send: requests(OWNER, [
         `GET /v2/team/app/manifests/${HIDDEN}`,
         `HEAD /v2/team/app/manifests/${HIDDEN}`,
@@ -290,12 +291,12 @@ registry.attacks(
       check: isHidden,
     },
     {
-      name: "an image of one's own with another's layers",
+      name: "an own image with another team's layers",
       send: requests(CI, ["PUT /v2/team/taken/manifests/1"], image(imageOf(...hidden.blobs))),
       answer: "404 MANIFEST_BLOB_UNKNOWN",
     },
     {
-      name: "an upload session that is another repository's, changed, invented, a path",
+      name: "an upload session that belongs to another repository, is changed, invented, or a path",
       send: async () => {
         const path = await startUpload();
         const [uuid, issued, mac] = path.split("/").at(-1).split(".");
@@ -309,7 +310,7 @@ registry.attacks(
       answer: "404 BLOB_UPLOAD_UNKNOWN",
     },
     {
-      name: "a place in a session's log that is none: in other digits, far behind the end",
+      name: "an invalid position in a session's log: in other digits, far behind the end",
       send: async () => {
         const path = await startUpload();
         const none = requests(
@@ -321,7 +322,7 @@ registry.attacks(
       answer: "400 UNSUPPORTED",
     },
     {
-      name: "the catalogue hides what may not be pulled, wherever it begins",
+      name: "the catalog hides repositories without the pull permission, from any start",
       send: requests(
         CI,
         ["", "last=private", "last=private/", "last=private/aaa", "n=1", "last=other", "last=%2e%2e", "last=_registry"].map(
@@ -339,7 +340,7 @@ registry.attacks(
       },
     },
     {
-      name: "a sealed place in the catalogue that somebody invented",
+      name: "a forged catalog cursor",
       send: requests(
         CI,
         ["~", "~00", `~${"00".repeat(40)}`, "~zz", `~${"ab".repeat(2000)}`].map((last) => `GET /v2/_catalog?last=${last}`),
@@ -347,7 +348,7 @@ registry.attacks(
       answer: "400 UNSUPPORTED",
     },
     {
-      name: "garbage collection: modes and graces that are none",
+      name: "garbage collection: malformed modes and grace periods",
       send: requests(
         OWNER,
         ["mode=all", "mode=", "mode=untagged&mode=unreferenced", "grace=-1", "grace=1e9", `grace=${"9".repeat(50)}`, "dry_run=1"]
@@ -356,7 +357,7 @@ registry.attacks(
       answer: "400 UNSUPPORTED",
     },
     {
-      name: "no attack: after all of it everything is as it was",
+      name: "no attack: all images are unchanged afterwards",
       send: requests(ADMIN, [
         ...["1", HIDDEN].map((reference) => `GET /v2/private/app/manifests/${reference}`),
         ...hidden.blobs.map((blob) => `GET /v2/private/app/blobs/${digestOf(blob)}`),

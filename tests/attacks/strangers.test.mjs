@@ -1,4 +1,4 @@
-// Kinds C and D: what strangers hold and cost. No time is asserted: an answer that must come is waited for.
+// Attacks by anonymous clients that hold resources or cause cost. No test asserts a time; it waits for each response.
 import assert from "node:assert/strict";
 import { createHash, pbkdf2Sync } from "node:crypto";
 import net from "node:net";
@@ -15,7 +15,7 @@ const registry = await startRegistry({
   BEARER_TOKENS: "true",
 });
 
-// A connection that sends the head of a request and `sent` bytes of its body, and then nothing.
+// Opens a connection that sends the head of a request and `sent` bytes of its body, and then stalls.
 function stall({ line, headers = [], length, sent = 1 }) {
   const socket = net.connect({ host: registry.url.hostname, port: registry.url.port });
   socket.on("error", () => {});
@@ -33,14 +33,14 @@ function stall({ line, headers = [], length, sent = 1 }) {
 
 const many = (count, request) => Array.from({ length: count }, () => stall(request));
 
-test("a hundred strangers that stall do not keep another client waiting, and each is answered", async () => {
+test("a hundred stalled anonymous requests do not block another client, and each is answered", async () => {
   const stalled = many(100, { line: "PATCH /v2/a/blobs/uploads/x", length: 90_000_000 });
   await registry.otherClientWorks();
   assert.deepEqual(new Set(await Promise.all(stalled.map(({ answered }) => answered))), new Set(["HTTP/1.1 401 Unauthorized"]));
   await registry.healthy();
 });
 
-test("forms of the token endpoint that stall are given up, and others log in meanwhile", async () => {
+test("stalled forms of the token endpoint time out, and other clients log in meanwhile", async () => {
   const stalled = many(60, { line: "POST /v2/token", length: 32_000, sent: 31_000 });
   const answer = await registry.send({ path: "/v2/token?service=x&scope=repository:a:pull", authorization: ADMIN });
   assert.equal(answer.status, 200);
@@ -51,14 +51,14 @@ test("forms of the token endpoint that stall are given up, and others log in mea
   assert.ok(answers.every((line) => /^HTTP\/1.1 (408|503) /.test(line)), [...new Set(answers)].join());
 });
 
-test("a large body that is refused gets its answer, by a client that sends all of it first", async () => {
+test("a client that sends its whole large body before it reads gets the refusal", async () => {
   for (const headers of [{}, { "transfer-encoding": "chunked" }]) {
     const answer = await registry.send({ method: "PUT", path: "/v2/a/manifests/1", body: Buffer.alloc(20_000_000), headers: headers["transfer-encoding"] ? {} : headers });
     assert.equal(answer.status, 401);
   }
 });
 
-test("pushes of one account that stall end, and smaller pushes of others go on", async () => {
+test("stalled pushes of one account time out, and smaller pushes of other clients succeed", async () => {
   const headers = [`Authorization: ${ADMIN}`, `Content-Type: ${MANIFEST}`];
   const stalled = many(40, { line: "PUT /v2/a/manifests/1", headers, length: 4_000_000, sent: 3_999_000 });
   await registry.otherClientWorks();
@@ -67,7 +67,7 @@ test("pushes of one account that stall end, and smaller pushes of others go on",
   await registry.otherClientWorks();
 });
 
-test("wrong passwords: 401, then 429 with Retry-After; right ones of others go on", async () => {
+test("wrong passwords get 401, then 429 with Retry-After; other clients still log in", async () => {
   const statuses = {};
   for (let number = 0; number < 60; number += 1) {
     const { status, headers } = await registry.send({ path: "/v2/", authorization: basic("ann", `wrong ${number}`) });
@@ -78,9 +78,9 @@ test("wrong passwords: 401, then 429 with Retry-After; right ones of others go o
   await registry.otherClientWorks();
 });
 
-registry.attacks("what one request may cost", [
+registry.attacks("the cost of one request", [
   {
-    name: "an index with 5,000 children that are not there",
+    name: "an index with 5,000 missing children",
     send: () => ({
       method: "PUT",
       path: "/v2/a/manifests/1",
@@ -104,5 +104,5 @@ registry.attacks("what one request may cost", [
     },
     answer: "414 MANIFEST_INVALID",
   },
-  { name: "methods and paths of nobody, with bodies", send: requests(undefined, ["POST /v2/a/blobs/uploads/", "PUT /", "PATCH /v2/token", "DELETE /healthz"], { body: undefined }), answer: "401 UNAUTHORIZED" },
+  { name: "methods and paths without an endpoint for anonymous clients", send: requests(undefined, ["POST /v2/a/blobs/uploads/", "PUT /", "PATCH /v2/token", "DELETE /healthz"], { body: undefined }), answer: "401 UNAUTHORIZED" },
 ]);

@@ -1,4 +1,4 @@
-// What the attacks share: one registry in real workerd for each file, tables of attacks, a client that is no attacker.
+// Shared by the attacks: a registry in real workerd for each file, tables of attacks, and an honest client.
 import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
 import { once } from "node:events";
@@ -12,7 +12,7 @@ import { startLocal } from "../../runtime/local.mjs";
 
 const ROOT = resolve(dirname(fileURLToPath(import.meta.url)), "../..");
 export const MANIFEST = "application/vnd.oci.image.manifest.v1+json";
-// The account of the client that is no attacker: it may do everything.
+// The account of the honest client, with every permission.
 const OTHER = { name: "other-client", secret: "that nobody attacks" };
 
 export const now = () => Math.floor(Date.now() / 1000);
@@ -21,11 +21,11 @@ export const digestOf = (data) => `sha256:${sha256(data)}`;
 export const base64 = (value) => Buffer.from(value).toString("base64");
 export const basic = (name, secret) => `Basic ${base64(`${name}:${secret}`)}`;
 export const bearer = (token) => `Bearer ${token}`;
-// An account of ACCOUNTS_JSON with a generated token.
+// An account for ACCOUNTS_JSON with a generated token.
 export const account = (name, secret, permissions) => ({ name, secret: `sha256:${sha256(secret)}`, permissions });
 
 export const ADMIN = basic(OTHER.name, OTHER.secret);
-// An image manifest of a config and a layer.
+// An image manifest with a config and a layer.
 export const imageOf = (config, layer) => {
   const describe = (data, mediaType) => ({ mediaType, digest: digestOf(data), size: data.length });
   return JSON.stringify({
@@ -36,14 +36,14 @@ export const imageOf = (config, layer) => {
   });
 };
 
-// Requests from lines as "GET /v2/"; `more` are members that all of them have.
+// Requests from lines such as "GET /v2/"; `more` are members of all of them.
 export const requests = (authorization, lines, more = {}) =>
   lines.map((line) => {
     const [method, path] = line.split(" ");
     return { method, path, authorization, ...more };
   });
 
-// vars: the registry's settings, beside the account of the client that is no attacker.
+// Starts a registry. `vars` are its settings in addition to the account of the honest client.
 export async function startRegistry(vars) {
   const log = new Log();
   const local = await startLocal({
@@ -55,7 +55,7 @@ export async function startRegistry(vars) {
   return new Registry(local, log);
 }
 
-// A server of the attacker's on loopback, or an issuer's. `asked` has the paths that were asked for.
+// Starts a server on loopback, for an attacker, an issuer or an upstream. `asked` lists the requested paths.
 export async function startServer(answer) {
   const asked = [];
   const server = createServer((request, response) => {
@@ -68,7 +68,7 @@ export async function startServer(answer) {
   return { url: `http://127.0.0.1:${server.address().port}`, asked };
 }
 
-// All that the worker prints. It comes by a pipe of its own: an answer may be here before its line is.
+// The Worker's output. It arrives by another pipe than the responses, so a response may arrive before its line.
 class Log {
   lines = [];
   #requests = [];
@@ -81,7 +81,7 @@ class Log {
     this.#waiting = this.#waiting.filter((isDone) => !isDone());
   }
 
-  // The lines of these answers' requests, one for each.
+  // Waits for the log lines of the requests of these responses; returns one for each.
   linesOf(answers) {
     const ids = new Set(answers.map(({ headers }) => headers.get("x-request-id")));
     const { promise, resolve } = Promise.withResolvers();
@@ -105,7 +105,7 @@ class Registry {
     this.log = log;
   }
 
-  // A request as fetch makes it; `authorization` is the header's value.
+  // Sends a request by fetch; `authorization` is the header's value.
   async send({ method = "GET", path, authorization, headers = {}, body }) {
     const answer = await fetch(new URL(path, this.url), {
       method,
@@ -117,7 +117,7 @@ class Registry {
     return { status: answer.status, headers: answer.headers, body: Buffer.from(await answer.arrayBuffer()) };
   }
 
-  // A request as its bytes, a character each: what fetch would mend. A `Host` is added.
+  // Sends a request byte for byte (one per character), since fetch would normalize it. Only a `Host` is added.
   async sendRaw(text) {
     const socket = net.connect({ host: this.url.hostname, port: this.url.port });
     socket.on("error", () => {}); // "close" follows
@@ -130,7 +130,7 @@ class Registry {
       if (answer !== undefined) socket.destroy();
     });
     await once(socket, "close");
-    assert.ok(answer, `no answer to ${JSON.stringify(text.slice(0, 200))}`);
+    assert.ok(answer, `no response to ${JSON.stringify(text.slice(0, 200))}`);
     return answer;
   }
 
@@ -139,7 +139,7 @@ class Registry {
     assert.equal(status, 200, "/healthz");
   }
 
-  // Another client pushes a small image and pulls it.
+  // The honest client pushes a small image and pulls it.
   async otherClientWorks() {
     this.#pushed += 1;
     const name = `other/client-${this.#pushed}`;
@@ -170,11 +170,11 @@ class Registry {
     return answer;
   }
 
-  // A table of attacks: one row a test. After each row the registry is well; after the table another client works, no
-  // exception is in the log, and none of `secrets`. A row has
+  // Runs a table of attacks, one test per row. After each row the health check succeeds. After the table the honest
+  // client can work, and the log has no exception and none of `secrets`. A row has
   //   send: a request, several, or a function that makes them: an object for `send`, a text for `sendRaw`;
-  //   answer: what each is answered (`checkAnswer`), unless a request has an `answer` of its own;
-  //   check: looks closer at each answer, if it is there.
+  //   answer: the expected response to each (`checkAnswer`), unless a request has an `answer` of its own;
+  //   check: an optional function that checks each response further.
   attacks(group, rows, secrets = []) {
     describe(group, () => {
       for (const row of rows) {
@@ -188,9 +188,9 @@ class Registry {
           await this.healthy();
         });
       }
-      test("after them another client pushes and pulls, and the log has no exception and no secret", async () => {
+      test("afterwards an honest client pushes and pulls, and the log has no exception and no secret", async () => {
         await this.otherClientWorks();
-        // The last line of the log, and so all before it.
+        // When the line of this last request has arrived, all earlier ones have.
         await this.log.linesOf([await this.send({ path: "/healthz" })]);
         const text = this.log.lines.join("\n");
         assert.doesNotMatch(text, /internal-error|Traceback|RangeError/);
@@ -202,20 +202,20 @@ class Registry {
   }
 }
 
-// expected: "401 UNAUTHORIZED", a status and the error code of the spec; a status alone where there is no error, or where
-// the runtime refuses the request before the registry sees it; or a list, where any will do.
+// `expected` is a status and the specification's error code ("401 UNAUTHORIZED"), or a status alone for a success and
+// for a request that the runtime refuses before the registry gets it, or a list of alternatives.
 function checkAnswer({ status, headers, body }, expected, request) {
   const what = `${JSON.stringify(request).slice(0, 300)} gave ${status} ${body.subarray(0, 300)}`;
   const code = /json/.test(headers.get("content-type")) && body.length > 0 ? JSON.parse(body).errors?.[0].code : undefined;
   const given = code === undefined ? String(status) : `${status} ${code}`;
-  // The answer to HEAD has no body.
+  // The response to HEAD has no body.
   const wanted = [expected].flat().map((one) => (request.method === "HEAD" ? one.split(" ")[0] : one));
   assert.ok(wanted.includes(given), `${what}; expected ${expected}`);
   assert.doesNotMatch(String(body), /Traceback|\.py\b/, what);
   if (status === 401) assert.match(headers.get("www-authenticate"), /^(Basic|Bearer) /, what);
 }
 
-// An answer with a Content-Length, as all have that the rows ask for; undefined while it is not there as a whole.
+// Parses a response, which must have a Content-Length; returns undefined until it has arrived completely.
 function readAnswer(bytes) {
   const end = bytes.indexOf("\r\n\r\n");
   if (end === -1) return undefined;

@@ -1,4 +1,5 @@
-// The token endpoint, and the registry's own tokens. tests/unit/access/test_bearer_tokens.py has its whole behaviour, on fakes.
+// Attacks on the token endpoint and the registry's own tokens. tests/unit/access/test_bearer_tokens.py covers its
+// behaviour on fakes.
 import assert from "node:assert/strict";
 import { pbkdf2Sync } from "node:crypto";
 
@@ -23,27 +24,27 @@ const registry = await startRegistry({
 
 const ask = (query, credentials) => ({ path: `/v2/token?${new URLSearchParams(query)}`, authorization: credentials && basic(...credentials) });
 const post = (fields) => ({ method: "POST", path: "/v2/token", body: new URLSearchParams(fields) });
-// The endpoint's answer, as an object.
+// The endpoint's response as an object.
 const get = async (request) => JSON.parse((await registry.send(request)).body);
 const actionsOf = (answer) => decode(answer.token).access.map(({ name, actions }) => [name, actions]);
 const push = (name, token) => ({ method: "POST", path: `/v2/${name}/blobs/uploads/`, authorization: bearer(token) });
 
-// What the rows below try to misuse.
+// The tokens that the rows below try to misuse.
 const SCOPE = "repository:team/app:pull,push";
 const right = await get(ask({ scope: SCOPE, offline_token: "true" }, CI));
 const anonymous = await get(ask({ scope: "repository:public/app:pull" }));
 assert.ok(right.token && right.refresh_token && anonymous.token);
 
-registry.attacks("who may have a token", [
-  { name: "no attack: the token that the others are made from pushes", send: push("team/app", right.token), answer: "202" },
+registry.attacks("requests for tokens", [
+  { name: "no attack: the unchanged token pushes", send: push("team/app", right.token), answer: "202" },
   {
-    name: "nobody, and an account with a wrong password",
+    name: "an empty user name, and an account with a wrong password",
     send: [post({ grant_type: "password", username: "", password: "" }), ask({ scope: SCOPE }, [CI[0], "wrong"])],
     answer: "401 UNAUTHORIZED",
   },
   {
-    name: "whether an account exists does not show, for either kind of account at either door",
-    // The work is the same as well: tests/unit/access/test_authenticator.py counts it (test_the_work_does_not_tell_who_exists).
+    name: "the response does not tell whether an account exists, for both kinds of accounts and both ways to log in",
+    // The work is equal, too: tests/unit/access/test_authenticator.py (test_the_work_does_not_tell_who_exists).
     send: async () => {
       const told = async (request) => {
         const { status, headers, body } = await registry.send(request);
@@ -69,7 +70,7 @@ registry.attacks("who may have a token", [
     answer: "401 UNAUTHORIZED",
   },
   {
-    name: "a refresh token is for the token endpoint alone",
+    name: "a refresh token is accepted at the token endpoint only",
     send: [bearer(right.refresh_token), basic(CI[0], right.refresh_token)].map((authorization) => ({ path: "/v2/", authorization })),
     answer: "401 UNAUTHORIZED",
   },
@@ -84,7 +85,7 @@ registry.attacks("who may have a token", [
       ]),
   },
   {
-    name: "refresh tokens with another subject, another binding, another key, none",
+    name: "refresh tokens with another subject, another binding, another key or no signature",
     send: () => {
       const claims = decode(right.refresh_token);
       const forged = [{ sub: ANN[0] }, { binding: "0".repeat(64) }, { issuer: "https://ci.example", permissions: [{ "**": ["push"] }] }];
@@ -98,7 +99,7 @@ registry.attacks("who may have a token", [
     answer: "401 UNAUTHORIZED",
   },
   {
-    name: "nobody gets a refresh token, nor anything but what everybody may pull",
+    name: "anonymous clients get no refresh token, and only public pull access",
     send: ask({ scope: `repository:public/app:* ${SCOPE} registry:catalog:*`, offline_token: "true" }),
     answer: "200",
     check({ body }) {
@@ -114,7 +115,7 @@ registry.attacks("who may have a token", [
 
 registry.attacks("access tokens", [
   {
-    name: "with more access, a later end, another subject, under the old signature",
+    name: "with more access, a later expiry or another subject, and the old signature",
     send: () => {
       const claims = decode(right.token);
       const access = [{ type: "repository", name: "team/app", actions: ["push", "delete"] }];
@@ -141,7 +142,7 @@ registry.attacks("access tokens", [
     answer: "401 UNAUTHORIZED",
   },
   {
-    name: "for one repository, used in another, for the catalogue, and to delete",
+    name: "for one repository, used in another, for the catalog, and to delete",
     send: [
       push("team/other", right.token),
       push("public/app", right.token),
@@ -151,12 +152,12 @@ registry.attacks("access tokens", [
     check: ({ headers }) => assert.match(headers.get("www-authenticate"), /error="insufficient_scope"/),
   },
   {
-    name: "whatever they are for, they neither migrate nor show what retention would delete",
+    name: "with any scope, they neither migrate nor show retention's plan",
     send: requests(bearer(right.token), ["POST /v2/_migrate", "GET /v2/_retention"]),
     answer: "403 DENIED",
   },
   {
-    name: "nobody's token pushes, deletes, lists, and reads what is private",
+    name: "an anonymous token pushes, deletes, lists, and reads private images",
     send: [
       push("public/app", anonymous.token),
       push("team/app", anonymous.token),
@@ -209,13 +210,13 @@ registry.attacks(
         ),
     },
     {
-      name: "of a thousand scopes a token has fifty",
+      name: "a token gets at most fifty of a thousand scopes",
       send: [ask({ scope: scopes(300) }, CI), post({ grant_type: "password", username: CI[0], password: CI[1], scope: scopes(1000) })],
       answer: "200",
       check: ({ body }) => assert.ok(actionsOf(JSON.parse(body)).length <= 50),
     },
     {
-      name: "quotes and ends of lines in scope, service, account and client",
+      name: "quotes and line ends in scope, service, account and client",
       send: ["scope", "service", "account", "client_id"].map((name) => ask({ [name]: 'x"\r\nX-Evil: 1\r\n\r\n<script>' }, CI)),
       answer: "200",
       check({ headers, body }) {
@@ -224,7 +225,7 @@ registry.attacks(
       },
     },
     {
-      name: "fields twice, unknown grants, grants without their field, what is no form",
+      name: "duplicate fields, unknown grants, grants without their field, malformed forms",
       send: () => [
         post([
           ["grant_type", "password"],

@@ -1,4 +1,4 @@
-// Keys and tokens (RFC 7519), as an operator, an issuer or an attacker makes them.
+// Makes keys and tokens (RFC 7519), as an operator, an issuer or an attacker does.
 import { createHmac, generateKeyPairSync, sign } from "node:crypto";
 
 import { now } from "./support.mjs";
@@ -6,7 +6,7 @@ import { now } from "./support.mjs";
 export const encode = (value) =>
   Buffer.from(Buffer.isBuffer(value) || typeof value === "string" ? value : JSON.stringify(value)).toString("base64url");
 
-// Algorithm -> how keys are made, and how Node signs with one.
+// The arguments of Node's functions for making keys and for signing, by algorithm.
 const ALGORITHMS = {
   ES256: { pair: ["ec", { namedCurve: "P-256" }], hash: "sha256", options: { dsaEncoding: "ieee-p1363" } },
   ES384: { pair: ["ec", { namedCurve: "P-384" }], hash: "sha384", options: { dsaEncoding: "ieee-p1363" } },
@@ -14,7 +14,7 @@ const ALGORITHMS = {
 };
 
 export class Key {
-  // options: more for Node's generateKeyPairSync.
+  // `options` are further ones for Node's generateKeyPairSync.
   constructor(algorithm, id, options = {}) {
     this.algorithm = algorithm;
     this.id = id;
@@ -39,7 +39,7 @@ export class Key {
     return sign(hash, Buffer.from(text), { key: this.privateKey, ...usual, ...options });
   }
 
-  // header and claims: objects, or texts that are signed as they are.
+  // `header` and `claims` are objects, or texts that are signed unchanged.
   token(claims, header = {}) {
     const head = typeof header === "string" ? header : { alg: this.algorithm, kid: this.id, ...header };
     const text = `${encode(head)}.${encode(claims)}`;
@@ -47,13 +47,13 @@ export class Key {
   }
 }
 
-// A token whose signature is HMAC with any text as the secret.
+// A token with an HMAC signature; the secret is any text.
 export function hmacToken(secret, claims, header = {}) {
   const text = `${encode({ alg: "HS256", typ: "JWT", ...header })}.${encode(claims)}`;
   return `${text}.${encode(createHmac("sha256", secret).update(text).digest())}`;
 }
 
-// The same token with other bytes in one of its three segments.
+// The token with other content in one of its three segments.
 export function withSegment(token, index, bytes) {
   const segments = token.split(".");
   segments[index] = encode(bytes);

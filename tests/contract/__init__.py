@@ -1,1 +1,1 @@
-"""The contract of the storage port: the fake and the real R2 both pass it."""
+"""The contract of the storage port, which the fake and the real R2 both fulfil."""

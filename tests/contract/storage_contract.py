@@ -1,7 +1,7 @@
-"""What every implementation of `registry.ports.storage` does: plain async functions, run by pytest and inside workerd.
+"""Test cases for every implementation of `registry.ports.storage`: async functions that run in pytest and in workerd.
 
-Each takes a `Bench`. Where Miniflare's R2 enforces less than R2 in production, the case says so and is left to the
-fake (`PRODUCTION_ONLY`).
+Each takes a `Bench`. Cases of rules that R2 enforces in production but Miniflare does not run on the fake alone
+(`PRODUCTION_ONLY`).
 """
 
 import hashlib
@@ -33,12 +33,12 @@ PART = MIN_PART_SIZE
 
 @dataclass(frozen=True, slots=True)
 class Bench:
-    """What a case works with. `source` makes a body as a request brings it: `size` None is one without a length."""
+    """The environment of a case. `source` makes a request's body; `size` None means without a known length."""
 
     platform: Platform
     bucket: Storage
     source: Callable[[bytes, int | None], Source]
-    wait: Callable[[float], Awaitable[None]]  # seconds; the fake moves its clock
+    wait: Callable[[float], Awaitable[None]]  # waits for seconds; the fake moves its clock
 
     @property
     def storage(self) -> Storage:
@@ -69,18 +69,18 @@ def production_only(function: Case) -> Case:
 
 
 def sha256(data: bytes) -> Digest:
-    """The digest of bytes."""
+    """The sha256 digest of bytes."""
     return Digest("sha256", hashlib.sha256(data).hexdigest())
 
 
 def pattern(size: int, seed: int = 0) -> bytes:
-    """Bytes that differ everywhere."""
+    """Pseudorandom bytes."""
     block = hashlib.shake_256(str(seed).encode()).digest(min(size, 65_536))
     return (block * (size // max(len(block), 1) + 1))[:size]
 
 
 async def bytes_at(bench: Bench, key: str, byte_range: ByteRange | None = None) -> bytes | None:
-    """An object's bytes."""
+    """The bytes of an object or of a range of it; None when it is missing."""
     stored = await bench.storage.get(key, byte_range)
     if stored is None:
         return None
@@ -91,7 +91,7 @@ async def bytes_at(bench: Bench, key: str, byte_range: ByteRange | None = None) 
 
 
 async def raises(kind: type[Exception], awaitable: Awaitable[object]) -> None:
-    """`pytest.raises`, which does not exist inside workerd."""
+    """Replace `pytest.raises`, which does not exist in workerd."""
     try:
         await awaitable
     except kind:
@@ -100,14 +100,14 @@ async def raises(kind: type[Exception], awaitable: Awaitable[object]) -> None:
 
 
 def part_content(bench: Bench, data: bytes) -> Content:
-    """Bytes as a part."""
+    """Bytes as the content of a part."""
     return bench.streams.content(data)
 
 
 # ---------------------------------------------------------------------- objects
 @case
-async def what_is_not_there_is_none(bench: Bench) -> None:
-    """Head and get of a missing key."""
+async def a_missing_key_gives_none(bench: Bench) -> None:
+    """Head and get of a missing key return None."""
     assert await bench.storage.head("none") is None
     assert await bench.storage.get("none") is None
 
@@ -129,8 +129,8 @@ async def put_and_read_back(bench: Bench) -> None:
 
 
 @case
-async def an_empty_object_is_there(bench: Bench) -> None:
-    """An object without bytes is not nothing (in Python, a JavaScript object of size 0 is false)."""
+async def an_empty_object_exists(bench: Bench) -> None:
+    """An object without bytes is not taken for missing (a JavaScript object of size 0 is false in Python)."""
     await bench.storage.put("empty", b"", checksum=sha256(b""))
     stored = await bench.storage.head("empty")
     assert stored is not None
@@ -140,7 +140,7 @@ async def an_empty_object_is_there(bench: Bench) -> None:
 
 @case
 async def put_takes_a_body_of_known_size(bench: Bench) -> None:
-    """A request's body is handed over unread."""
+    """A request's body is passed on unread."""
     for size in (0, 1, 3 * COPY_BUFFER + 7):
         data = pattern(size)
         await bench.storage.put(f"body-{size}", bench.source(data, size), checksum=sha256(data))
@@ -149,14 +149,14 @@ async def put_takes_a_body_of_known_size(bench: Bench) -> None:
 
 @case
 async def put_refuses_a_body_of_unknown_size(bench: Bench) -> None:
-    """R2 wants to know the length before the first byte."""
+    """R2 requires the length before the first byte."""
     await raises(Exception, bench.storage.put("unknown", bench.source(b"abc", None)))
     assert await bench.storage.head("unknown") is None
 
 
 @case
 async def put_with_a_wrong_checksum_stores_nothing(bench: Bench) -> None:
-    """R2 10037, for bytes and for streams; what was there stays."""
+    """Bytes and streams with a wrong checksum fail (R2's error 10037) and store nothing."""
     await raises(ChecksumMismatch, bench.storage.put("wrong", b"abc", checksum=sha256(b"abd")))
     await raises(ChecksumMismatch, bench.storage.put("wrong", bench.source(b"abc", 3), checksum=sha256(b"abd")))
     assert await bench.storage.head("wrong") is None
@@ -164,7 +164,7 @@ async def put_with_a_wrong_checksum_stores_nothing(bench: Bench) -> None:
 
 @case
 async def sha512_is_verified_too(bench: Bench) -> None:
-    """The other algorithm."""
+    """A sha512 checksum is verified like sha256."""
     digest = Digest("sha512", hashlib.sha512(b"abc").hexdigest())
     stored = await bench.storage.put("sha512", b"abc", checksum=digest)
     assert stored is not None
@@ -174,7 +174,7 @@ async def sha512_is_verified_too(bench: Bench) -> None:
 
 @case
 async def create_if_absent(bench: Bench) -> None:
-    """The compare-and-swap of the upload log and of links."""
+    """A put with ABSENT does not replace an object: the compare-and-swap of the upload log and of links."""
     assert await bench.storage.put("once", b"first", only_if=ABSENT) is not None
     assert await bench.storage.put("once", b"second", only_if=ABSENT) is None
     assert await bench.storage.put("once", bench.source(b"third", 5), only_if=ABSENT) is None
@@ -183,7 +183,7 @@ async def create_if_absent(bench: Bench) -> None:
 
 @case
 async def replace_if_unchanged(bench: Bench) -> None:
-    """Swap by etag."""
+    """A put with an etag replaces only the object that has it."""
     first = await bench.storage.put("swap", b"first")
     assert first is not None
     await bench.wait(1)
@@ -196,7 +196,7 @@ async def replace_if_unchanged(bench: Bench) -> None:
 
 @case
 async def replace_if_not_put_since(bench: Bench) -> None:
-    """Swap by time: the same bytes, put again, have the same etag and are another object all the same."""
+    """A put with NotAfter replaces only an object of that age: the same bytes put again keep the etag, not the time."""
     first = await bench.storage.put("since", b"same")
     assert first is not None
     await bench.wait(1)
@@ -213,7 +213,7 @@ async def replace_if_not_put_since(bench: Bench) -> None:
 
 @production_only
 async def one_write_a_second_to_a_key(bench: Bench) -> None:
-    """R2 answers 429 to the second one; Miniflare does not."""
+    """R2 answers 429 to a second write within a second; Miniflare does not."""
     await bench.storage.put("hot", b"1")
     await raises(StorageBusy, bench.storage.put("hot", b"2"))
     await bench.wait(1)
@@ -222,7 +222,7 @@ async def one_write_a_second_to_a_key(bench: Bench) -> None:
 
 @case
 async def ranges(bench: Bench) -> None:
-    """From an offset, with and without a length, clamped at the end; past the end is an error."""
+    """A range has an offset and perhaps a length, which is clamped at the end; an offset past the end is an error."""
     data = pattern(1000)
     await bench.storage.put("range", data)
     assert await bytes_at(bench, "range", ByteRange(10, 20)) == data[10:30]
@@ -237,7 +237,7 @@ async def ranges(bench: Bench) -> None:
 
 @case
 async def delete_many(bench: Bench) -> None:
-    """Those that are not there are no error."""
+    """Deleting missing keys is no error."""
     await bench.storage.put("d/1", b"")
     await bench.storage.put("d/2", b"")
     await bench.storage.delete(["d/1", "d/2", "d/3"])
@@ -246,7 +246,7 @@ async def delete_many(bench: Bench) -> None:
 
 @case
 async def keys_and_metadata_have_limits(bench: Bench) -> None:
-    """1,024 bytes for a key; for the metadata 8,192 in production, 2,048 in Miniflare, whose rule is kept here too."""
+    """A key has at most 1,024 bytes; metadata 8,192 in production, 2,048 in Miniflare, which the registry respects."""
     await bench.storage.put("k" * 1024, b"")
     await raises(StorageError, bench.storage.put("k" * 1025, b""))
     await bench.storage.put("meta", b"", Attributes(metadata={"a": "x" * 2000}))
@@ -255,7 +255,7 @@ async def keys_and_metadata_have_limits(bench: Bench) -> None:
 
 # ---------------------------------------------------------------------- listing
 async def every_key(bench: Bench, prefix: str, limit: int, *, with_metadata: bool = False) -> Sequence[str]:
-    """All keys, page by page."""
+    """All keys below a prefix, listed page by page."""
     found: list[str] = []
     page = await bench.storage.list(prefix, limit=limit, with_metadata=with_metadata)
     found += [item.key for item in page.objects]
@@ -267,7 +267,7 @@ async def every_key(bench: Bench, prefix: str, limit: int, *, with_metadata: boo
 
 @case
 async def list_in_pages(bench: Bench) -> None:
-    """In the order of keys, below the prefix, whatever the page size; metadata when asked for."""
+    """Pages of any size list the keys below the prefix in order, with metadata on request."""
     for number in range(12):
         await bench.storage.put(f"l/{number:02}", b"", Attributes(metadata={"n": str(number)}))
     await bench.storage.put("l", b"")
@@ -284,7 +284,7 @@ async def list_in_pages(bench: Bench) -> None:
 
 @case
 async def list_with_delimiter(bench: Bench) -> None:
-    """Common prefixes instead of what lies below them."""
+    """With a delimiter, common prefixes replace the keys below them."""
     for key in ("t/a", "t/b/1", "t/b/2", "t/c/1"):
         await bench.storage.put(key, b"")
     page = await bench.storage.list("t/", delimiter="/")
@@ -302,7 +302,7 @@ async def list_with_delimiter(bench: Bench) -> None:
 # ---------------------------------------------------------------------- multipart
 @case
 async def parts_become_an_object(bench: Bench) -> None:
-    """Equal parts and a smaller last one; the object is not there before the end."""
+    """Equal parts and a smaller last one become an object, which does not exist before completion."""
     first, last = pattern(PART, 1), pattern(100, 2)
     upload = await bench.storage.create_upload("multi")
     etags = [
@@ -318,7 +318,7 @@ async def parts_become_an_object(bench: Bench) -> None:
 
 @case
 async def a_replaced_part_does_not_complete(bench: Bench) -> None:
-    """The same bytes sent again have another etag: 10025 for whoever names the old one."""
+    """The same bytes sent again get another etag; completing with the old one fails (10025)."""
     data = pattern(100)
     upload = await bench.storage.create_upload("replaced")
     old = await bench.storage.upload_part(upload, 1, part_content(bench, data))
@@ -330,7 +330,7 @@ async def a_replaced_part_does_not_complete(bench: Bench) -> None:
 
 @case
 async def a_finished_upload_is_gone(bench: Bench) -> None:
-    """After complete and after abort every call says 10024; abort itself does not mind."""
+    """After complete or abort every call fails with 10024, except abort itself."""
     upload = await bench.storage.create_upload("finished")
     etag = await bench.storage.upload_part(upload, 1, part_content(bench, b"x"))
     await bench.storage.complete_upload(upload, [etag])
@@ -343,8 +343,8 @@ async def a_finished_upload_is_gone(bench: Bench) -> None:
 
 
 @case
-async def parts_have_rules(bench: Bench) -> None:
-    """5 MiB at least (10011), and all but the last one equal (10048)."""
+async def parts_have_size_rules(bench: Bench) -> None:
+    """Parts have at least 5 MiB (10011) and the same size (10048), except the last one."""
     small = await bench.storage.create_upload("small")
     etags = [await bench.storage.upload_part(small, number, part_content(bench, b"x" * 100)) for number in (1, 2)]
     await raises(StorageError, bench.storage.complete_upload(small, etags))
@@ -360,7 +360,7 @@ async def parts_have_rules(bench: Bench) -> None:
 # ---------------------------------------------------------------------- streams
 @case
 async def fill_reads_exactly(bench: Bench) -> None:
-    """Into the middle of a buffer, exactly what is asked for until the end; what was there before stays."""
+    """`fill` writes exactly the requested range of a buffer, except at the end of the body; other bytes stay."""
     data = pattern(200_000)
     source = bench.source(data, None)
     buffer = bench.streams.buffer(150_000)
@@ -375,7 +375,7 @@ async def fill_reads_exactly(bench: Bench) -> None:
 
 @case
 async def buffers_are_copied_and_stay_whole(bench: Bench) -> None:
-    """What one buffer has goes into the middle of another; after reads the memory is still there."""
+    """A slice of one buffer is copied into another; reads do not detach the memory of either."""
     data = pattern(100_000)
     first, second = bench.streams.buffer(40_000), bench.streams.buffer(100_000)
     source = bench.source(data, None)
@@ -388,8 +388,8 @@ async def buffers_are_copied_and_stay_whole(bench: Bench) -> None:
 
 
 @case
-async def a_body_that_was_begun_goes_on(bench: Bench) -> None:
-    """A header is read, the rest streamed: how an entry of the upload log is used."""
+async def a_partly_read_body_is_streamed(bench: Bench) -> None:
+    """A header is read and the rest is streamed, as with an entry of the upload log."""
     data = pattern(300_000)
     await bench.storage.put("begun", data)
     stored = await bench.storage.get("begun")
@@ -406,7 +406,7 @@ async def a_body_that_was_begun_goes_on(bench: Bench) -> None:
 
 @case
 async def a_pipe_of_the_wrong_size_stores_nothing(bench: Bench) -> None:
-    """Too few bytes, and a writer that gives up."""
+    """Too few bytes, or a body that ends early, store nothing."""
     platform = bench.platform
 
     async def store(content: Content) -> object:
@@ -420,7 +420,7 @@ async def a_pipe_of_the_wrong_size_stores_nothing(bench: Bench) -> None:
 
 @case
 async def a_refusing_storage_stops_the_writer(bench: Bench) -> None:
-    """When `put` fails early, who writes into the pipe is not left hanging."""
+    """When `put` fails early, the writer of the pipe does not hang."""
     platform = bench.platform
     size = 3 * COPY_BUFFER
 
@@ -435,7 +435,7 @@ async def a_refusing_storage_stops_the_writer(bench: Bench) -> None:
 
 @case
 async def digests(bench: Bench) -> None:
-    """Of nothing, of little, of more than a buffer; an abandoned one does not hang."""
+    """Digests of no, few and many bytes are right; an aborted digester does not hang."""
     platform = bench.platform
     for size in (0, 1, 2 * COPY_BUFFER + 7):
         data = pattern(size)

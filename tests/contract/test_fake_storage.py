@@ -1,4 +1,4 @@
-"""The fake R2 passes the contract, the cases that Miniflare does not enforce included."""
+"""The fake R2 passes the contract, including the cases that Miniflare does not enforce."""
 
 import pytest
 
@@ -12,7 +12,7 @@ from tests.fakes.streams import FakeSource, FakeStreams
 
 @pytest.mark.parametrize("name", CASES)
 async def test_contract(name: str) -> None:
-    """Every case of the suite."""
+    """Run one case of the contract."""
     clock = Clock()
 
     async def wait(seconds: float) -> None:

@@ -1,4 +1,4 @@
-"""The registry on fake bindings, and a client that calls it."""
+"""A registry on fake bindings, with a client's methods to call it."""
 
 import asyncio
 import base64
@@ -24,7 +24,7 @@ from tests.fakes.r2 import MAX_OPEN_BODIES, FakeR2, Usage
 from tests.fakes.streams import Chunk, FakeSource, FakeStreams
 
 START = 1_800_000_000.0  # seconds since the epoch
-_MAX_TURNS = 6  # of the loop, for an R2 call of `at_once`
+_MAX_TURNS = 6  # turns of the loop for an R2 call in `at_once`
 MAX_CALLS = 50  # R2 calls of one request on the Free plan (docs/adr/0009)
 ORIGIN = "https://registry.example"
 VARIABLES = {
@@ -37,17 +37,17 @@ SETTINGS = read_settings(VARIABLES.get)
 
 
 def digest_of(data: bytes, algorithm: str = "sha256") -> str:
-    """The digest of bytes, as a string."""
+    """The digest of bytes as a string."""
     return f"{algorithm}:{hashlib.new(algorithm, data).hexdigest()}"
 
 
 def basic(name: str, secret: str) -> str:
-    """An Authorization header."""
+    """The value of an Authorization header for Basic."""
     return "Basic " + base64.b64encode(f"{name}:{secret}".encode()).decode()
 
 
 class Clock:
-    """Time that stands still while anything can run: sleeping moves it only when everybody sleeps."""
+    """A fake clock that stands still while any task can run; when all tasks sleep, it jumps to the next deadline."""
 
     def __init__(self) -> None:
         self.now = START
@@ -58,12 +58,12 @@ class Clock:
         return self.now
 
     async def sleep(self, seconds: float) -> None:
-        """Sleep in this time."""
+        """Sleep on this clock."""
         deadline = self.now + seconds
         self._deadlines.append(deadline)
         try:
             while self.now < deadline:
-                # Each sleeper is ready in every turn of the loop. Nobody else is: time passes.
+                # Each sleeper is ready in every turn of the loop. If no other task is, time passes.
                 ready = len(asyncio.get_running_loop()._ready)  # type: ignore[attr-defined] # noqa: SLF001
                 if ready < len(self._deadlines):
                     self.now = max(self.now, min(self._deadlines))
@@ -74,52 +74,52 @@ class Clock:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A response that was read to its end."""
+    """A response with its body."""
 
     status: int
     headers: Mapping[str, str]
     body: bytes
-    is_whole: bool = True  # the connection did not break before the end
+    is_whole: bool = True  # whether the body arrived to its end
 
     @property
     def codes(self) -> list[str]:
-        """The codes of an error answer."""
+        """The error codes of the body."""
         return [error["code"] for error in json.loads(self.body)["errors"]]
 
     @property
     def location(self) -> str:
-        """Where to go on."""
+        """The Location header."""
         return self.headers["Location"]
 
 
 @dataclass(slots=True)
 class FakeRegistry:
-    """A registry, its bucket and its clock. Two with one bucket are two isolates."""
+    """A registry, its bucket and its clock. Two that share a bucket are two isolates."""
 
     clock: Clock = field(default_factory=Clock)
     bucket: FakeR2 = field(init=False)
     settings: Settings = SETTINGS
     seed: int = 0
     registry: Registry = field(init=False)
-    # Seconds that pass between two requests: R2 takes one write a second to a key.
+    # Seconds between two requests; the default respects R2's limit of one write per second to a key.
     pause: float = 1.0
-    # What stands between the registry and the bucket, to break things.
+    # A storage in front of the bucket, to inject faults.
     storage: Storage | None = None
-    # Requests run at once: what one of them takes cannot be told.
+    # Whether requests run concurrently, so that the calls of one cannot be counted.
     side_by_side: bool = False
-    # Clients go away when they have read so many bytes of an answer.
+    # Clients disconnect after this number of bytes of a response.
     leave_after: int | None = None
     crypto: FakeCrypto = field(default_factory=FakeCrypto)
     web: FakeWeb = field(default_factory=FakeWeb)
     points: DataPoints | None = None
 
     def __post_init__(self) -> None:
-        """An empty bucket."""
+        """Start with an empty bucket."""
         self.bucket = FakeR2(self.clock)
         self.restart()
 
     def restart(self) -> None:
-        """A new isolate on the same bucket."""
+        """Replace the isolate by a new one on the same bucket."""
         randomness = random.Random(f"{self.seed} {self.clock.now}")
         storage = self.storage or self.bucket
         machine = Machine(
@@ -133,7 +133,7 @@ class FakeRegistry:
         self.registry = Registry(make_platform(storage, FakeStreams(), machine), self.settings)
 
     async def tick(self) -> Upkeep:
-        """A tick of the cron trigger."""
+        """Run the cron trigger once."""
         settings = self.registry.settings
         calls = Calls(settings.r2_calls)
         return await tick(self.registry.platform, settings.upkeep, calls, keep_pushed=bool(settings.upstreams))
@@ -148,7 +148,7 @@ class FakeRegistry:
         user: tuple[str, str] | None = ("hello", "world"),
         budget: int = MAX_CALLS,
     ) -> Answer:
-        """One request. Bytes come with a Content-Length, anything else in pieces, with one only if `headers` has it."""
+        """Send a request. Bytes get a Content-Length; a body of chunks has one only if `headers` has it."""
         self.clock.now += self.pause
         sent = {name.lower(): value for name, value in (headers or {}).items()}
         if user is not None:
@@ -176,7 +176,7 @@ class FakeRegistry:
         await asyncio.gather(*running)
         if self.side_by_side:
             return answer
-        assert self.web.open_bodies == 0, "an answer of another server was neither read nor cancelled"
+        assert self.web.open_bodies == 0, "a response of another server was neither read nor cancelled"
         used = self.bucket.usage
         assert used.class_a + used.class_b + used.free <= budget, "more R2 calls than one request has on the Free plan"
         assert self.bucket.open_bodies == 0, "a body was neither read nor cancelled"
@@ -185,7 +185,7 @@ class FakeRegistry:
         return answer
 
     async def at_once(self, seed: int, *requests: Awaitable[Answer]) -> list[Answer]:
-        """Run requests side by side: a seed decides how many turns of the loop each R2 call takes."""
+        """Run requests concurrently; the seed decides how many turns of the loop each R2 call takes."""
         turns = random.Random(seed)
         self.bucket.delay = lambda: turns.randrange(_MAX_TURNS)
         self.side_by_side = True
@@ -215,7 +215,7 @@ class FakeRegistry:
         return Answer(response.status, response.headers, bytes(data), is_whole=False)
 
     async def push_blob(self, name: str, data: bytes) -> str:
-        """POST and PUT, as containerd does it; the digest."""
+        """Push a blob with POST and PUT, as containerd does; returns the digest."""
         digest = digest_of(data)
         started = await self.call("POST", f"/v2/{name}/blobs/uploads/")
         assert started.status == 202, started
@@ -225,6 +225,6 @@ class FakeRegistry:
 
 
 def with_query(location: str, **pairs: str) -> str:
-    """A location with more query parameters."""
+    """A location with further query parameters."""
     mark = "&" if "?" in location else "?"
     return location + mark + "&".join(f"{key}={value}" for key, value in pairs.items())

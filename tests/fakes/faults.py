@@ -1,4 +1,4 @@
-"""A storage that fails on purpose, and a client that retries by the specification."""
+"""A storage that injects faults, and a client that retries as the specification says."""
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
@@ -28,16 +28,16 @@ T = TypeVar("T")
 
 
 class Fault(Enum):
-    """How a call fails."""
+    """The ways in which a call fails."""
 
     BEFORE = "before it took effect"
-    AFTER = "after it took effect: the reply is lost"
+    AFTER = "after it took effect, with the reply lost"
     BUSY = "with 429"
 
 
 @dataclass(slots=True)
 class FaultyStorage:
-    """Passes calls on to the bucket, except number `at` (and, with `for_good`, all that follow)."""
+    """Passes calls on to the bucket, but fails call number `at` and, with `for_good`, all later ones."""
 
     bucket: FakeR2
     at: int = -1
@@ -60,7 +60,7 @@ class FaultyStorage:
         raise StorageError(f"on purpose, {self.fault.value}")
 
     def heal(self) -> None:
-        """From here on nothing fails."""
+        """Stop injecting faults."""
         self.at = -1
 
     async def head(self, key: str) -> StoredObject | None:
@@ -117,14 +117,14 @@ class FaultyStorage:
         await self._call(lambda: self.bucket.abort_upload(upload))
 
 
-# What may be answered while the bucket fails: come back later, or where the session really is.
+# The statuses that the registry may answer while the bucket fails.
 _HONEST = {200, 201, 202, 204, 404, 416, 429, 503}
 
 
 class PatientClient:
-    """Pushes by the specification: after an error it asks where the session stands and goes on, or starts again.
+    """Pushes as the specification says: after an error it asks for the session's offset and resumes, or starts again.
 
-    `push` returns whether it was acknowledged within so many attempts.
+    `push` returns whether the blob was acknowledged within `attempts`.
     """
 
     def __init__(self, registry: FakeRegistry, name: str, attempts: int = 12) -> None:
@@ -133,14 +133,14 @@ class PatientClient:
         self._attempts = attempts
 
     async def call(self, method: str, url: str, body: Any = b"") -> Answer:
-        """A request; a 500, or a refusal of what is right, is a failure of the test."""
+        """Send a request; a status that the registry must not answer fails the test."""
         answer = await self._registry.call(method, url, body, budget=200)
         assert answer.status in _HONEST, (method, url, answer)
         assert answer.status not in (429, 503) or "Retry-After" in answer.headers
         return answer
 
     async def push(self, data: bytes, chunks: Sequence[int]) -> bool:
-        """Chunk sizes in bytes, negative without a Content-Length; none: all in the PUT."""
+        """Push a blob. `chunks` are sizes in bytes, negative for no Content-Length; empty for all bytes in the PUT."""
         for _ in range(self._attempts):
             started = await self.call("POST", f"/v2/{self._name}/blobs/uploads/")
             if started.status == 202 and await self._session(started.location, data, chunks):

@@ -1,4 +1,4 @@
-"""What else there is beside the bucket: cryptography by the package of that name, other servers, PyJWT's clock."""
+"""Fakes of the other ports: cryptography (by the package of that name), other servers, and PyJWT's clock."""
 
 import asyncio
 import hashlib
@@ -17,7 +17,7 @@ from tests.fakes.streams import Chunk, FakeSource
 
 
 class FakeCrypto:
-    """`registry.ports.crypto.Crypto`. `stretched` counts PBKDF2s, `verified` signatures: each is worth milliseconds."""
+    """Implements `registry.ports.crypto.Crypto`. It counts the slow operations: PBKDF2 (`stretched`) and `verified`."""
 
     def __init__(self) -> None:
         self.stretched = 0
@@ -44,7 +44,7 @@ class FakeCrypto:
 
 @dataclass(frozen=True, slots=True)
 class WebRequest:
-    """What a server is asked; header names are in lower case."""
+    """A request to another server; header names are in lower case."""
 
     method: str
     url: str
@@ -58,13 +58,13 @@ class WebRequest:
 
     @property
     def path(self) -> str:
-        """Path and query."""
+        """The path with its query."""
         return self.url[len(self.origin) :]
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What it answers; header names are in lower case."""
+    """The response of another server; header names are in lower case."""
 
     status: int
     headers: Mapping[str, str] = field(default_factory=dict)
@@ -76,7 +76,7 @@ Server = Callable[[WebRequest], Awaitable[Reply]]
 
 @dataclass(slots=True)
 class FakeWeb:
-    """`registry.ports.web.Web`: each origin is answered by a function, any other one by nobody."""
+    """Implements `registry.ports.web.Web`: a function answers for each origin; others refuse the connection."""
 
     servers: dict[str, Server] = field(default_factory=dict)
     requests: list[WebRequest] = field(default_factory=list)
@@ -84,7 +84,7 @@ class FakeWeb:
 
     @property
     def asked(self) -> list[str]:
-        """Every URL."""
+        """The URLs of all requests."""
         return [request.url for request in self.requests]
 
     async def fetch(self, method: str, url: str, headers: Mapping[str, str], body: str = "") -> WebResponse:
@@ -107,14 +107,14 @@ class _Clock(Protocol):
 
 
 class TokenClock(datetime):
-    """PyJWT asks the machine for the time. Here it asks the clock that was set up last."""
+    """Replaces the `datetime` of PyJWT by the clock that was created last."""
 
     clock: _Clock
 
     @classmethod
     def now(cls, tz: tzinfo | None = None) -> datetime:  # type: ignore[override]
-        """The fake time."""
+        """The time of the fake clock."""
         return datetime.fromtimestamp(cls.clock(), tz)
 
 
-setattr(jwt.api_jwt, "datetime", TokenClock)  # noqa: B010 - it exports no such name
+setattr(jwt.api_jwt, "datetime", TokenClock)  # noqa: B010 - PyJWT exports no such name

@@ -1,4 +1,4 @@
-"""A repository of very many images, computed as it is listed: its keys are never all in memory."""
+"""A bucket with very many images, computed while it is listed, so that its keys are never all in memory."""
 
 import base64
 from bisect import bisect_left, bisect_right
@@ -10,17 +10,17 @@ from tests.fakes.r2 import FakeR2
 
 NAME = "team/app"
 _SPREAD = 0x9E3779B97F4A7C15  # odd, hence coprime to 2^64
-_PRIME = 15_485_863  # by which references go from blob to blob
+_PRIME = 15_485_863  # stride of the references over the blobs
 _MASK = 2**64 - 1
 
 
 def _hex(number: int, count: int) -> str:
-    """The digest of one of `count` things, in order."""
+    """The hex digest number `number` of `count`, in ascending order."""
     return f"{number * (2**64 // count):016x}" + f"{(number + 1) * _SPREAD & _MASK:016x}" * 3
 
 
 class ManyImages(FakeR2):
-    """Images with a tag and `layers` blobs of their own each, and `orphans` blobs that none refers to; a day old."""
+    """Day-old images, each with a tag and `layers` blobs of its own, and `orphans` blobs without a reference."""
 
     def __init__(self, now: Callable[[], float], images: int, layers: int, orphans: int) -> None:
         super().__init__(now)
@@ -30,7 +30,7 @@ class ManyImages(FakeR2):
         self._deleted: set[str] = set()
 
     def _key(self, at: int) -> str:
-        """All keys in order: blobs, manifests, tags."""
+        """The key number `at` in order: blobs, manifests, tags."""
         if at < self._blobs:
             return f"{NAME}/blobs/sha256:{_hex(at, self._blobs)}"
         at -= self._blobs
@@ -63,7 +63,7 @@ class ManyImages(FakeR2):
         limit: int = MAX_LIST_KEYS,
         with_metadata: bool = False,
     ) -> Listing:
-        """A page. Nobody asks for one with a delimiter here."""
+        """Compute a page; delimiters are not supported."""
         assert delimiter is None
         await self._call("list", prefix)
         self.usage.class_a += 1
@@ -83,6 +83,6 @@ class ManyImages(FakeR2):
         return Listing(objects, [], None)
 
     async def delete(self, keys: Sequence[str]) -> None:
-        """Forget them."""
+        """Record the keys as deleted."""
         await super().delete(keys)
         self._deleted.update(keys)

@@ -1,4 +1,4 @@
-"""R2 in memory, at least as strict as R2 in production (docs/adr/0009); it passes `tests.contract`."""
+"""An in-memory R2, at least as strict as R2 in production (docs/adr/0009); it passes `tests.contract`."""
 
 import asyncio
 import hashlib
@@ -35,16 +35,16 @@ from registry.spec.ranges import ByteRange
 from tests.fakes.streams import FakeContent, FakeSource, PipeContent
 
 MAX_KEY_BYTES = 1_024
-MAX_METADATA_BYTES = 2_048  # Miniflare's; production's is 8,192, and what is stored has to work in both
+MAX_METADATA_BYTES = 2_048  # Miniflare's limit; production's is 8,192, and stored objects must work in both
 WRITE_INTERVAL = 1.0  # seconds between two writes to one key
 UNFINISHED_UPLOAD_SECONDS = 7 * 24 * 3600
-PAGE_WITH_METADATA = 100  # Miniflare's; production's pages are short, too, by bytes
-MAX_OPEN_BODIES = 6  # connections of one request
-CHUNK = 64 * 1024  # bytes a body arrives in
+PAGE_WITH_METADATA = 100  # Miniflare's; production's pages are short, too, limited by bytes
+MAX_OPEN_BODIES = 6  # the connections that one request may have
+CHUNK = 64 * 1024  # bytes of a body that arrive at once
 
 
 class _Objects(dict[str, "_Object"]):
-    """Objects by key, and their keys in order, made again when one came or went."""
+    """Objects by key, with a cache of the ordered keys that each added or removed key invalidates."""
 
     def __init__(self, objects: Mapping[str, "_Object"]) -> None:
         super().__init__(objects)
@@ -52,7 +52,7 @@ class _Objects(dict[str, "_Object"]):
 
     @property
     def in_order(self) -> list[str]:
-        """All keys. R2 compares them in UTF-8, which orders as code points do."""
+        """All keys in order. R2 orders them by UTF-8, which is the order of code points."""
         if self._in_order is None or len(self._in_order) != len(self):
             self._in_order = sorted(self)
         return self._in_order
@@ -94,7 +94,7 @@ class _Upload:
 
 @dataclass(slots=True)
 class Usage:
-    """R2 calls and bytes, in R2's price classes."""
+    """R2 calls by price class, and bytes."""
 
     class_a: int = 0
     class_b: int = 0
@@ -112,7 +112,7 @@ def _holds(only_if: str | NotAfter | None, found: _Object | None) -> bool:
 
 
 class FakeR2:
-    """The bucket. `objects` and `usage` are for tests to look at, `fail` for them to break things."""
+    """The bucket. Tests may read `objects` and `usage`, and set `fail` to raise errors from calls."""
 
     def __init__(self, now: Callable[[], float]) -> None:
         self._now = now
@@ -120,7 +120,7 @@ class FakeR2:
         self.uploads: dict[str, _Upload] = {}
         self.usage = Usage()
         self.open_bodies = 0
-        self.open_limit = MAX_OPEN_BODIES  # of all requests that run at once
+        self.open_limit = MAX_OPEN_BODIES  # for all concurrent requests together
         self.fail: Callable[[str, str], None] = lambda call, key: None
         self.page, self.page_with_metadata = MAX_LIST_KEYS, PAGE_WITH_METADATA
         self.delay: Callable[[], int] = lambda: 1  # turns of the loop that a call takes
@@ -130,7 +130,7 @@ class FakeR2:
     # ---------------------------------------------------------------- helpers of tests
     @property
     def objects(self) -> dict[str, _Object]:
-        """What is there, by key."""
+        """The objects by key."""
         return self._objects
 
     @objects.setter
@@ -138,7 +138,7 @@ class FakeR2:
         self._objects = _Objects(objects)
 
     def keys(self, prefix: str = "") -> list[str]:
-        """The keys that are there."""
+        """The keys with a prefix, in order."""
         return [key for key in self._objects.in_order if key.startswith(prefix)]
 
     def data(self, key: str) -> bytes:
@@ -146,11 +146,11 @@ class FakeR2:
         return self.objects[key].data
 
     def seed(self, key: str, data: bytes, attributes: Attributes, checksum: Digest | None) -> None:
-        """Put an object there as if it had been there before."""
+        """Store an object without counting a call."""
         self.objects[key] = _Object(data, hashlib.md5(data).hexdigest(), self._now(), attributes, checksum)
 
     def reset(self) -> None:
-        """Count from here."""
+        """Reset the counts."""
         self.usage = Usage()
 
     # ---------------------------------------------------------------- the port
@@ -241,7 +241,7 @@ class FakeR2:
                 common = key[: end + len(delimiter or "")]
                 at = bisect_left(in_order, common + chr(sys.maxunicode), at)
                 prefixes.append(common)
-                last = in_order[at - 1]  # of the group, as Miniflare's cursor
+                last = in_order[at - 1]  # the last key of the group, like Miniflare's cursor
             else:
                 at += 1
                 objects.append(self._describe(key, self.objects[key], with_metadata))

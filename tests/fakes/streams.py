@@ -1,4 +1,4 @@
-"""The runtime's streams in memory, as strict as workerd's."""
+"""In-memory streams, as strict as workerd's."""
 
 import asyncio
 import contextlib
@@ -9,23 +9,23 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator
 from registry.ports.storage import Buffer, ClientGone, Content, PipeBroken
 from registry.spec.names import Digest
 
-# What arrives: bytes, the end of the connection, or a while in which nothing does.
+# An event of a stream: bytes, the end of the connection, or a pause.
 Chunk = bytes | Exception | Callable[[], Awaitable[None]]
 
 
 class FakeContent(Content):
-    """Bytes on their way."""
+    """Bytes to be written."""
 
     def __init__(self, data: bytes | bytearray | memoryview) -> None:
         self.data = data
 
 
 class FakeBuffer:
-    """A buffer of a fixed size; how many bytes are held at once is counted, for tests of memory."""
+    """A buffer of a fixed size."""
 
     def __init__(self, size: int) -> None:
         self.size = size
-        self._bytes = mmap.mmap(-1, size)  # takes no memory before it is written to
+        self._bytes = mmap.mmap(-1, size)  # takes no memory until it is written
 
     @property
     def is_whole(self) -> bool:
@@ -47,7 +47,7 @@ class FakeBuffer:
 
 
 class FakeSource:
-    """A stream that is read once. `chunks` are what arrives, in the sender's pieces."""
+    """A stream that can be read once. `chunks` are the events, in the sender's pieces."""
 
     def __init__(
         self,
@@ -126,7 +126,7 @@ class FakeSource:
 
 
 class PipeContent(FakeSource):
-    """The readable side of a pipe: one reader takes what the writer passes on."""
+    """The readable side of a pipe, for one reader."""
 
     def __init__(self, size: int) -> None:
         super().__init__([], size)
@@ -151,7 +151,7 @@ class PipeContent(FakeSource):
         return taken
 
     async def collect(self) -> bytes:
-        """All bytes; raises when there were too few, too many, or the writer gave up."""
+        """Read all bytes; raises when there are too few or too many, or when the writer aborts."""
         assert self.size is not None
         return await self.read(self.size + 1)
 
@@ -163,12 +163,12 @@ class PipeContent(FakeSource):
 
     @property
     def is_gone(self) -> bool:
-        """Whether the reader stopped."""
+        """Whether the reader has cancelled."""
         return self._cancelled.is_set()
 
 
 class FakePipe:
-    """FixedLengthStream: exactly `size` bytes go through."""
+    """A fake FixedLengthStream: exactly `size` bytes must pass."""
 
     def __init__(self, size: int) -> None:
         self._content = PipeContent(size)
@@ -191,18 +191,18 @@ class FakePipe:
         while not queue.empty():
             queue.get_nowait()
             queue.task_done()
-        queue.put_nowait(ClientGone("the writer gave up"))
+        queue.put_nowait(ClientGone("the writer aborted"))
 
     async def _put(self, item: bytes | None) -> None:
         if not self._content.is_gone:
             await self._content.queue.put(item)
             await self._content.queue.join()
         if self._content.is_gone or (item is not None and self._aborted):
-            raise PipeBroken("the reader stopped, or the writer gave up")
+            raise PipeBroken("the reader cancelled, or the writer aborted")
 
 
 class FakeDigester:
-    """DigestStream."""
+    """A fake DigestStream."""
 
     def __init__(self, algorithm: str) -> None:
         self._algorithm = algorithm
@@ -221,7 +221,7 @@ class FakeDigester:
 
 
 class FakeStreams:
-    """Makes the above."""
+    """Makes the fakes of this module."""
 
     def buffer(self, size: int) -> FakeBuffer:
         return FakeBuffer(size)

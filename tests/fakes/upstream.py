@@ -1,4 +1,4 @@
-"""Another registry, as a server of `FakeWeb`: what it has, how it authenticates, and how it misbehaves."""
+"""A fake upstream registry and token server for `FakeWeb`, which can require credentials and misbehave."""
 
 import base64
 import json
@@ -13,28 +13,28 @@ from tests.images import INDEX, MANIFEST, descriptor, image
 
 UPSTREAM = "https://up.example"
 TOKEN_SERVER = "https://auth.example"
-PIECE = 100_000  # bytes that arrive at once
+PIECE = 100_000  # bytes of a body that arrive at once
 
 
 def pieces(data: bytes) -> list[Chunk]:
-    """A body as it arrives."""
+    """A body in the pieces in which it arrives."""
     return [data[at : at + PIECE] for at in range(0, len(data), PIECE)]
 
 
 @dataclass(slots=True)
 class FakeUpstream:
-    """Repositories of one registry. `quirk` gets every answer and may change it."""
+    """The repositories of one registry. `quirk` gets every response and may change it."""
 
     blobs: dict[tuple[str, str], bytes] = field(default_factory=dict)
     manifests: dict[tuple[str, str], tuple[bytes, str]] = field(default_factory=dict)
     referrers_page: int = 0  # descriptors of one answer of its referrers API; 0: it has none
-    challenge: str | None = None  # asks for credentials with it
+    challenge: str | None = None  # the WWW-Authenticate header, if it requires credentials
     accepted: set[str] = field(default_factory=set)  # values of Authorization
     quirk: Callable[[WebRequest, Reply], Reply] = lambda _, reply: reply
     requests: list[WebRequest] = field(default_factory=list)
 
     def push(self, name: str, tag: str, layers: Iterable[bytes]) -> bytes:
-        """An image with its blobs; the manifest's bytes."""
+        """Add an image with its blobs; returns the manifest's bytes."""
         layers = list(layers)
         config = json.dumps({"layers": len(layers)}).encode()
         for data in (config, *layers):
@@ -44,14 +44,14 @@ class FakeUpstream:
         return data
 
     def push_index(self, name: str, tag: str, children: Iterable[bytes]) -> bytes:
-        """An index of manifests that are there; its bytes."""
+        """Add an index of existing manifests; returns its bytes."""
         entries = [{"mediaType": MANIFEST, "digest": digest_of(one), "size": len(one)} for one in children]
         data = json.dumps({"schemaVersion": 2, "mediaType": INDEX, "manifests": entries}).encode()
         self.put(name, tag, data, INDEX)
         return data
 
     def put(self, name: str, tag: str, data: bytes, media_type: str) -> None:
-        """A manifest under its digest and a tag."""
+        """Add a manifest under its digest and a tag."""
         for reference in (tag, digest_of(data)):
             self.manifests[name, reference] = data, media_type
 
@@ -89,11 +89,11 @@ class FakeUpstream:
         return Reply(200, headers, pieces(json.dumps(index).encode()))
 
     def asked(self, method: str, part: str) -> list[str]:
-        """The paths that were asked for, of those with `part` in them."""
+        """The requested paths with `part` in them."""
         return [one.path for one in self.requests if one.method == method and part in one.path]
 
     async def __call__(self, request: WebRequest) -> Reply:
-        """Answer."""
+        """Answer a request."""
         self.requests.append(request)
         return self.quirk(request, self._answer(request))
 
@@ -130,16 +130,16 @@ def _blob(data: bytes, byte_range: str | None) -> Reply:
 
 @dataclass(slots=True)
 class FakeTokenServer:
-    """Gives tokens for `upstream`, by GET with Basic credentials or anonymously; by POST where it must be so."""
+    """Issues tokens for `upstream`: by GET with Basic or no credentials, or only by POST without `takes_get`."""
 
     upstream: FakeUpstream
-    users: Mapping[str, str] = field(default_factory=dict)  # none: anybody
+    users: Mapping[str, str] = field(default_factory=dict)  # empty: anonymous access
     expires_in: int | None = 300
     takes_get: bool = True
     asked: list[Mapping[str, list[str]]] = field(default_factory=list)
 
     async def __call__(self, request: WebRequest) -> Reply:
-        """Answer."""
+        """Answer a request."""
         is_get = request.method == "GET"
         asked = parse_qs(urlsplit(request.url).query if is_get else request.body)
         if is_get and not self.takes_get:
@@ -163,7 +163,7 @@ class FakeTokenServer:
 
 
 async def ask_registry(registry: FakeRegistry, request: WebRequest) -> Reply:
-    """One of our own registries as a server."""
+    """Answer a request by a FakeRegistry, which acts as the upstream registry."""
     answer = await registry.call(request.method, request.path, headers=request.headers, user=None)
     headers = {name.lower(): value for name, value in answer.headers.items()}
     return Reply(answer.status, headers, pieces(answer.body))

@@ -9,24 +9,24 @@ import pytest
 
 from tests.flows import FLOWS, OVERHEAD, Flow, measure
 
-# Heavy ones; that of 1.7 million objects only with pages that are harder.
+# The slow flows. That of 1.7 million objects runs only with the harder page size.
 AT_SCALE = [name for name, flow in FLOWS.items() if 400 <= (flow.calls or 0) < 3_000]
 
 
 @pytest.mark.parametrize("name", FLOWS)
 async def test_budget(name: str) -> None:
-    """Class A, Class B, bytes written; and no key is written twice within a second."""
+    """A flow stays within its calls and bytes, and writes no key twice within a second."""
     await check(name, page_with_metadata=100)
 
 
 @pytest.mark.parametrize("name", AT_SCALE)
 async def test_budget_with_larger_pages(name: str) -> None:
-    """A page with metadata may be as long as any other one."""
+    """The budgets hold also when a page with metadata is as long as any other."""
     await check(name, page_with_metadata=1_000)
 
 
 async def check(name: str, page_with_metadata: int) -> None:
-    """Measure a flow."""
+    """Measure a flow and check its budget."""
     flow: Flow = FLOWS[name]
     usage = (await measure(name, page_with_metadata)).bucket.usage
     assert usage.class_a <= flow.class_a
@@ -37,7 +37,7 @@ async def check(name: str, page_with_metadata: int) -> None:
 
 
 def test_ops_for_a_machine() -> None:
-    """`make ops` with JSON=1 prints one object, and nothing else."""
+    """`make ops` with JSON=1 prints one object and nothing else."""
     variables = {**os.environ, "PYTHONPATH": "src:.", "JSON": "1", "ONLY": "post,gc-50"}
     command = [sys.executable, "-m", "tests.ops"]
     printed = subprocess.run(command, env=variables, capture_output=True, text=True, check=True)  # noqa: S603

@@ -1,6 +1,6 @@
-"""Every R2 call of every flow fails, each way, once and for good: nothing acknowledged is lost, no wrong byte served.
+"""Makes every R2 call of every flow fail, in each way, once and for good. No acknowledged blob may be lost or changed.
 
-Parts are small here, so that thousands of pushes take seconds; the rules of R2 about parts are scaled with them.
+Parts and R2's rules about them are scaled down, so that thousands of pushes take seconds.
 """
 
 import json
@@ -16,7 +16,7 @@ from tests.unit.uploads.test_uploads import bytes_of
 
 pytestmark = pytest.mark.usefixtures("small_parts")
 NAME = "team/app"
-# What one run of the tests injected; `tests.conftest` prints it.
+# The faults that a run of the tests injected; `tests.conftest` prints them.
 injected = {"faults": 0, "runs": 0}
 
 
@@ -24,7 +24,7 @@ Push = Callable[[FakeRegistry, int], Awaitable[bool]]
 
 
 def push_of(size: int, *chunks: int) -> Push:
-    """A push of one blob in chunks (negative: without a length; none: in the PUT)."""
+    """A flow that pushes one blob in chunks (negative: without a length; none: in the PUT)."""
     data = bytes_of(size)
 
     async def push(registry: FakeRegistry, attempts: int) -> bool:
@@ -36,7 +36,7 @@ def push_of(size: int, *chunks: int) -> Push:
 
 
 async def check_later(registry: FakeRegistry, name: str, data: bytes, *, acknowledged: bool) -> None:
-    """Look at the bucket itself, whatever fails in between."""
+    """Check the blob on the bucket itself, without injected faults."""
     storage, registry.storage = registry.storage, None
     registry.restart()
     await check_blob(registry, name, data, acknowledged=acknowledged)
@@ -45,7 +45,7 @@ async def check_later(registry: FakeRegistry, name: str, data: bytes, *, acknowl
 
 
 def mount_of(size: int) -> Push:
-    """A mount, and the upload that a client makes of a 202."""
+    """A flow that mounts a blob, and uploads it when the answer is 202."""
     data = bytes_of(size)
 
     async def mount(registry: FakeRegistry, attempts: int) -> bool:
@@ -66,7 +66,7 @@ def mount_of(size: int) -> Push:
 
 
 async def put_manifest(registry: FakeRegistry, attempts: int) -> bool:
-    """A manifest with a subject and two tags."""
+    """Put a manifest with a subject and two tags."""
     subject = {"mediaType": "application/vnd.oci.image.manifest.v1+json", "digest": digest_of(b"s"), "size": 1}
     manifest = json.dumps(image(bytes_of(10), [bytes_of(PART + 7)], subject=subject)).encode()
     client = PatientClient(registry, NAME, attempts)
@@ -106,7 +106,7 @@ FLOWS: dict[str, Push] = {
 
 
 async def prepared(fault: FaultyStorage | None = None) -> tuple[FakeRegistry, FaultyStorage]:
-    """A registry with what mounts and manifests need, on a storage that is about to fail."""
+    """A registry with the blobs for mounts and manifests, on a storage that injects faults."""
     registry = FakeRegistry()
     for size in (200, PART + 200, 10, PART + 7):
         await registry.push_blob(NAME, bytes_of(size))
@@ -118,7 +118,7 @@ async def prepared(fault: FaultyStorage | None = None) -> tuple[FakeRegistry, Fa
 
 
 def faults(calls: int) -> Iterator[FaultyStorage]:
-    """Every call, every way, once and for good."""
+    """Yield a faulty storage for every call and kind of fault, once and for good."""
     for at in range(calls):
         for fault in Fault:
             for for_good in (False, True):
@@ -127,7 +127,7 @@ def faults(calls: int) -> Iterator[FaultyStorage]:
 
 @pytest.mark.parametrize("name", FLOWS)
 async def test_every_fault(name: str) -> None:
-    """After a fault the client succeeds by retrying; while all fails it is told so, and succeeds once it is over."""
+    """After one fault a retry succeeds; during an outage the client gets errors, and succeeds afterwards."""
     registry, storage = await prepared()
     assert await FLOWS[name](registry, 12)
     calls = storage.calls
@@ -143,6 +143,6 @@ async def test_every_fault(name: str) -> None:
 
 
 def test_enough_faults_were_injected() -> None:
-    """At least 300 ways to fail were tried."""
+    """At least 300 faults were tested."""
     assert injected["runs"] >= 300
     assert injected["faults"] >= injected["runs"]

@@ -1,4 +1,4 @@
-"""No parser breaks, or looks at everything again and again, whatever it is given (`tests.fuzz`)."""
+"""No parser fails unexpectedly or takes quadratic time on any input (`tests.fuzz`)."""
 
 import gc
 import json
@@ -16,7 +16,7 @@ from tests.fuzz import LARGER, LONG, TARGETS, Target, check, generate, long_inpu
 
 @pytest.fixture(scope="module", autouse=True)
 def _clock() -> None:
-    """PyJWT asks the clock of the registry that was made last."""
+    """Set the clock that PyJWT uses."""
     FakeRegistry()
 
 
@@ -44,7 +44,7 @@ def _clock() -> None:
     ],
 )
 def test_what_is_read(document: bytes, reason: str | None) -> None:
-    """Nesting and values are counted before the parser sees them: brackets within strings are none."""
+    """Nesting and values are limited before the parser runs; brackets within strings do not count."""
     if reason is None:
         assert read_json(document, 1024 * 1024) == json.loads(document)
     else:
@@ -54,16 +54,16 @@ def test_what_is_read(document: bytes, reason: str | None) -> None:
 
 @pytest.mark.parametrize("name", TARGETS)
 def test_corpus(name: str) -> None:
-    """What looks right."""
+    """Mutations of valid inputs raise no unexpected error."""
     for text in TARGETS[name].corpus:
         check(TARGETS[name], text)
 
 
 def _seconds(target: Target, text: str) -> float:
-    """The least CPU time of a few runs: what other processes take does not count."""
+    """The least CPU time of a few runs, to exclude the influence of other processes."""
     times = []
     gc.collect()
-    gc.disable()  # it looks at everything again and again
+    gc.disable()  # its time depends on all objects of the process
     try:
         for _ in range(3):
             began = time.thread_time()
@@ -76,14 +76,14 @@ def _seconds(target: Target, text: str) -> float:
 
 @pytest.mark.parametrize("name", TARGETS)
 def test_long_inputs(name: str) -> None:
-    """Of two inputs of one kind the longer one takes as much longer as it has more characters, with room.
+    """The time of similar inputs grows linearly with their size, up to a constant factor.
 
-    A loop within a loop would take LARGER times as much as that.
+    Quadratic time would exceed it by a further factor of LARGER.
     """
     target = TARGETS[name]
     pairs = zip(long_inputs(target.corpus, LONG), long_inputs(target.corpus, LARGER * LONG), strict=True)
     for short, long in pairs:
-        # A thousandth of a second is what a clock may be off.
+        # The millisecond allows for the error of the clock.
         ratio = _seconds(target, long) / (_seconds(target, short) + 0.001)
         assert ratio < 6 * LARGER, f"{ratio:.0f} times as long for {long[:100]!r}"
 
@@ -92,6 +92,6 @@ def test_long_inputs(name: str) -> None:
 @settings(max_examples=150)
 @given(rng=st.randoms(use_true_random=False), free=st.text(st.characters(exclude_categories=["Cs"])))
 def test_generated_inputs(name: str, rng: random.Random, free: str) -> None:
-    """What was made of the corpus, and any text."""
+    """Neither mutations of the corpus nor any other text raise an unexpected error."""
     check(TARGETS[name], generate(rng, TARGETS[name].corpus))
     check(TARGETS[name], free)

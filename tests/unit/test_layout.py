@@ -1,4 +1,4 @@
-"""Rules about the code itself."""
+"""Rules about the layout of the code."""
 
 import ast
 import re
@@ -14,7 +14,7 @@ MODULES = sorted(SOURCE.rglob("*.py"))
 
 
 def imports_of(module: Path) -> Iterator[str]:
-    """The top packages that a module imports."""
+    """The top-level packages that a module imports."""
     for node in ast.walk(ast.parse(module.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name.partition(".")[0] for alias in node.names)
@@ -25,14 +25,14 @@ def imports_of(module: Path) -> Iterator[str]:
 
 @pytest.mark.parametrize("module", MODULES, ids=lambda path: str(path.relative_to(SOURCE)))
 def test_imports(module: Path) -> None:
-    """The core imports the standard library, PyJWT and itself; only the entry and the adapter know the runtime."""
+    """The core imports only the standard library, PyJWT and itself; only entry and adapter import the runtime."""
     allowed = {*sys.stdlib_module_names, "jwt", "registry"}
     if module.name == "entry.py" or "cloudflare" in module.parts:
         allowed |= {"js", "pyodide", "workers"}
     assert set(imports_of(module)) <= allowed
 
 
-# The packages of `registry`, the lowest first: each uses those before it. CONTRIBUTING.md draws them.
+# The packages of `registry`, lowest first: each may import those before it. CONTRIBUTING.md draws them.
 PACKAGES = (
     *("spec", "setting_lists", "telemetry", "ports", "storage", "access", "content", "uploads", "upstream", "upkeep"),
     *("settings", "registry", "api", "cloudflare"),
@@ -40,7 +40,7 @@ PACKAGES = (
 
 
 def package_of(dotted: str) -> int:
-    """The place of a module in PACKAGES, from its dotted name below `registry`."""
+    """The index in PACKAGES of a module, given by its dotted name below `registry`."""
     return PACKAGES.index(dotted.partition(".")[0])
 
 
@@ -48,14 +48,16 @@ def package_of(dotted: str) -> int:
     "module", sorted(SOURCE.rglob("registry/**/*.py")), ids=lambda path: str(path.relative_to(SOURCE))
 )
 def test_imports_run_downwards(module: Path) -> None:
-    """A module imports from its own package and from lower ones."""
+    """A module imports only from its own package and from lower ones."""
     here = ".".join(module.relative_to(SOURCE / "registry").with_suffix("").parts)
     for node in ast.walk(ast.parse(module.read_text())):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("registry"):
             below = (node.module or "").partition(".")[2]
             for name in [below] if below else [alias.name for alias in node.names]:
                 assert package_of(name) <= package_of(here), f"{here} imports {name}"
-    assert here != "__init__" or not ast.parse(module.read_text()).body[1:], "a package re-exports nothing"
+    assert here != "__init__" or not ast.parse(module.read_text()).body[1:], (
+        "the __init__ of a package has only a docstring"
+    )
 
 
 def test_packages_are_drawn() -> None:
@@ -67,7 +69,7 @@ def test_packages_are_drawn() -> None:
 
 @pytest.mark.parametrize("module", MODULES, ids=lambda path: str(path.relative_to(SOURCE)))
 def test_nothing_runs_at_import(module: Path) -> None:
-    """The top level is snapshotted at deploy: no I/O, no randomness, no time, no JavaScript object."""
+    """The top level has no I/O, randomness, time or JavaScript object, since Workers snapshot it at deploy."""
     forbidden = re.compile(r"\b(js\.|to_js|create_proxy|time\.time|secrets\.|random\.|uuid4|urandom|open\()")
     for node in ast.parse(module.read_text()).body:
         if isinstance(node, ast.Assign | ast.AnnAssign | ast.Expr) and not (
@@ -77,7 +79,7 @@ def test_nothing_runs_at_import(module: Path) -> None:
 
 
 def test_what_is_public() -> None:
-    """Every public method of Default is callable from outside as RPC."""
+    """Default has no further public method, since each one can be called by RPC from outside."""
     tree = ast.parse((SOURCE / "entry.py").read_text())
     (default,) = [node for node in tree.body if isinstance(node, ast.ClassDef)]
     methods = [node.name for node in default.body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
@@ -85,7 +87,7 @@ def test_what_is_public() -> None:
 
 
 def test_every_setting_is_documented() -> None:
-    """Each variable that `registry.settings` reads stands in wrangler.toml.example and in the README."""
+    """Each variable that `registry.settings` reads is in wrangler.toml.example and in the README."""
     names = re.findall(r'variable\("([A-Z_]+)"\)', (SOURCE / "registry/settings.py").read_text())
     assert names
     for name in names:
@@ -94,7 +96,7 @@ def test_every_setting_is_documented() -> None:
 
 
 def test_every_make_target_of_the_readme_exists() -> None:
-    """The README names no command that is not there."""
+    """README.md and CONTRIBUTING.md name only existing make targets."""
     targets = set(re.findall(r"^([a-z-]+):.*## ", (ROOT / "Makefile").read_text(), re.MULTILINE))
     for page in ("README.md", "CONTRIBUTING.md"):
         assert set(re.findall(r"`make ([a-z-]+)", (ROOT / page).read_text())) <= targets

@@ -1,6 +1,6 @@
-"""What ships is what was tested, and what CI runs is what was reviewed.
+"""The shipped packages are the tested ones, and CI runs only reviewed actions.
 
-That a deploy ends where the vendored packages are others is tests/workerd/deploy.test.mjs.
+tests/workerd/deploy.test.mjs tests that a deploy stops when the vendored packages differ.
 """
 
 import importlib.metadata
@@ -15,19 +15,19 @@ from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[2]
 
-# The Worker's interpreter, where a requirement depends on it.
+# The environment markers of the Worker's interpreter.
 WORKER = {"python_version": "3.14", "python_full_version": "3.14.2", "sys_platform": "emscripten", "extra": ""}
 
 HASHED = re.compile(r"([a-z0-9-]+)==([^ \\]+)[^\\]*((?:\\\n +--hash=sha256:[0-9a-f]{64} ?)+)\n")
 
 
 def text(name: str) -> str:
-    """A file of the project."""
+    """The text of a file of the project."""
     return (ROOT / name).read_text(encoding="utf-8")
 
 
 def what_ships() -> dict[str, str]:
-    """Versions by name, of `[project] dependencies`: pywrangler resolves them and all that they require."""
+    """The versions in `[project] dependencies`, by name: pywrangler resolves these and their requirements."""
     pins = (
         re.fullmatch(r"([a-z-]+)==([0-9.]+)", one)
         for one in tomllib.loads(text("pyproject.toml"))["project"]["dependencies"]
@@ -36,7 +36,7 @@ def what_ships() -> dict[str, str]:
 
 
 def jobs_of(workflow: str) -> dict[str, str]:
-    """The jobs of a workflow, each as its text."""
+    """The jobs of a workflow as texts, by name."""
     parts = re.split(r"^  ([a-z-]+):.*\n", workflow.partition("\njobs:\n")[2], flags=re.MULTILINE)
     return dict(zip(parts[1::2], parts[2::2], strict=True))
 
@@ -47,7 +47,7 @@ def workflows() -> Iterator[str]:
 
 
 def test_what_ships_is_pinned_exactly() -> None:
-    """Each dependency of the Worker has one version, the SDK too, and constraints.txt has its hashes."""
+    """Each dependency of the Worker, and the SDK, has one pinned version, with hashes in constraints.txt."""
     ships = what_ships()
     assert len(ships) == len(tomllib.loads(text("pyproject.toml"))["project"]["dependencies"])
     assert "workers-runtime-sdk" in ships
@@ -56,14 +56,14 @@ def test_what_ships_is_pinned_exactly() -> None:
 
 
 def test_what_ships_requires_nothing_else() -> None:
-    """No package comes along that has no pin of its own."""
+    """Every package that a dependency requires is pinned, too."""
     for name in what_ships():
         required = map(Requirement, importlib.metadata.requires(name) or [])
         assert {one.name for one in required if one.marker is None or one.marker.evaluate(WORKER)} <= set(what_ships())
 
 
 def test_what_is_vendored_is_what_ships() -> None:
-    """`make vendor` takes the same packages, and vendored.sha256 has the files of these versions."""
+    """`make vendor` installs the same packages, and vendored.sha256 lists the files of these versions."""
     (names,) = re.findall(r"ships = /\^\(([a-z|-]+)\)==/", text("Makefile"))
     assert set(names.split("|")) == set(what_ships())
     files = re.findall(r"^[0-9a-f]{64}  (\S+)$", text("vendored.sha256"), re.MULTILINE)
@@ -76,12 +76,12 @@ def test_what_is_vendored_is_what_ships() -> None:
 
 @pytest.mark.parametrize("name", ["constraints.txt", "tests/clients/go-constraints.txt"])
 def test_pip_is_given_hashes_and_no_address(name: str) -> None:
-    """Every line is a version with its hashes: no index, no link, no file."""
+    """Every line is a version with hashes; none is an index, a link or a file."""
     assert HASHED.sub("", text(name)) == ""
 
 
 def test_npm_is_given_hashes_and_no_address() -> None:
-    """Every package of package-lock.json has a hash; none says where it came from."""
+    """Every package of package-lock.json has a hash; none has a URL."""
     packages = json.loads(text("package-lock.json"))["packages"]
     del packages[""]
     assert packages
@@ -91,14 +91,14 @@ def test_npm_is_given_hashes_and_no_address() -> None:
 
 
 def test_actions_are_named_by_commit() -> None:
-    """A tag of another's repository can move."""
+    """Workflows name actions by commit, since the tag of another repository can move."""
     for workflow in workflows():
         for action in re.findall(r"uses:.*", workflow):
             assert re.fullmatch(r"uses: [\w-]+/[\w-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+", action)
 
 
 def test_a_pull_request_gets_no_privilege() -> None:
-    """The code of a pull request is a stranger's: no privileged container, no token that writes or stays behind."""
+    """Jobs with a pull request's untrusted code have no privileged container and no writing or persistent token."""
     for workflow in workflows():
         assert "pull_request_target" not in workflow
         assert "\npermissions:\n  contents: read\n" in workflow
@@ -111,7 +111,7 @@ def test_a_pull_request_gets_no_privilege() -> None:
 
 
 def test_ci_runs_every_part() -> None:
-    """What `.ci/run` does without arguments is divided among the jobs."""
+    """The jobs together run everything that `.ci/run` runs without arguments."""
     (parts,) = re.findall(r"^ALL=\((.+)\)$", text(".ci/run"), re.MULTILINE)
     (workflow,) = workflows()
     named = re.findall(r"\.ci/run (.+)$", workflow, re.MULTILINE)
