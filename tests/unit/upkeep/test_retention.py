@@ -308,7 +308,7 @@ def test_what_a_tag_belongs_to() -> None:
         ({"repositories": "a", "keep_days": 0}, "keep_days is a number"),
         ({"repositories": "a", "keep_newest": True}, "keep_newest is a number"),
         ({"repositories": "a", "keep_tags": "v*", "keep_days": 1}, "keep_tags must be a list"),
-        ({"repositories": "a", "keep_tags": ["v*"]}, "give one of them"),
+        ({"repositories": "a", "keep_tags": ["v*"]}, "add one of them"),
     ],
 )
 def test_rules_that_make_no_sense(rule: Any, message: str) -> None:
