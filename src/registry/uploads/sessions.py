@@ -2,7 +2,7 @@
 
 An id is `<uuid>.<issued>.<mac>`: a UUID (the spec wants one in the location), the time of issue in seconds since the
 epoch, in hex, and an HMAC of both and the repository name. Replaying the id of a closed session does no harm, because
-nothing is stored for it.
+no stored data depends on it.
 """
 
 import hmac

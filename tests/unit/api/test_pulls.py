@@ -1,4 +1,4 @@
-"""Pulls that survive: ranges, conditional requests, browsers. RFC 9110 and the Fetch standard."""
+"""Robust pulls: byte ranges, conditional requests and requests by browsers (RFC 9110, the Fetch standard)."""
 
 import asyncio
 import json
@@ -25,7 +25,7 @@ SMALL, LARGE = bytes_of(1000), bytes_of(SMALL_PART + 1000)
 
 
 async def get(registry: FakeRegistry, data: bytes, method: str = "GET", **headers: str) -> Answer:
-    """A pull with more headers; underscores stand for dashes."""
+    """Send a GET with more headers; underscores in their names stand for dashes."""
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     return await registry.call(method, f"/v2/{NAME}/blobs/{digest_of(data)}", headers=named)
 
@@ -45,7 +45,7 @@ async def get(registry: FakeRegistry, data: bytes, method: str = "GET", **header
     ],
 )
 async def test_a_part(registry: FakeRegistry, data: bytes, header: str, start: int, end: int | None) -> None:
-    """206 with exactly these bytes and where they lie; two R2 calls, and only those bytes are read."""
+    """206 has exactly the requested bytes and their position. It takes two R2 calls and reads only those bytes."""
     await registry.push_blob(NAME, data)
     read, calls = registry.bucket.usage.read, registry.bucket.usage.class_b
     answer = await get(registry, data, range=header)
@@ -63,7 +63,7 @@ async def test_a_part(registry: FakeRegistry, data: bytes, header: str, start: i
     "header", ["bytes=1000-", "bytes=1000-2000", "bytes=500-0", "bytes=-0", "bytes=99999999999999-"]
 )
 async def test_behind_the_end(registry: FakeRegistry, header: str) -> None:
-    """416 with the true size."""
+    """A range after the last byte is 416, with the true size."""
     await registry.push_blob(NAME, SMALL)
     answer = await get(registry, SMALL, range=header)
     assert (answer.status, answer.codes) == (416, ["RANGE_INVALID"])
@@ -77,7 +77,7 @@ async def test_behind_the_end(registry: FakeRegistry, header: str) -> None:
     ["bytes=-", "bytes=a-b", "lines=1-2", "bytes 0-1", "", "bytes=0-1-2", f"bytes=0-{'9' * 99}"],
 )
 async def test_what_cannot_be_understood_is_ignored(registry: FakeRegistry, header: str) -> None:
-    """Several ranges, too: all of it, with 200."""
+    """An invalid Range header is ignored: 200 with all bytes."""
     await registry.push_blob(NAME, SMALL)
     answer = await get(registry, SMALL, range=header)
     assert (answer.status, answer.body) == (200, SMALL)
@@ -86,7 +86,7 @@ async def test_what_cannot_be_understood_is_ignored(registry: FakeRegistry, head
 
 
 async def test_a_cut_download_is_resumed(registry: FakeRegistry) -> None:
-    """With If-Range, as Go's clients send it: the rest of the same blob, or all of another one."""
+    """With If-Range, as Go's clients send it: 206 for the same blob, 200 with everything for another one."""
     await registry.push_blob(NAME, LARGE)
     etag = (await get(registry, LARGE, "HEAD")).headers["ETag"]
     answer = await get(registry, LARGE, range="bytes=5000-", if_range=etag)
@@ -97,7 +97,7 @@ async def test_a_cut_download_is_resumed(registry: FakeRegistry) -> None:
 
 
 async def test_a_blob_that_moves_while_a_part_of_it_is_read(registry: FakeRegistry) -> None:
-    """The migration puts a link where SR's bytes were: its bytes are not those of the blob."""
+    """The migration replaces bytes with a link: the link's own bytes are never served."""
     await registry.push_blob("other", LARGE)
     link = registry.bucket.objects[f"other/blobs/{digest_of(LARGE)}"]
     key = f"{NAME}/blobs/{digest_of(LARGE)}"
@@ -115,7 +115,7 @@ async def test_a_blob_that_moves_while_a_part_of_it_is_read(registry: FakeRegist
 
 
 async def test_a_linked_blob_that_moves_while_it_is_read(registry: FakeRegistry) -> None:
-    """A link of SR's leads to a repository where the migration puts a link of ours in this moment."""
+    """The migration replaces the target of a serverless-registry link while a client reads through that link."""
     await registry.push_blob("other", LARGE)
     ours = registry.bucket.objects[f"other/blobs/{digest_of(LARGE)}"]
     source = f"source/blobs/{digest_of(LARGE)}"
@@ -134,7 +134,7 @@ async def test_a_linked_blob_that_moves_while_it_is_read(registry: FakeRegistry)
 
 
 async def test_a_range_of_nothing(registry: FakeRegistry) -> None:
-    """404 goes before everything else; HEAD knows no ranges."""
+    """An unknown blob is 404 before its Range header is evaluated. HEAD ignores ranges."""
     for headers in ({"range": "bytes=0-1"}, {"if_none_match": "*"}):
         assert (await get(registry, SMALL, **headers)).status == 404
     await registry.push_blob(NAME, SMALL)
@@ -144,7 +144,7 @@ async def test_a_range_of_nothing(registry: FakeRegistry) -> None:
 
 @given(st.integers(0, 50), st.integers(0, 60), st.one_of(st.none(), st.integers(0, 60)))
 def test_ranges_are_slices(size: int, first: int, last: int | None) -> None:
-    """What is cut out is what Python cuts out."""
+    """A range returns the same bytes as a slice in Python."""
     data = bytes(range(size))
     try:
         parts = parse_ranges(f"bytes={first}-{'' if last is None else last}", size)
@@ -159,13 +159,13 @@ def test_ranges_are_slices(size: int, first: int, last: int | None) -> None:
 
 @given(st.text())
 def test_any_range_header(header: str) -> None:
-    """No input raises anything else."""
+    """No Range header raises an unexpected exception."""
     parse_ranges(header, 10)
 
 
 # ------------------------------------------------------------------ several ranges
 def parts_of(answer: Answer) -> list[tuple[str, bytes]]:
-    """Content-Range and bytes of each part."""
+    """Return Content-Range and bytes of each part of a multipart body."""
     boundary = answer.headers["Content-Type"].removeprefix("multipart/byteranges; boundary=").encode()
     first, *parts, end = answer.body.split(b"\r\n--" + boundary)
     assert (first, end) == (b"", b"--\r\n")
@@ -180,7 +180,7 @@ def parts_of(answer: Answer) -> list[tuple[str, bytes]]:
 
 @pytest.mark.parametrize("data", [SMALL, LARGE])
 async def test_several_ranges(registry: FakeRegistry, data: bytes) -> None:
-    """206 with each, in the order in which they were asked for; an R2 call each."""
+    """206 with each range, in the requested order, with one R2 call each."""
     await registry.push_blob(NAME, data)
     before = registry.bucket.usage.class_b
     answer = await get(registry, data, range="bytes=500-599, 0-9,-5")
@@ -214,7 +214,7 @@ async def test_several_ranges(registry: FakeRegistry, data: bytes) -> None:
 async def test_ranges_that_overlap_or_make_no_sense(
     registry: FakeRegistry, asked: str, ranges: list[str] | None
 ) -> None:
-    """What overlaps or touches is sent once; all of the blob for what is not understood, or too many."""
+    """Overlapping or adjacent ranges are merged. Invalid or too many ranges return all of the blob."""
     await registry.push_blob(NAME, SMALL)
     url = f"/v2/{NAME}/blobs/{digest_of(SMALL)}"
     answer = await registry.call("GET", url, headers={"Range": f"bytes={asked}"}, budget=MAX_RANGES + 1)
@@ -229,13 +229,13 @@ async def test_ranges_that_overlap_or_make_no_sense(
 
 
 async def test_several_ranges_behind_the_end(registry: FakeRegistry) -> None:
-    """416 when all are."""
+    """416 when all ranges begin after the last byte."""
     await registry.push_blob(NAME, SMALL)
     assert (await get(registry, SMALL, range="bytes=1000-1001,2000-")).status == 416
 
 
 async def test_a_part_that_fails_breaks_the_download(registry: FakeRegistry) -> None:
-    """A client never takes it for the end."""
+    """A failed range breaks the connection, so that no client takes the body for complete."""
     await registry.push_blob(NAME, LARGE)
     reads = 0
 
@@ -253,7 +253,7 @@ async def test_a_part_that_fails_breaks_the_download(registry: FakeRegistry) -> 
 # ------------------------------------------------------------------ what the client has
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
 async def test_not_modified(registry: FakeRegistry, method: str) -> None:
-    """304 without a body, for blobs and for manifests by digest and by tag; else everything."""
+    """If-None-Match with the digest is 304 without a body, for blobs and manifests; with another value it is 200."""
     manifest = await push_image(registry, NAME, "1", [SMALL])
     for path in (f"blobs/{digest_of(SMALL)}", f"manifests/{digest_of(manifest)}", "manifests/1"):
         url = f"/v2/{NAME}/{path}"
@@ -277,7 +277,7 @@ async def test_not_modified(registry: FakeRegistry, method: str) -> None:
 
 
 async def test_a_manifest_without_a_digest(registry: FakeRegistry) -> None:
-    """A tag without R2's checksum has no ETag, and is always sent."""
+    """A tag without R2's checksum has no ETag, and is always sent in full."""
     registry.bucket.seed(f"{NAME}/manifests/1", b"{}", NO_ATTRIBUTES, None)
     answer = await registry.call("GET", f"/v2/{NAME}/manifests/1", headers={"If-None-Match": "*"})
     assert (answer.status, answer.body) == (200, b"{}")
@@ -285,13 +285,13 @@ async def test_a_manifest_without_a_digest(registry: FakeRegistry) -> None:
 
 @given(st.text(), st.text())
 def test_any_condition(header: str, etag: str) -> None:
-    """No input raises."""
+    """No value of If-None-Match raises an exception."""
     is_unchanged(header, f'"{etag}"')
     may_resume(header, f'"{etag}"')
 
 
 async def test_whatever_a_client_accepts(registry: FakeRegistry) -> None:
-    """The manifest as it was pushed, with its type: there is nothing else to give."""
+    """The answer is the manifest as it was pushed, with its media type, for every Accept header."""
     manifest = await push_image(registry, NAME, "1", [SMALL])
     for accept in ("*/*", "application/json", "application/vnd.docker.distribution.manifest.v2+json", "nonsense"):
         answer = await registry.call("GET", f"/v2/{NAME}/manifests/1", headers={"Accept": accept})
@@ -301,7 +301,7 @@ async def test_whatever_a_client_accepts(registry: FakeRegistry) -> None:
 
 # ------------------------------------------------------------------ sparse manifests
 async def test_sparse_manifests() -> None:
-    """Refused by default, taken by the setting; a size that is wrong is refused all the same."""
+    """Refused by default, allowed by the setting. A wrong size is refused either way."""
     manifest = await push_image(FakeRegistry(), NAME, "1", [SMALL])
     url, headers = f"/v2/{NAME}/manifests/1", {"Content-Type": "application/vnd.oci.image.manifest.v1+json"}
     sparse = FakeRegistry(settings=read_settings({**VARIABLES, "SPARSE_MANIFESTS": "true"}.get))
@@ -319,12 +319,12 @@ PREFLIGHT = {"Access-Control-Request-Method": "DELETE", "Access-Control-Request-
 
 
 def with_origins(origins: str) -> FakeRegistry:
-    """A registry that browsers may ask."""
+    """Return a registry with these CORS_ORIGINS."""
     return FakeRegistry(settings=read_settings({**VARIABLES, "CORS_ORIGINS": origins}.get))
 
 
 async def test_a_page_that_the_operator_named() -> None:
-    """It may ask before it has credentials, send them, and read what matters of every answer, errors too."""
+    """An allowed page gets its preflight answered, may send credentials, and may read all answers and errors."""
     registry = with_origins(f"http://localhost:8080, {UI}")
     answer = await registry.call("OPTIONS", "/v2/a/manifests/1", user=None, headers={"Origin": UI, **PREFLIGHT})
     assert answer.status == 204
@@ -340,14 +340,14 @@ async def test_a_page_that_the_operator_named() -> None:
 
 
 async def test_any_page() -> None:
-    """With "*" scripts of any page may ask, but browsers send no password that they keep."""
+    """With "*", scripts of any page may send requests, but browsers add no stored password."""
     answer = await with_origins("*").call("GET", "/v2/", headers={"Origin": OTHER})
     assert answer.headers["Access-Control-Allow-Origin"] == "*"
     assert "Access-Control-Allow-Credentials" not in answer.headers
 
 
 async def test_other_pages_and_no_setting(registry: FakeRegistry) -> None:
-    """Nothing is allowed to them; without the setting there is no such header at all."""
+    """Pages of other origins get no permission. Without the setting, there are no CORS headers at all."""
     for origin, asked in ((OTHER, with_origins(UI)), (UI, registry), ("null", with_origins(UI))):
         for method, user in (("GET", ("hello", "world")), ("OPTIONS", None)):
             answer = await asked.call(method, "/v2/", user=user, headers={"Origin": origin, **PREFLIGHT})
@@ -357,21 +357,21 @@ async def test_other_pages_and_no_setting(registry: FakeRegistry) -> None:
 
 @pytest.mark.parametrize("value", ["ui.example.com", "https://ui.example.com/", "https://*.example.com/x", "null"])
 def test_malformed_origins(value: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """The log says what an origin is."""
+    """The log tells the operator what a valid origin is."""
     assert read_settings({"CORS_ORIGINS": value}.get).cors_origins == ()
     assert "an origin is scheme" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("header", ["bytes=-5", "bytes=-5,-6", "bytes=0-", "bytes=0-0"])
 async def test_ranges_of_an_empty_blob(registry: FakeRegistry, header: str) -> None:
-    """416: there is no byte."""
+    """Every range of an empty blob is 416."""
     await registry.push_blob(NAME, b"")
     answer = await get(registry, b"", range=header)
     assert (answer.status, answer.codes) == (416, ["RANGE_INVALID"])
 
 
 async def test_readers_that_stall_hold_nothing_that_pushes_need(registry: FakeRegistry) -> None:
-    """Buffers of answers are their own, and who does not read one in time sees the download break."""
+    """Answers have buffers of their own. A client that reads too slowly loses its connection."""
     await registry.push_blob(NAME, LARGE)
     registry.pause = 0.0
     registry.side_by_side = True

@@ -1,4 +1,4 @@
-"""Whatever comes in, the answer is a 4xx of the spec, and whatever the bucket does, nothing leaks."""
+"""For any request, the answer is a 4xx of the spec; for any failure of the bucket, no internals leak."""
 
 import asyncio
 import json
@@ -44,7 +44,7 @@ HEADERS = st.dictionaries(
     ),
     st.text(max_size=20),
 )
-# Every way to come in, and every setting that changes an answer.
+# Every way to authenticate, and every setting that changes an answer.
 ALL_ON = {
     **VARIABLES,
     "ACCOUNTS_JSON": json.dumps(ACCOUNTS),
@@ -77,7 +77,7 @@ def test_no_request_makes_a_5xx(
     body: bytes | list[bytes],
     caller: tuple[Settings, tuple[str, str] | None],
 ) -> None:
-    """Arbitrary methods, paths, queries, headers and bodies, with a length and without, from whomever."""
+    """Any method, path, query, headers and body, with or without a length, from any caller."""
     registry = FakeRegistry(settings=caller[0])
     answer = asyncio.run(registry.call(method, path + query, body, headers=headers, user=caller[1]))
     assert answer.status < 500, answer
@@ -90,7 +90,7 @@ def test_no_request_makes_a_5xx(
 async def test_an_unexpected_exception_is_a_plain_500(
     registry: FakeRegistry, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The trace goes to the log, not to the client."""
+    """The stack trace goes to the log, not to the client."""
 
     def fail(call: str, key: str) -> None:
         raise ZeroDivisionError("s3cret detail")
@@ -110,7 +110,7 @@ async def test_an_unexpected_exception_is_a_plain_500(
 async def test_a_failing_bucket_is_told_with_retry_after(
     registry: FakeRegistry, error: StorageError, status: int
 ) -> None:
-    """Never a 500."""
+    """A failing bucket is 503 or 429 with Retry-After, never 500."""
 
     def fail(call: str, key: str) -> None:
         raise error
@@ -124,7 +124,7 @@ async def test_a_failing_bucket_is_told_with_retry_after(
 
 @pytest.mark.parametrize("known", [True, False])
 async def test_a_client_that_vanishes_changes_nothing(registry: FakeRegistry, known: bool) -> None:
-    """After a reset in mid-chunk the session stands where it stood, and can go on."""
+    """After a reset during a chunk, the session keeps its offset and can continue."""
     started = await registry.call("POST", "/v2/a/blobs/uploads/")
     first = await registry.call("PATCH", started.location, b"01234")
     chunks: list[bytes | Exception] = [b"x" * 9_000_000, ClientGone("reset")]
@@ -139,7 +139,7 @@ async def test_a_client_that_vanishes_changes_nothing(registry: FakeRegistry, kn
 
 
 async def test_an_unwanted_body_is_read_before_the_answer(registry: FakeRegistry) -> None:
-    """An early answer would reach the client as a broken connection."""
+    """Without that, the client would see a broken connection instead of the answer."""
     read: list[int] = []
 
     def chunks() -> Iterator[bytes]:

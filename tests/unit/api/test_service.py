@@ -1,4 +1,4 @@
-"""What operators look at: the log, the front page, health, metrics."""
+"""What operators use: request log, front page, health check and metrics."""
 
 import json
 import re
@@ -16,7 +16,7 @@ RAY = "8f2b5c0d1e3a4b6c"
 
 
 class Points:
-    """A dataset that keeps what it is given."""
+    """A dataset of Analytics Engine that keeps its data points."""
 
     def __init__(self) -> None:
         self.written: list[tuple[str, list[str], list[float]]] = []
@@ -26,13 +26,13 @@ class Points:
 
 
 def lines(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
-    """What was logged since the last look."""
+    """Return the log lines since the last call."""
     return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
 
 
 # ---------------------------------------------------------------------- the log
 async def test_a_line_for_each_request(registry: FakeRegistry, capsys: pytest.CaptureFixture[str]) -> None:
-    """Who did what, how it ended, what it moved and what it cost; a chunked body is counted, too."""
+    """A log line has the account, the endpoint, the outcome, the bytes (of chunked bodies too) and the R2 calls."""
     data = bytes(range(256)) * 1024
     started = await registry.call("POST", "/v2/team/app/blobs/uploads/")
     patched = await registry.call("PATCH", started.location, [data[:1000], data[1000:]])
@@ -71,7 +71,7 @@ async def test_a_line_for_each_request(registry: FakeRegistry, capsys: pytest.Ca
 
 
 async def test_the_counts_are_those_of_the_bucket(registry: FakeRegistry, capsys: pytest.CaptureFixture[str]) -> None:
-    """What the lines say of R2 adds up to what R2 was asked."""
+    """The R2 calls in the log lines add up to the calls that the bucket received."""
     before = registry.bucket.usage.class_a, registry.bucket.usage.class_b
     await push_image(registry, "team/app", "1", [b"1", b"2", b"3"])
     await registry.call("GET", "/v2/team/app/manifests/1")
@@ -82,7 +82,7 @@ async def test_the_counts_are_those_of_the_bucket(registry: FakeRegistry, capsys
 
 
 async def test_requests_that_meet_are_counted_apart(registry: FakeRegistry, capsys: pytest.CaptureFixture[str]) -> None:
-    """Each line has its own id and its own calls."""
+    """Concurrent requests each have their own id and their own count of R2 calls."""
     digest = await registry.push_blob("a", b"x")
     capsys.readouterr()
     for seed in range(20):
@@ -101,7 +101,7 @@ async def test_requests_that_meet_are_counted_apart(registry: FakeRegistry, caps
 
 
 async def test_the_id_of_a_request(registry: FakeRegistry, capsys: pytest.CaptureFixture[str]) -> None:
-    """Cloudflare's where it gave one; nothing that a client invents gets into the log."""
+    """The id is Cloudflare's, if it is valid. Text that a client invents does not get into the log."""
     for ray, expected in ((f"{RAY}-FRA", RAY), (RAY, RAY), ("x" * 16, None), (f'{RAY}"\n', None), ("", None)):
         answer = await registry.call("GET", "/v2/", headers={"cf-ray": ray})
         (line,) = lines(capsys)
@@ -111,7 +111,7 @@ async def test_the_id_of_a_request(registry: FakeRegistry, capsys: pytest.Captur
 
 
 async def test_errors_carry_the_id(registry: FakeRegistry, capsys: pytest.CaptureFixture[str]) -> None:
-    """In the body; what is not the client's fault also in the message, which is all that docker shows."""
+    """The body has the request id. For server errors, the message has it too, because Docker shows only that."""
     answer = await registry.call("GET", "/v2/a/manifests/1")
     body = json.loads(answer.body)
     assert body["request"] == answer.headers["X-Request-Id"]
@@ -130,11 +130,11 @@ async def test_errors_carry_the_id(registry: FakeRegistry, capsys: pytest.Captur
     failed, line = lines(capsys)
     assert (failed["event"], failed["error"]) == ("storage-failed", "R2 fell over")
     assert failed["request"] == line["request"] == body["request"]
-    assert line["class_b"] == 3  # every attempt costs
+    assert line["class_b"] == 3  # retries are counted too
 
 
 async def test_a_path_that_is_none_is_told_shortly(registry: FakeRegistry, capsys: pytest.CaptureFixture[str]) -> None:
-    """Cut, and without its query; an upload session's name is never told."""
+    """The log has an unknown path shortened, without its query and without upload session ids."""
     await registry.call("GET", "/v2/" + "x" * 5000 + "?password=s3cret")
     started = await registry.call("POST", "/v2/a/blobs/uploads/")
     session = started.location.rpartition("/")[2].partition("?")[0]
@@ -149,7 +149,7 @@ async def test_a_path_that_is_none_is_told_shortly(registry: FakeRegistry, capsy
 # ---------------------------------------------------------------------- the front page
 @pytest.mark.parametrize("user", [None, ("hello", "world"), ("hello", "wrong")])
 async def test_the_front_page(registry: FakeRegistry, user: tuple[str, str] | None) -> None:
-    """For everybody: how to log in, here. It costs no call of R2."""
+    """The front page is public and tells how to log in at this host. It costs no R2 call."""
     answer = await registry.call("GET", "/", user=user, budget=0)
     assert answer.status == 200
     assert b"docker login registry.example\n" in answer.body
@@ -160,7 +160,7 @@ async def test_the_front_page(registry: FakeRegistry, user: tuple[str, str] | No
 
 # ---------------------------------------------------------------------- health
 async def test_health(registry: FakeRegistry, capsys: pytest.CaptureFixture[str]) -> None:
-    """Well while the bucket answers; R2 is asked once in ten seconds, however often anybody asks."""
+    """200 while the bucket answers. R2 is called once in ten seconds, for any number of health checks."""
     for _ in range(5):
         answer = await registry.call("GET", "/healthz", user=None)
         assert (answer.status, json.loads(answer.body)) == (200, {"status": "ok"})
@@ -183,14 +183,14 @@ async def test_health(registry: FakeRegistry, capsys: pytest.CaptureFixture[str]
 
 # ---------------------------------------------------------------------- metrics
 async def test_metrics_are_off_unless_asked_for(registry: FakeRegistry) -> None:
-    """404, with a sentence, for who may; 401 for strangers."""
+    """404 with advice for an allowed account; 401 for anonymous callers."""
     answer = await registry.call("GET", "/metrics")
     assert (answer.status, answer.codes) == (404, ["UNSUPPORTED"])
     assert (await registry.call("GET", "/metrics", user=None)).status == 401
 
 
 async def test_prometheus() -> None:
-    """The format's own rules, and the numbers of the requests before."""
+    """The output is valid in Prometheus's format and counts the earlier requests."""
     registry = FakeRegistry(settings=read_settings({**VARIABLES, "PROMETHEUS": "true"}.get))
     digest = await registry.push_blob("a", b"abc")
     for _ in range(3):
@@ -219,7 +219,7 @@ async def test_prometheus() -> None:
 
 
 async def test_data_points() -> None:
-    """One for each request: the index is the repository, cut to what Analytics Engine takes."""
+    """One data point for each request. The index is the repository, cut to Analytics Engine's limit."""
     points = Points()
     registry = FakeRegistry(points=points)
     name = "a/" + "b" * 120
@@ -240,7 +240,7 @@ async def test_data_points() -> None:
 async def test_no_session_is_named_in_the_log(
     registry: FakeRegistry, capsys: pytest.CaptureFixture[str], path: str
 ) -> None:
-    """Also where the request was not understood, as a PUT without a digest: the name is as good as a password."""
+    """No log line has an upload session id, which is as good as a password; not even for invalid requests."""
     started = await registry.call("POST", "/v2/a/blobs/uploads/")
     session = started.location.rpartition("/")[2]
     for method in ("PUT", "PATCH", "BREW"):
@@ -250,13 +250,13 @@ async def test_no_session_is_named_in_the_log(
 
 
 async def test_head_of_the_version(registry: FakeRegistry) -> None:
-    """As GET, without a body."""
+    """HEAD is like GET, without a body."""
     assert (await registry.call("HEAD", "/v2/")).status == 200
     assert (await registry.call("HEAD", "/v2/", user=None)).status == 401
 
 
 async def test_the_public_url() -> None:
-    """Behind another proxy that ends TLS: the realm, the front page and one's own pages are by the name outside."""
+    """Behind a proxy that terminates TLS: realm, front page and origin check use the public name."""
     settings = read_settings({**VARIABLES, "BEARER_TOKENS": "true", "PUBLIC_URL": "https://outside.example"}.get)
     registry = FakeRegistry(settings=settings)
     challenge = (await registry.call("GET", "/v2/", user=None)).headers["WWW-Authenticate"]
@@ -267,7 +267,7 @@ async def test_the_public_url() -> None:
 
 
 async def test_no_token_and_public_repositories() -> None:
-    """Homebrew's placeholder stands for no credentials; the catalogue asks pages for a password."""
+    """Homebrew's placeholder token counts as no credentials. The catalogue asks browsers for a password."""
     registry = FakeRegistry(settings=read_settings({**VARIABLES, "ANONYMOUS_PULL": "public/**"}.get))
     nobody = {"authorization": "Bearer QQ=="}
     assert (await registry.call("GET", "/v2/public/a/manifests/1", user=None, headers=nobody)).status == 404

@@ -1,4 +1,4 @@
-"""Deleting tags, manifests and blobs: end-9 and end-10."""
+"""Deletion of tags, manifests and blobs: end-9 and end-10."""
 
 import json
 from collections.abc import Awaitable, Callable
@@ -20,7 +20,7 @@ SMALL, LARGE = b"a small blob", bytes_of(SMALL_PART + 5)
 
 
 async def delete(registry: FakeRegistry, path: str) -> int:
-    """DELETE, and its status; asked again while there is more than one request deletes."""
+    """Send DELETE and return its status. Repeat it while the manifest has more tags than one request deletes."""
     while True:
         answer = await registry.call("DELETE", f"/v2/{NAME}/{path}", budget=CALLS + 10)
         if answer.status != 503:
@@ -31,28 +31,28 @@ async def delete(registry: FakeRegistry, path: str) -> int:
 
 
 async def is_there(registry: FakeRegistry, reference: str) -> bool:
-    """Whether a manifest can be pulled: GET and HEAD say the same."""
+    """Whether a manifest can be pulled; GET and HEAD must agree."""
     statuses = {(await registry.call(method, f"/v2/{NAME}/manifests/{reference}")).status for method in ("GET", "HEAD")}
     assert len(statuses) == 1
     return statuses == {200}
 
 
 async def tags(registry: FakeRegistry) -> list[str]:
-    """The tags that are listed."""
+    """List the tags."""
     answer = await registry.call("GET", f"/v2/{NAME}/tags/list")
     assert answer.status == 200
     return list(json.loads(answer.body)["tags"])
 
 
 async def referrers(registry: FakeRegistry, subject: str) -> list[str]:
-    """The digests that are listed as referrers."""
+    """List the digests of the referrers."""
     answer = await registry.call("GET", f"/v2/{NAME}/referrers/{subject}")
     return [one["digest"] for one in json.loads(answer.body)["manifests"]]
 
 
 # ------------------------------------------------------------------ tags and manifests
 async def test_a_tag(registry: FakeRegistry) -> None:
-    """Spec: "a GET to /v2/<name>/manifests/<tag> will return a 404"; the manifest and its other tag stay."""
+    """Spec: "a GET to /v2/<name>/manifests/<tag> will return a 404". The manifest and its other tags stay."""
     digest = digest_of(await push_image(registry, NAME, "1", [b"layer"]))
     await push_image(registry, NAME, "2", [b"layer"])
     assert await delete(registry, "manifests/1") == 202
@@ -64,7 +64,7 @@ async def test_a_tag(registry: FakeRegistry) -> None:
 
 
 async def test_a_manifest_with_its_tags(registry: FakeRegistry) -> None:
-    """By digest: "any tag pointing to that digest will return a 404"; other manifests and their tags stay."""
+    """Spec: "any tag pointing to that digest will return a 404". Other manifests and their tags stay."""
     digest = digest_of(await push_image(registry, NAME, "1", [b"layer"]))
     await push_image(registry, NAME, "also-1", [b"layer"])
     other = digest_of(await push_image(registry, NAME, "2", [b"other"]))
@@ -76,7 +76,7 @@ async def test_a_manifest_with_its_tags(registry: FakeRegistry) -> None:
 
 
 async def test_what_is_not_there(registry: FakeRegistry) -> None:
-    """404 with the error's code, in a repository that is there and in one that is not."""
+    """404 with the right error code, in a known and in an unknown repository."""
     for path, code in (
         ("manifests/1", "MANIFEST_UNKNOWN"),
         (f"manifests/{digest_of(b'x')}", "MANIFEST_UNKNOWN"),
@@ -88,7 +88,7 @@ async def test_what_is_not_there(registry: FakeRegistry) -> None:
 
 
 async def test_pushed_again(registry: FakeRegistry) -> None:
-    """What was deleted may come back, by tag and by digest, in the same second."""
+    """A deleted manifest can be pushed again in the same second, by tag and by digest."""
     registry.pause = 0
     manifest = await push_image(registry, NAME, "1", [b"layer"])
     for _ in range(3):
@@ -101,7 +101,7 @@ async def test_pushed_again(registry: FakeRegistry) -> None:
 
 
 async def test_a_tag_that_moved_stays(registry: FakeRegistry) -> None:
-    """Only the tags that lead to the digest go."""
+    """The deletion of a manifest deletes only the tags that still name it."""
     old = digest_of(await push_image(registry, NAME, "1", [b"old"]))
     await push_image(registry, NAME, "1", [b"new"])
     assert await delete(registry, f"manifests/{old}") == 202
@@ -109,7 +109,7 @@ async def test_a_tag_that_moved_stays(registry: FakeRegistry) -> None:
 
 
 async def test_the_same_bytes_under_another_algorithm(registry: FakeRegistry) -> None:
-    """Two digests of the same bytes are two manifests; a tag leads to the one it was pushed with."""
+    """Two digests of the same bytes are two manifests. A tag names the one with which it was pushed."""
     manifest = await push_image(registry, NAME, "by-256", [b"layer"])
     sha512 = digest_of(manifest, "sha512")
     assert (await put_manifest(registry, NAME, f"{sha512}?tag=by-512", manifest)).status == 201
@@ -119,7 +119,7 @@ async def test_the_same_bytes_under_another_algorithm(registry: FakeRegistry) ->
 
 
 async def tagged(registry: FakeRegistry, count: int) -> bytes:
-    """A manifest with so many tags, and another one."""
+    """Push a manifest with so many tags, and another manifest."""
     manifest = await push_image(registry, NAME, "1", [b"layer"])
     stored = registry.bucket.objects[f"{NAME}/manifests/1"]
     for number in range(2, count + 1):
@@ -130,7 +130,7 @@ async def tagged(registry: FakeRegistry, count: int) -> bytes:
 
 @pytest.mark.parametrize("count", [24, 300, 2_500])
 async def test_any_number_of_tags(registry: FakeRegistry, count: int) -> None:
-    """Within the calls that a request has; 503 while there are more, and asked again it goes on."""
+    """A request stays within its R2 calls: it answers 503 while tags are left, and a retry continues."""
     manifest = await tagged(registry, count)
     assert await delete(registry, f"manifests/{digest_of(manifest)}") == 202
     assert await tags(registry) == ["other"]
@@ -138,7 +138,7 @@ async def test_any_number_of_tags(registry: FakeRegistry, count: int) -> None:
 
 
 async def test_one_of_many_tags_moves_while_they_are_deleted(registry: FakeRegistry) -> None:
-    """However many there are: it was acknowledged for another image."""
+    """A tag that a push moves to another image stays, for any number of tags."""
     manifest = await tagged(registry, 100)
     other = registry.bucket.objects[f"{NAME}/manifests/other"]
 
@@ -154,7 +154,7 @@ async def test_one_of_many_tags_moves_while_they_are_deleted(registry: FakeRegis
 
 
 async def test_many_deleted_tags_do_not_hide_the_rest(registry: FakeRegistry) -> None:
-    """A page of tags ends when the calls of a request do, and its Link leads on."""
+    """A page of tags ends when the request's R2 calls run out, and its Link leads on."""
     for number in range(1_500):
         registry.bucket.seed(f"{NAME}/manifests/a{number:05}", b"", NO_ATTRIBUTES, None)
     await push_image(registry, NAME, "b", [b"layer"])
@@ -169,7 +169,7 @@ async def test_many_deleted_tags_do_not_hide_the_rest(registry: FakeRegistry) ->
 
 
 async def test_referrers_disappear(registry: FakeRegistry) -> None:
-    """A manifest with a subject is off its subject's list, also one that an SR without a list took."""
+    """A deleted manifest leaves its subject's list, also if serverless-registry stored it without a list."""
     subject = digest_of(await push_image(registry, NAME, "1", [b"layer"]))
     signature = json.dumps(
         image(b'{"layers": 1}', [b"layer"], subject={"mediaType": "a/b", "digest": subject, "size": 2})
@@ -187,7 +187,7 @@ async def test_referrers_disappear(registry: FakeRegistry) -> None:
 
 
 async def test_a_deleted_child_is_missing(registry: FakeRegistry) -> None:
-    """An index that refers to it is refused."""
+    """An index that refers to a deleted manifest is refused."""
     child = await push_image(registry, NAME, "1", [b"layer"])
     index = {
         "schemaVersion": 2,
@@ -201,7 +201,7 @@ async def test_a_deleted_child_is_missing(registry: FakeRegistry) -> None:
 
 
 async def test_what_broke_off_is_ended(registry: FakeRegistry) -> None:
-    """R2 fails at any call: the client is told, asks again, and then all of it is gone and nothing else."""
+    """R2 fails at any call: the client gets an error, and a retry completes the deletion and nothing else."""
     for failing in range(1, 40):
         registry = FakeRegistry()
         subject = digest_of(await push_image(registry, NAME, "stays", [b"stays"]))
@@ -215,7 +215,7 @@ async def test_what_broke_off_is_ended(registry: FakeRegistry) -> None:
         def fail(call: str, key: str, failing: int = failing) -> None:
             nonlocal calls
             calls += 1
-            # All attempts of one call.
+            # All attempts of one call fail.
             if failing <= calls < failing + 3:
                 raise StorageError("internal error (10001)")
 
@@ -233,10 +233,10 @@ async def test_what_broke_off_is_ended(registry: FakeRegistry) -> None:
     pytest.fail("more calls than were looked at")
 
 
-# ------------------------------------------------------------------ meeting a push
+# ------------------------------------------------------------------ beside a push
 @pytest.mark.parametrize("seed", range(150))
 async def test_deletion_meets_a_push_of_the_same_image(seed: int) -> None:
-    """One of them is wholly the later one: the pushed tag and its manifest are both there, or neither is."""
+    """The push or the deletion wins as a whole: tag and manifest both exist, or neither does."""
     registry = FakeRegistry()
     manifest = await push_image(registry, NAME, "old", [b"layer"])
     digest = digest_of(manifest)
@@ -254,7 +254,7 @@ async def test_deletion_meets_a_push_of_the_same_image(seed: int) -> None:
 
 @pytest.mark.parametrize("seed", range(150))
 async def test_deletion_meets_a_tag_that_moves_away(seed: int) -> None:
-    """The tag was acknowledged for another image: it stays."""
+    """A concurrent push of another image to the tag was acknowledged: the tag stays."""
     registry = FakeRegistry()
     old = await push_image(registry, NAME, "1", [b"old"])
     new = await push_image(registry, NAME, "other", [b"new"])
@@ -270,7 +270,7 @@ async def test_deletion_meets_a_tag_that_moves_away(seed: int) -> None:
 
 @pytest.mark.parametrize("seed", range(100))
 async def test_deletion_meets_a_push_of_the_same_referrer(seed: int) -> None:
-    """It is listed exactly if it is there."""
+    """The referrer is listed if and only if it exists."""
     registry = FakeRegistry()
     subject = digest_of(await push_image(registry, NAME, "1", [b"layer"]))
     signature = json.dumps(
@@ -289,7 +289,7 @@ async def test_deletion_meets_a_push_of_the_same_referrer(seed: int) -> None:
 # ------------------------------------------------------------------ blobs
 @pytest.mark.parametrize("data", [SMALL, LARGE], ids=["small", "large"])
 async def test_a_blob(registry: FakeRegistry, data: bytes) -> None:
-    """202, then 404; another repository's is untouched, whoever had it first."""
+    """202, then 404. Other repositories keep the blob, whichever had it first."""
     for other in ("a/first", "z/mounted"):
         await registry.push_blob(NAME, data)
         mounted = await registry.call("POST", f"/v2/{other}/blobs/uploads/?mount={digest_of(data)}&from={NAME}")
@@ -304,7 +304,7 @@ async def test_a_blob(registry: FakeRegistry, data: bytes) -> None:
 
 
 async def test_a_blob_of_a_bucket_that_is_not_migrated(registry: FakeRegistry) -> None:
-    """409 until nothing of SR's may lead to it any more; it says what to do."""
+    """409 with advice, while links of serverless-registry may lead to the blob."""
     await registry.push_blob(NAME, SMALL)
     await registry.bucket.delete([keys.FORMAT])
     answer = await registry.call("DELETE", f"/v2/{NAME}/blobs/{digest_of(SMALL)}")
@@ -316,7 +316,7 @@ async def test_a_blob_of_a_bucket_that_is_not_migrated(registry: FakeRegistry) -
 
 @pytest.mark.parametrize("seed", range(60))
 async def test_blob_deletion_meets_pushes_and_mounts(seed: int) -> None:
-    """Whatever is answered, what is there afterwards is whole, and no link lacks its ref."""
+    """Afterwards, every blob that exists is complete, and no link lacks its ref."""
     registry = FakeRegistry()
     await registry.push_blob(NAME, LARGE)
     url = f"/v2/{NAME}/blobs/{digest_of(LARGE)}"
@@ -338,7 +338,7 @@ async def test_blob_deletion_meets_pushes_and_mounts(seed: int) -> None:
 
 @pytest.mark.parametrize("first", ["blob", "manifest"])
 async def test_a_new_bucket_needs_no_migration(registry: FakeRegistry, first: str) -> None:
-    """Whatever is written first: without a session, too."""
+    """That holds for any first write, also one without an upload session."""
     if first == "blob":
         await registry.call("POST", f"/v2/{NAME}/blobs/uploads/?digest={digest_of(SMALL)}", SMALL)
     else:
@@ -348,7 +348,7 @@ async def test_a_new_bucket_needs_no_migration(registry: FakeRegistry, first: st
 
 
 async def test_what_was_deleted_is_no_problem_of_the_migration(registry: FakeRegistry) -> None:
-    """A tombstone is no manifest that SR damaged."""
+    """The migration does not report a tombstone as a damaged manifest."""
     manifest = await push_image(registry, NAME, "1", [b"layer"])
     assert await delete(registry, f"manifests/{digest_of(manifest)}") == 202
     await registry.bucket.delete([keys.FORMAT])

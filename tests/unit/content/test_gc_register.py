@@ -1,4 +1,4 @@
-"""A register that is taken away: when, and in every order beside pushes and collections."""
+"""Removal of a register: its conditions, and every interleaving with pushes and collections."""
 
 import asyncio
 import contextlib
@@ -19,12 +19,12 @@ from tests.unit.upkeep.scenes import BY_ACT, DAY, R
 
 
 async def remove(platform: Platform) -> None:
-    """As the clean-up does where nothing else is there; what is there is not its business."""
+    """Remove the register of a repository that has nothing else, as the clean-up does."""
     await gc_register.remove(platform, R, keep_pushed=False)
 
 
 def begin() -> World:
-    """A repository whose register was written long ago."""
+    """Return a repository with an old register."""
     world = scenes.begin()
     metadata = {"phase": "idle", "run": "", "lease": str(world.clock.now - 2 * DAY), "nonce": "x"}
     world.bucket.seed(keys.gc_register(R), b"x", Attributes(metadata=metadata), None)
@@ -36,13 +36,13 @@ OTHERS = [*PUSHES, *scenes.COLLECTORS, remove]
 
 
 def scene(*acts: Actor) -> Scene:
-    """Actors that meet."""
+    """Return a scene with these concurrent actors."""
     kinds = [BY_ACT.get(act, scenes.Kind(act)) for act in acts]
     return Scene(f"{acts}", begin, acts, scenes.check(kinds))
 
 
 def test_a_register_that_is_taken_away_in_every_order() -> None:
-    """Beside each, exhaustively, and beside a push and a collection by seeds."""
+    """With each actor in every order; with a push and a collection by seeds."""
     count = 0
     with scenes.scaled_down(), contextlib.redirect_stdout(io.StringIO()):
         scenes.begin()
@@ -56,7 +56,7 @@ def test_a_register_that_is_taken_away_in_every_order() -> None:
 
 @pytest.mark.parametrize("phase", Phase)
 async def test_a_register_stays_for_a_day(registry: FakeRegistry, phase: Phase) -> None:
-    """Then it goes, whatever the run left that wrote it last."""
+    """After a day, it is removed in any phase that a run left behind."""
     platform = registry.registry.platform
     await gc_register.swap(platform, R, gc_register.Register(), phase, "run")
     for seconds in (LEASE_SECONDS + MARGIN_SECONDS, FORGET_SECONDS - MARGIN_SECONDS - 1):
@@ -69,7 +69,7 @@ async def test_a_register_stays_for_a_day(registry: FakeRegistry, phase: Phase) 
 
 
 async def test_a_repository_that_was_pushed_to_is_not_forgotten(registry: FakeRegistry) -> None:
-    """While there are upstreams: one of them would answer for it again, with what somebody else pushed there."""
+    """With upstreams configured, one of them would otherwise answer for the repository."""
     platform = registry.registry.platform
     assert await gc_register.note_push(platform, R)
     registry.clock.now += LEASE_SECONDS + FORGET_SECONDS + 1

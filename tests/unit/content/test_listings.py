@@ -1,4 +1,4 @@
-"""What there is: end-8, end-12 and the catalogue."""
+"""Lists of tags (end-8) and of repositories (the catalogue)."""
 
 import json
 from dataclasses import replace
@@ -22,13 +22,13 @@ NAME = "team/app"
 
 
 def seed(registry: FakeRegistry, references: list[str]) -> None:
-    """Manifests that are there: listing only looks at keys, and whether they are empty."""
+    """Seed manifests. Listings use only their keys, and whether they are empty."""
     for reference in references:
         registry.bucket.seed(f"{NAME}/manifests/{reference}", b"{}", NO_ATTRIBUTES, None)
 
 
 async def tags(registry: FakeRegistry, query: str = "") -> tuple[list[str], str | None]:
-    """A page of tags, and where its Link leads."""
+    """Return a page of tags, and the URL in its Link."""
     answer = await registry.call("GET", f"/v2/{NAME}/tags/list{query}")
     assert answer.status == 200, answer
     document: dict[str, Any] = json.loads(answer.body)
@@ -42,7 +42,7 @@ async def tags(registry: FakeRegistry, query: str = "") -> tuple[list[str], str 
 
 
 async def test_tags_without_digests(registry: FakeRegistry) -> None:
-    """In the order of their bytes; what lies before and behind the digests, and cosign's tags between them."""
+    """Tags are in byte order, before, between (cosign's) and after the digests, which are left out."""
     await push_image(registry, NAME, "latest", [b"1"])
     await push_image(registry, NAME, "v1", [b"2"])
     await push_image(registry, NAME, "1.0", [b"3"])
@@ -53,7 +53,7 @@ async def test_tags_without_digests(registry: FakeRegistry) -> None:
 
 
 async def test_a_repository_that_is_named_like_a_folder(registry: FakeRegistry) -> None:
-    """Its tags and blobs are not those of the one above."""
+    """Its tags and blobs do not show up in its parent."""
     for name in (NAME, f"{NAME}/manifests", f"{NAME}/manifests/a"):
         await push_image(registry, name, name.replace("/", "-"), [b"layer"])
     answer = await registry.call("GET", f"/v2/{NAME}/tags/list")
@@ -94,7 +94,7 @@ async def test_a_repository_without_tags(registry: FakeRegistry) -> None:
 
 @pytest.mark.parametrize("tag", ["latest", "v1"])
 async def test_one_tag_among_ten_thousand_digests(registry: FakeRegistry, tag: str) -> None:
-    """Budget `tags-1-of-10000`: 3 Class A, whatever the digests."""
+    """Budget `tags-1-of-10000`: 3 Class A operations, for any number of digests."""
     seed(registry, [digest_of(str(number).encode()) for number in range(10_000)] + [tag])
     assert await tags(registry) == ([tag], None)
     assert registry.bucket.usage.class_a <= 3
@@ -102,7 +102,7 @@ async def test_one_tag_among_ten_thousand_digests(registry: FakeRegistry, tag: s
 
 @given(st.sets(st.from_regex(r"[a-zA-Z0-9_][a-zA-Z0-9._-]{0,5}", fullmatch=True), min_size=1), st.integers(1, 5))
 async def test_any_tags_in_pages_of_any_size(names: set[str], size: int) -> None:
-    """Every tag once, in order, among digests of both algorithms."""
+    """The pages have every tag once, in order, among digests of both algorithms."""
     registry = FakeRegistry()
     seed(registry, [*names, digest_of(b"1"), digest_of(b"2"), digest_of(b"", "sha512")])
     found, link = await tags(registry, f"?n={size}")
@@ -116,7 +116,7 @@ async def test_any_tags_in_pages_of_any_size(names: set[str], size: int) -> None
 async def catalogue(
     registry: FakeRegistry, query: str = "", user: tuple[str, str] = ("hello", "world"), budget: int = 50
 ) -> tuple[list[str], str | None]:
-    """A page of names, and where its Link leads."""
+    """Return a page of names, and the URL in its Link."""
     answer = await registry.call("GET", f"/v2/_catalog{query}", user=user, budget=budget)
     assert answer.status == 200, answer
     link = answer.headers.get("Link")
@@ -125,7 +125,7 @@ async def catalogue(
 
 
 async def whole_catalogue(registry: FakeRegistry, query: str = "", budget: int = 50) -> list[str]:
-    """All pages, each within so many R2 calls; no link leads to itself."""
+    """Return all pages, each within so many R2 calls. No Link may lead to its own page."""
     found, link = await catalogue(registry, query, budget=budget)
     while link is not None:
         page, following = await catalogue(registry, link, budget=budget)
@@ -135,14 +135,14 @@ async def whole_catalogue(registry: FakeRegistry, query: str = "", budget: int =
 
 
 def seed_repositories(registry: FakeRegistry, names: list[str]) -> None:
-    """Repositories with a tag and a blob each."""
+    """Seed repositories with a tag and a blob each."""
     for name in names:
         for key in (f"{name}/manifests/1", f"{name}/blobs/{digest_of(b'')}"):
             registry.bucket.seed(key, b"", NO_ATTRIBUTES, None)
 
 
 async def test_the_catalogue(registry: FakeRegistry) -> None:
-    """Repositories in repositories, in the order of their keys; what is ours is none; n=0 is empty."""
+    """Nested repositories are in key order. Our own keys are no repository. n=0 is an empty list."""
     await registry.push_blob("only/blobs", b"no manifest")
     names = ["a", "a-b", "a/b", "a/b/c", "library/app", "z"]
     seed_repositories(registry, names)
@@ -156,7 +156,7 @@ async def test_the_catalogue(registry: FakeRegistry) -> None:
 
 
 async def test_a_large_catalogue(registry: FakeRegistry) -> None:
-    """Budget `catalog-100`: 105 Class A over all its pages, none above 50 calls; many folders without a repository."""
+    """Budget `catalog-100`: 105 Class A operations over all pages, at most 50 a page, among many other folders."""
     names = [f"r{number:03}" for number in range(100)]
     seed_repositories(registry, names)
     assert await whole_catalogue(registry) == names
@@ -171,14 +171,14 @@ path = st.lists(st.sampled_from(["a", "b-c", "b", "b.c"]), min_size=1, max_size=
 
 @given(st.sets(path, min_size=1), st.integers(1, 4))
 async def test_any_repositories_in_pages_of_any_size(names: set[str], size: int) -> None:
-    """Every name once."""
+    """The pages have every name once."""
     registry = FakeRegistry()
     seed_repositories(registry, sorted(names))
     assert await whole_catalogue(registry, f"?n={size}") == sorted(names, key=lambda name: name + "/")
 
 
 def restricted(table: dict[str, list[str]]) -> FakeRegistry:
-    """A registry with an account of some repositories."""
+    """Return a registry with an account for some repositories."""
     accounts = [{"name": "some", "secret": hashed("secret"), "permissions": table}]
     variables = {**VARIABLES, "ACCOUNTS_JSON": json.dumps(accounts)}
     return FakeRegistry(settings=read_settings(variables.get))
@@ -193,12 +193,12 @@ glob = st.sampled_from(["**", "*", "a/**", "a/*", "b", "**/b", "a/b-c/**", "b.c/
     st.dictionaries(glob, st.sampled_from([["pull"], ["push"], []]), min_size=1),
     st.integers(1, 4),
     st.integers(8, 30),  # calls: a repository takes up to seven
-    st.integers(1, 10),  # keys of a page of R2's
+    st.integers(1, 10),  # keys in a page of R2's listing
 )
 async def test_the_catalogue_shows_what_may_be_pulled(
     names: set[str], table: dict[str, list[str]], size: int, calls: int, keys: int
 ) -> None:
-    """Every such name once, whatever the pages, and nothing of any other name in a link."""
+    """Each allowed name is listed once, and no Link reveals another name, for any page size."""
     registry = restricted(table)
     registry.bucket.page = keys
     registry.settings = replace(registry.settings, r2_calls=calls)
@@ -220,7 +220,7 @@ async def test_the_catalogue_shows_what_may_be_pulled(
 
 
 async def test_the_catalogue_of_a_team_costs_what_the_team_has() -> None:
-    """Folders that can hold nothing to be pulled are not looked into."""
+    """Folders that the account may not pull from are not listed."""
     registry = restricted({"team/*": ["pull"], "other/**": ["push"]})
     seed_repositories(registry, ["team/a", "team/b", *(f"other/{number}" for number in range(100))])
     assert await catalogue(registry, user=SOME) == (["team/a", "team/b"], None)
@@ -229,7 +229,7 @@ async def test_the_catalogue_of_a_team_costs_what_the_team_has() -> None:
 
 @pytest.mark.parametrize("keys", [1, 2, 1000])
 async def test_deep_names_do_not_stop_the_catalogue(registry: FakeRegistry, keys: int) -> None:
-    """The deepest name that fits is listed like any other."""
+    """The deepest possible name is listed like any other."""
     registry.bucket.page = keys
     names = ["a", "/".join("b" * 20), "/".join("b" * 128), "c"]
     seed_repositories(registry, names)
@@ -239,7 +239,7 @@ async def test_deep_names_do_not_stop_the_catalogue(registry: FakeRegistry, keys
 
 
 async def test_a_repository_beside_a_thousand_others(registry: FakeRegistry) -> None:
-    """Whatever sorts before its manifests, and however large the others are."""
+    """It is found, whatever keys sort before its manifests, and however large the others are."""
     names = ["a", *(f"a/b{number:04}" for number in range(1_500)), "b"]
     seed_repositories(registry, names)
     assert await whole_catalogue(registry, "?n=1000") == names
@@ -250,7 +250,7 @@ async def test_a_repository_beside_a_thousand_others(registry: FakeRegistry) -> 
 
 
 async def test_many_large_repositories(registry: FakeRegistry) -> None:
-    """Each costs little more than a call."""
+    """Each costs little more than one R2 call."""
     registry.bucket.page = 10
     names = [f"r{number:03}" for number in range(100)]
     seed_repositories(registry, names)
@@ -263,7 +263,7 @@ async def test_many_large_repositories(registry: FakeRegistry) -> None:
 
 
 async def test_what_is_not_ours_does_not_stop_the_catalogue(registry: FakeRegistry) -> None:
-    """Folders of thousands of objects, names that are none, and what no key of ours looks like."""
+    """Large foreign folders, invalid names and unknown keys do not stop the listing."""
     seed_repositories(registry, ["a", "a/b", "z"])
     for number in range(3_000):
         registry.bucket.seed(f"foreign/{number}", b"", NO_ATTRIBUTES, None)
@@ -283,14 +283,14 @@ async def test_what_is_not_ours_does_not_stop_the_catalogue(registry: FakeRegist
 
 
 async def test_made_up_cursors(registry: FakeRegistry) -> None:
-    """400, and nothing is listed from where a stranger says."""
+    """A forged cursor is 400, and reveals no names."""
     for last in ("~", "~00", "~" + "00" * 40, "~zz", "~é"):
         assert (await registry.call("GET", f"/v2/_catalog?last={last}")).status == 400
 
 
 @given(st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=300), st.binary(min_size=1))
 def test_sealed_text(text: str, key: bytes) -> None:
-    """Only the key opens it; nothing of it can be changed."""
+    """Only the right key opens a sealed text, and any change to it is detected."""
     sealed = seal(key, text)
     assert is_sealed(sealed)
     assert unseal(key, sealed) == text
@@ -301,5 +301,5 @@ def test_sealed_text(text: str, key: bytes) -> None:
 
 
 def test_the_length_of_a_cursor_tells_nothing() -> None:
-    """Of the name that it hides."""
+    """The length of a cursor does not reveal the length of the hidden name."""
     assert len({len(seal(b"key", "x" * length)) for length in range(1, 256)}) == 1

@@ -1,4 +1,4 @@
-"""What a pushed manifest refers to: looked for in few calls, named when it is not there, kept when it is."""
+"""Checks of what a pushed manifest refers to: few R2 calls, missing content named, existing content kept."""
 
 import json
 import re
@@ -19,7 +19,7 @@ FOREIGN = "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip"
 
 
 async def collect(registry: FakeRegistry) -> None:
-    """Everything that nothing refers to goes."""
+    """Collect all unreferenced garbage."""
     registry.clock.now += 48 * 3600
     answer = await registry.call("POST", f"/v2/{NAME}/gc?grace=0")
     assert json.loads(answer.body)["success"], answer
@@ -27,7 +27,7 @@ async def collect(registry: FakeRegistry) -> None:
 
 # ------------------------------------------------------------------ layers that may lie elsewhere
 async def test_a_foreign_layer_that_was_pushed_is_kept(registry: FakeRegistry) -> None:
-    """Windows images pushed with --allow-nondistributable-artifacts: the layer is referred to, so it stays."""
+    """A manifest protects a foreign layer that exists (Windows, --allow-nondistributable-artifacts)."""
     for data in (b"{}", b"base layer"):
         await registry.push_blob(NAME, data)
     document = image(b"{}", [])
@@ -38,7 +38,7 @@ async def test_a_foreign_layer_that_was_pushed_is_kept(registry: FakeRegistry) -
 
 
 async def test_a_foreign_layer_of_another_size(registry: FakeRegistry) -> None:
-    """It need not be there; what is there has the size that the manifest says."""
+    """A foreign layer may be missing, but an existing one must have the size that the manifest states."""
     for data in (b"{}", b"base layer"):
         await registry.push_blob(NAME, data)
     document = image(b"{}", [])
@@ -49,13 +49,13 @@ async def test_a_foreign_layer_of_another_size(registry: FakeRegistry) -> None:
 
 # ------------------------------------------------------------------ indexes
 def index_over(*children: bytes, media_type: str = MANIFEST) -> bytes:
-    """An index of manifests, or of indexes."""
+    """Return an index of manifests, or of indexes."""
     entries = [descriptor(child, media_type) for child in children]
     return json.dumps({"schemaVersion": 2, "mediaType": INDEX, "manifests": entries}).encode()
 
 
 async def put(registry: FakeRegistry, reference: str, document: bytes, media_type: str = MANIFEST) -> Answer:
-    """PUT of a manifest, with the calls that Workers Paid has."""
+    """Send PUT of a manifest, with the R2 calls of Workers Paid."""
     url, headers = f"/v2/{NAME}/manifests/{reference}", {"Content-Type": media_type}
     return await registry.call("PUT", url, document, headers=headers, budget=DEFAULT_CALLS)
 
@@ -66,7 +66,7 @@ async def put(registry: FakeRegistry, reference: str, document: bytes, media_typ
 async def test_an_index_is_checked_through(
     registry: FakeRegistry, depth: int, algorithm: str, is_told: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A layer is gone of a manifest of an index of an index: the index above them is refused, and names its child."""
+    """If a layer deep below a nested index is missing, the outer index is refused, naming its incomplete child."""
     if not is_told:
         monkeypatch.setattr(manifest_references, "MAX_LENGTH", 0)
     for data in (b"{}", b"layer"):
@@ -86,7 +86,7 @@ async def test_an_index_is_checked_through(
 
 
 async def test_a_child_of_a_child_is_gone(registry: FakeRegistry) -> None:
-    """Deleted by its digest: only the index between says so."""
+    """A child of a nested index was deleted: the outer index is refused."""
     child = await push_image(registry, NAME, "child", [b"layer"])
     between = index_over(child)
     assert (await put(registry, digest_of(between), between, INDEX)).status == 201
@@ -96,7 +96,7 @@ async def test_a_child_of_a_child_is_gone(registry: FakeRegistry) -> None:
 
 
 async def test_a_foreign_layer_of_a_child_need_not_be_there(registry: FakeRegistry) -> None:
-    """Windows images in an index."""
+    """An index may refer to Windows images without their foreign layers."""
     await registry.push_blob(NAME, b"{}")
     document = image(b"{}", [])
     document["layers"] = [descriptor(b"elsewhere", FOREIGN)]
@@ -107,7 +107,7 @@ async def test_a_foreign_layer_of_a_child_need_not_be_there(registry: FakeRegist
 
 # ------------------------------------------------------------------ how many calls
 def seed_images(registry: FakeRegistry, count: int) -> list[bytes]:
-    """So many manifests, each with a layer of its own, and a config that they share."""
+    """Seed so many manifests, each with its own layer and a shared config."""
     documents = []
     registry.bucket.seed(f"{NAME}/blobs/{digest_of(b'{}')}", b"{}", NO_ATTRIBUTES, None)
     for number in range(count):
@@ -123,7 +123,7 @@ def seed_images(registry: FakeRegistry, count: int) -> list[bytes]:
 
 
 async def calls_of(registry: FakeRegistry, reference: str, document: bytes, media_type: str, status: int) -> int:
-    """The R2 calls of a push."""
+    """Return the R2 calls of a push."""
     registry.bucket.reset()
     answer = await put(registry, reference, document, media_type)
     assert answer.status == status, answer
@@ -133,13 +133,13 @@ async def calls_of(registry: FakeRegistry, reference: str, document: bytes, medi
 
 @pytest.mark.parametrize(("others", "limit"), [(0, 25), (5_000, 80)])
 async def test_an_index_of_a_thousand_children(registry: FakeRegistry, others: int, limit: int) -> None:
-    """They are listed, and so are their layers."""
+    """Listings find the children and their layers."""
     documents = seed_images(registry, 1_000 + others)
     assert await calls_of(registry, "index", index_over(*documents[:1_000]), INDEX, 201) <= limit
 
 
 async def test_many_layers_among_very_many_blobs(registry: FakeRegistry) -> None:
-    """A page would tell of one of them: each is asked for."""
+    """Single lookups find the layers, because a page of the listing would have only one of them."""
     for number in range(100_000):
         registry.bucket.seed(f"{NAME}/blobs/{digest_of(str(number).encode())}", b"1", NO_ATTRIBUTES, None)
     layers = [str(number).encode() for number in range(127)]
@@ -150,7 +150,7 @@ async def test_many_layers_among_very_many_blobs(registry: FakeRegistry) -> None
 
 @pytest.mark.parametrize("others", [0, 3_000])
 async def test_five_thousand_absent_children(registry: FakeRegistry, others: int) -> None:
-    """Refused after the first look that shows it, with a few of them named, and how many."""
+    """Refused after the first lookup that misses some, with their count and the first few digests."""
     seed_images(registry, others)
     absent = [f"absent {number}".encode() for number in range(5_000)]
     assert await calls_of(registry, "index", index_over(*absent), INDEX, 404) <= 10
@@ -164,7 +164,7 @@ async def test_five_thousand_absent_children(registry: FakeRegistry, others: int
 
 
 async def test_more_than_a_request_can_look_for() -> None:
-    """The answer says so; it is no 5xx that a client tries again."""
+    """The answer is a 4xx with advice, not a 5xx that the client retries."""
     registry = FakeRegistry(settings=read_settings({**VARIABLES, "R2_CALLS": "100"}.get))
     layers = [str(number).encode() for number in range(127)]
     for data in layers:

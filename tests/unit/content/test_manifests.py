@@ -1,4 +1,4 @@
-"""Pushing and pulling manifests: end-3, end-7."""
+"""Push and pull of manifests: end-3, end-7."""
 
 import json
 from typing import Any
@@ -29,14 +29,14 @@ LAYER_BYTES = b"a layer"
 
 @pytest.fixture
 async def blobs(registry: FakeRegistry) -> FakeRegistry:
-    """A registry that has a config and a layer in `team/app`."""
+    """Return a registry that has a config and a layer in `team/app`."""
     await registry.push_blob(NAME, CONFIG_BYTES)
     await registry.push_blob(NAME, LAYER_BYTES)
     return registry
 
 
 async def test_an_index_over_what_a_refused_push_left(blobs: FakeRegistry) -> None:
-    """That a child is there does not say that its layers are. What cannot be read counts as whole: SR took it."""
+    """A child may exist without its layers: then the index is refused. An unreadable child counts as complete."""
     child = json.dumps(image(CONFIG_BYTES, [LAYER_BYTES])).encode()
     assert (await put_manifest(blobs, NAME, digest_of(child), child)).status == 201
     index = {"schemaVersion": 2, "mediaType": INDEX, "manifests": [descriptor(child, MANIFEST)]}
@@ -54,7 +54,7 @@ async def test_an_index_over_what_a_refused_push_left(blobs: FakeRegistry) -> No
 
 
 async def test_push_and_pull_by_tag_and_digest(registry: FakeRegistry) -> None:
-    """The bytes come back as they were, with type, digest and size; HEAD says the same."""
+    """A pull returns the pushed bytes with media type, digest and size; HEAD agrees."""
     manifest = await push_image(registry, NAME, "1.0", [LAYER_BYTES])
     digest = digest_of(manifest)
     for reference in ("1.0", digest):
@@ -70,7 +70,7 @@ async def test_push_and_pull_by_tag_and_digest(registry: FakeRegistry) -> None:
 
 
 async def test_the_answer_to_a_push(blobs: FakeRegistry) -> None:
-    """201 with a pullable location and the digest; OCI-Subject and OCI-Tag where they belong."""
+    """201 with the digest and a location that can be pulled; with OCI-Subject and OCI-Tag where they apply."""
     manifest = json.dumps(image(CONFIG_BYTES, [LAYER_BYTES])).encode()
     answer = await put_manifest(blobs, NAME, "1.0", manifest)
     assert answer.status == 201
@@ -83,7 +83,7 @@ async def test_the_answer_to_a_push(blobs: FakeRegistry) -> None:
 
 
 async def test_received_bytes_are_the_truth(blobs: FakeRegistry) -> None:
-    """Spaces, order and unknown fields stay."""
+    """White space, member order and unknown members are preserved."""
     document = image(CONFIG_BYTES, [LAYER_BYTES]) | {"x-unknown": [1, {"a": None}]}
     manifest = b"\n " + json.dumps(document, indent=3).encode() + b"\n\n"
     assert (await put_manifest(blobs, NAME, "spaces", manifest)).status == 201
@@ -91,7 +91,7 @@ async def test_received_bytes_are_the_truth(blobs: FakeRegistry) -> None:
 
 
 async def test_a_tag_moves(registry: FakeRegistry) -> None:
-    """The digests of both stay."""
+    """After a tag moves, both digests can still be pulled."""
     first = await push_image(registry, NAME, "latest", [b"1"])
     second = await push_image(registry, NAME, "latest", [b"2"])
     assert (await registry.call("GET", f"/v2/{NAME}/manifests/latest")).body == second
@@ -99,7 +99,7 @@ async def test_a_tag_moves(registry: FakeRegistry) -> None:
 
 
 async def test_two_tags_in_one_second(registry: FakeRegistry) -> None:
-    """The digest's key is not written again while it is fresh: R2 takes one write a second to a key."""
+    """A fresh manifest is not written again under its digest: R2 takes one write a second to a key."""
     manifest = await push_image(registry, NAME, "a", [LAYER_BYTES])
     registry.pause = 0
     assert (await put_manifest(registry, NAME, "b", manifest)).status == 201
@@ -111,7 +111,7 @@ async def test_two_tags_in_one_second(registry: FakeRegistry) -> None:
 
 
 async def test_indexes(blobs: FakeRegistry) -> None:
-    """An index of manifests that are there, by OCI and by Docker; an index of indexes; an empty one."""
+    """OCI indexes and Docker manifest lists of existing manifests, nested indexes, and an empty index are accepted."""
     manifest = json.dumps(image(CONFIG_BYTES, [LAYER_BYTES])).encode()
     await put_manifest(blobs, NAME, digest_of(manifest), manifest)
     child = descriptor(manifest, MANIFEST) | {"platform": {"architecture": "amd64", "os": "linux"}}
@@ -126,7 +126,7 @@ async def test_indexes(blobs: FakeRegistry) -> None:
 
 
 async def test_other_formats(blobs: FakeRegistry) -> None:
-    """Docker schema 2, schema 1 as SR takes it, artifacts, and no Content-Type at all."""
+    """Docker schema 2, schema 1 as serverless-registry accepts it, artifacts, and no Content-Type at all."""
     docker = image(CONFIG_BYTES, [LAYER_BYTES]) | {"mediaType": DOCKER_MANIFEST}
     assert (await put_manifest(blobs, NAME, "docker", docker, DOCKER_MANIFEST)).status == 201
     schema_1 = {"schemaVersion": 1, "name": NAME, "tag": "1", "fsLayers": [{"blobSum": digest_of(LAYER_BYTES)}]}
@@ -149,7 +149,7 @@ async def test_other_formats(blobs: FakeRegistry) -> None:
 
 
 async def test_what_others_write_comes_back(blobs: FakeRegistry) -> None:
-    """Layers of zstd, the empty config of artifacts, fields that nobody here knows: the bytes as they were."""
+    """Zstd layers, the empty config of artifacts, and unknown members come back byte for byte."""
     document = image(CONFIG_BYTES, [])
     document["config"]["mediaType"] = "application/vnd.oci.empty.v1+json"
     document["config"]["data"] = "e30="
@@ -162,7 +162,7 @@ async def test_what_others_write_comes_back(blobs: FakeRegistry) -> None:
 
 
 async def test_foreign_layers_need_not_be_there(blobs: FakeRegistry) -> None:
-    """Windows base layers lie elsewhere."""
+    """Windows base layers may be stored elsewhere."""
     for media_type in (
         "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip",
         "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip",
@@ -173,7 +173,7 @@ async def test_foreign_layers_need_not_be_there(blobs: FakeRegistry) -> None:
 
 
 async def test_a_subject_need_not_be_there(blobs: FakeRegistry) -> None:
-    """A referrer may come first; the answer names the subject, and the referrers entry is there, as SR writes it."""
+    """A referrer may come before its subject. The answer names the subject, and the entry is written."""
     subject = descriptor(b"not here yet", MANIFEST)
     document = image(CONFIG_BYTES, [], subject=subject, artifactType="a/sbom", annotations={"k": "v"})
     manifest = json.dumps(document).encode()
@@ -190,7 +190,7 @@ async def test_a_subject_need_not_be_there(blobs: FakeRegistry) -> None:
 
 
 async def test_sha512_manifests(blobs: FakeRegistry) -> None:
-    """Pushed by another algorithm, pulled by it and by tag."""
+    """A manifest pushed by its sha512 digest can be pulled by that and by tag."""
     manifest = json.dumps(image(CONFIG_BYTES, [])).encode()
     digest = digest_of(manifest, "sha512")
     assert (await put_manifest(blobs, NAME, f"{digest}?tag=t", manifest)).status == 201
@@ -199,9 +199,9 @@ async def test_sha512_manifests(blobs: FakeRegistry) -> None:
         assert (got.body, got.headers["Docker-Content-Digest"]) == (manifest, digest)
 
 
-# ---------------------------------------------------------------------- what is wrong
+# ---------------------------------------------------------------------- refused pushes
 async def test_what_is_not_there(registry: FakeRegistry) -> None:
-    """404 MANIFEST_UNKNOWN, also for an unknown repository."""
+    """An unknown manifest is 404 MANIFEST_UNKNOWN, also in an unknown repository."""
     for reference in ("1.0", digest_of(b"x"), ".invalid"):
         for method in ("GET", "HEAD"):
             answer = await registry.call(method, f"/v2/nowhere/manifests/{reference}")
@@ -209,7 +209,7 @@ async def test_what_is_not_there(registry: FakeRegistry) -> None:
 
 
 async def test_missing_blobs_are_named(blobs: FakeRegistry) -> None:
-    """MANIFEST_BLOB_UNKNOWN, an entry for each, and nothing is stored: "one or more MANIFEST_BLOB_UNKNOWN errors"."""
+    """Spec: "one or more MANIFEST_BLOB_UNKNOWN errors", here one for each missing blob; nothing is stored."""
     before = blobs.bucket.keys()
     answer = await put_manifest(blobs, NAME, "1.0", image(b"config?", [LAYER_BYTES, b"layer?"]))
     assert (answer.status, answer.codes) == (404, ["MANIFEST_BLOB_UNKNOWN"] * 2)
@@ -223,7 +223,7 @@ async def test_missing_blobs_are_named(blobs: FakeRegistry) -> None:
 
 
 async def test_a_wrong_digest_in_the_path(blobs: FakeRegistry) -> None:
-    """DIGEST_INVALID, nothing stored."""
+    """DIGEST_INVALID, and nothing is stored."""
     before = blobs.bucket.keys()
     answer = await put_manifest(blobs, NAME, digest_of(b"x"), image(CONFIG_BYTES, []))
     assert (answer.status, answer.codes) == (400, ["DIGEST_INVALID"])
@@ -246,7 +246,7 @@ async def test_four_mebibytes_are_accepted(blobs: FakeRegistry) -> None:
 
 
 def changed(**fields: Any) -> dict[str, Any]:
-    """An image manifest with some fields replaced; None removes one."""
+    """Return an image manifest with some members replaced; None removes a member."""
     document = image(CONFIG_BYTES, [LAYER_BYTES]) | fields
     return {key: value for key, value in document.items() if value is not None}
 
@@ -298,7 +298,7 @@ INVALID: list[tuple[object, str]] = [
 
 @pytest.mark.parametrize(("document", "reason"), INVALID, ids=[reason for _, reason in INVALID])
 async def test_invalid_manifests_are_told_why(blobs: FakeRegistry, document: object, reason: str) -> None:
-    """MANIFEST_INVALID with the JSON path and the reason; nothing stored."""
+    """MANIFEST_INVALID with the JSON path and the reason; nothing is stored."""
     before = blobs.bucket.keys()
     answer = await put_manifest(blobs, NAME, "1.0", document)
     assert (answer.status, answer.codes) == (400, ["MANIFEST_INVALID"])
@@ -323,7 +323,7 @@ FOREIGN_TYPES = [
 
 @pytest.mark.parametrize("content_type", FOREIGN_TYPES)
 async def test_types_that_no_manifest_has(blobs: FakeRegistry, content_type: str) -> None:
-    """400 that names the header, whatever the document says; nothing is stored."""
+    """400 that names the Content-Type header, for any document; nothing is stored."""
     for document in (changed(), changed(mediaType=None), changed(mediaType=content_type)):
         answer = await blobs.call(
             "PUT",
@@ -349,7 +349,7 @@ async def test_types_that_no_manifest_has(blobs: FakeRegistry, content_type: str
 async def test_types_that_manifests_have(
     blobs: FakeRegistry, sent: str | None, declared: str | None, stored: str
 ) -> None:
-    """The list that registries take, and application/vnd.…+json; without one what the document says."""
+    """The usual media types and application/vnd.…+json; without a header, the document's mediaType."""
     headers = {} if sent is None else {"Content-Type": sent}
     data = json.dumps(changed(mediaType=declared)).encode()
     assert (await blobs.call("PUT", f"/v2/{NAME}/manifests/1", data, headers=headers)).status == 201
@@ -357,7 +357,7 @@ async def test_types_that_manifests_have(
 
 
 async def test_the_type_of_what_is_stored_does_not_change(blobs: FakeRegistry) -> None:
-    """The same bytes pushed again with another type, by another tag or after a while, keep the first one."""
+    """The same bytes pushed again with another type keep the first type, by any tag and after any time."""
     data = json.dumps(changed(mediaType=None)).encode()
     url = f"/v2/{NAME}/manifests/"
     first, second = {"Content-Type": MANIFEST}, {"Content-Type": "application/vnd.other+json"}
@@ -371,7 +371,7 @@ async def test_the_type_of_what_is_stored_does_not_change(blobs: FakeRegistry) -
 
 @pytest.mark.parametrize("media_type", [INDEX, DOCKER_LIST])
 async def test_a_document_of_one_kind_with_the_type_of_the_other(blobs: FakeRegistry, media_type: str) -> None:
-    """Some clients go by the type, some by the document (CVE-2021-41190)."""
+    """Refused, because some clients trust the header, others the document (CVE-2021-41190)."""
     for sent, document in (
         (media_type, changed(mediaType=None)),
         (MANIFEST, {"schemaVersion": 2, "manifests": []}),
@@ -385,7 +385,7 @@ async def test_a_document_of_one_kind_with_the_type_of_the_other(blobs: FakeRegi
 
 @pytest.mark.parametrize("stored", ["text/html", "text/html\r\nX-Evil: 1", None])
 async def test_what_older_versions_stored_is_no_page(blobs: FakeRegistry, stored: str | None) -> None:
-    """A type that no manifest may have is not told to anybody."""
+    """A stored media type that no manifest may have is not sent to clients."""
     data = json.dumps(changed(mediaType=None)).encode()
     await blobs.bucket.put(f"{NAME}/manifests/old", data, Attributes(stored))
     answer = await blobs.call("GET", f"/v2/{NAME}/manifests/old")
@@ -404,7 +404,7 @@ async def test_no_more_tags_than_one_request_may_write(blobs: FakeRegistry) -> N
 
 
 async def test_old_images(blobs: FakeRegistry) -> None:
-    """As the reference implementation took them: no media type, size or layers, an annotation that is null."""
+    """Accepted like in the reference implementation: no media type, size or layers, a null annotation."""
     config, layer = ({"digest": digest_of(data)} for data in (CONFIG_BYTES, LAYER_BYTES))
     for document in (
         {"schemaVersion": 2, "config": config, "layers": [layer]},
@@ -418,7 +418,7 @@ async def test_old_images(blobs: FakeRegistry) -> None:
 
 @pytest.mark.parametrize("config_type", ["application/vnd.buildkit.cacheconfig.v0", CONFIG])
 async def test_an_index_of_layers(blobs: FakeRegistry, config_type: str) -> None:
-    """BuildKit's cache: children that are no manifests are blobs, must be there, and stay."""
+    """BuildKit's cache: children of an index that are blobs must exist, and are kept by collections."""
     document = {
         "schemaVersion": 2,
         "mediaType": INDEX,
@@ -446,7 +446,7 @@ async def test_an_index_of_layers(blobs: FakeRegistry, config_type: str) -> None
     ],
 )
 async def test_platforms_with_two_readings(blobs: FakeRegistry, platform: object) -> None:
-    """They decide which image a client pulls."""
+    """Refused, because clients choose their image by the platform."""
     index = {
         "schemaVersion": 2,
         "mediaType": INDEX,
@@ -457,7 +457,7 @@ async def test_platforms_with_two_readings(blobs: FakeRegistry, platform: object
 
 
 async def test_answers_to_long_names_are_short(blobs: FakeRegistry, capsys: pytest.CaptureFixture[str]) -> None:
-    """Neither the answer nor the log repeats what was sent."""
+    """Neither the answer nor the log repeats a long input."""
     for document in (changed(annotations={"\x80" * 600_000: 1}), changed() | {"L" * 1_000_000: 1, "Layers": 1}):
         answer = await put_manifest(blobs, NAME, "1", document)
         assert answer.status == 400
@@ -466,7 +466,7 @@ async def test_answers_to_long_names_are_short(blobs: FakeRegistry, capsys: pyte
 
 
 async def test_an_artifact_with_the_members_of_an_image(blobs: FakeRegistry) -> None:
-    """One client reads `blobs`, another `layers`."""
+    """Refused, because some clients read `blobs` and others `layers`."""
     media_type = "application/vnd.oci.artifact.manifest.v1+json"
     answer = await put_manifest(blobs, NAME, "1", changed(mediaType=media_type), media_type)
     assert (answer.status, answer.codes) == (400, ["MANIFEST_INVALID"])

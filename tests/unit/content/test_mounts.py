@@ -1,4 +1,4 @@
-"""Mounting blobs from other repositories: end-11."""
+"""Cross-repository mounts: end-11."""
 
 import pytest
 
@@ -15,14 +15,14 @@ SMALL, LARGE = b"a small blob", bytes_of(SMALL_PART + 5)
 
 
 async def mount(registry: FakeRegistry, digest: str, source: str | None, target: str = "target") -> Answer:
-    """Ask for a blob of another repository."""
+    """Request the mount of a blob of another repository."""
     query = f"?mount={digest}" + (f"&from={source}" if source else "")
     return await registry.call("POST", f"/v2/{target}/blobs/uploads/{query}")
 
 
 @pytest.mark.parametrize("data", [SMALL, LARGE], ids=["small", "large"])
 async def test_mount(registry: FakeRegistry, data: bytes) -> None:
-    """201 with the blob's location; it has its true size; a large one's bytes are there once, with two refs."""
+    """201 with the blob's location and true size. A large blob is stored once, with two refs."""
     await registry.push_blob("source", data)
     answer = await mount(registry, digest_of(data), "source")
     assert (answer.status, answer.location) == (201, f"/v2/target/blobs/{digest_of(data)}")
@@ -34,7 +34,7 @@ async def test_mount(registry: FakeRegistry, data: bytes) -> None:
 
 
 async def test_mount_of_a_mount(registry: FakeRegistry) -> None:
-    """The links are equal: none leads over another."""
+    """Both links lead directly to the data object."""
     await registry.push_blob("source", LARGE)
     await mount(registry, digest_of(LARGE), "source", "second")
     await registry.bucket.delete([f"source/blobs/{digest_of(LARGE)}"])
@@ -43,7 +43,7 @@ async def test_mount_of_a_mount(registry: FakeRegistry) -> None:
 
 
 async def test_what_cannot_be_mounted_is_uploaded(registry: FakeRegistry) -> None:
-    """202 with a session: without `from`, from where it is not, and when the data is being deleted."""
+    """202 with a session: no `from`, no such blob in the source, or a data object that is being deleted."""
     await registry.push_blob("source", LARGE)
     (data_key,) = registry.bucket.keys("_data/")
     for source in (None, "elsewhere", "target"):
@@ -57,7 +57,7 @@ async def test_what_cannot_be_mounted_is_uploaded(registry: FakeRegistry) -> Non
 
 
 async def test_a_damaged_blob_is_not_spread(registry: FakeRegistry) -> None:
-    """The copy is verified."""
+    """A mount verifies the bytes that it copies."""
     await registry.push_blob("source", SMALL)
     registry.bucket.seed(f"source/blobs/{digest_of(SMALL)}", b"other bytes!", Attributes(), None)
     assert (await mount(registry, digest_of(SMALL), "source")).status == 202
@@ -65,7 +65,7 @@ async def test_a_damaged_blob_is_not_spread(registry: FakeRegistry) -> None:
 
 
 def test_mount_needs_pull_from_the_source(registry: FakeRegistry) -> None:
-    """Who may not pull there gets an ordinary upload: the answer must not tell what is there."""
+    """Without permission to pull from the source, 202 like for a missing blob: the answer reveals nothing."""
     endpoint = MountBlob(RepositoryName("a"), parse_digest(digest_of(b"")), RepositoryName("b"))
     admit = registry.registry.authorizer.admit
     pusher, both = allow({Access.PUSH}, "a"), allow({Access.PUSH}, "a") | allow({Access.PULL}, "b")
@@ -74,7 +74,7 @@ def test_mount_needs_pull_from_the_source(registry: FakeRegistry) -> None:
 
 
 async def test_chunk_lengths_are_told(registry: FakeRegistry) -> None:
-    """OCI-Chunk-Min-Length and -Max-Length, multiples of a part, below the 100 MB that Cloudflare takes."""
+    """OCI-Chunk-Min-Length and -Max-Length are multiples of a part, below Cloudflare's limit of 100 MB."""
     answer = await registry.call("POST", "/v2/a/blobs/uploads/")
     low, high = (int(answer.headers[f"OCI-Chunk-{end}-Length"]) for end in ("Min", "Max"))
     assert low == SMALL_PART
@@ -87,7 +87,7 @@ async def test_chunk_lengths_are_told(registry: FakeRegistry) -> None:
     ["mount={}&from=", "mount={}&from=Upper/Case", "mount={}&from=host:5000/a", "mount=&from=a", "mount=md5:00&from=a"],
 )
 async def test_a_mount_that_cannot_be(registry: FakeRegistry, query: str) -> None:
-    """An ordinary upload (end-11: SHOULD)."""
+    """An impossible mount starts an ordinary upload (end-11: SHOULD)."""
     answer = await registry.call("POST", f"/v2/b/blobs/uploads/?{query.format(digest_of(b'x'))}")
     assert answer.status == 202
     assert (await registry.call("PUT", with_query(answer.location, digest=digest_of(b"x")), b"x")).status == 201

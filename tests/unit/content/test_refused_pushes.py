@@ -1,4 +1,4 @@
-"""A push that is refused, since garbage was collected while it was under way, leaves nothing that looks whole."""
+"""A push that is refused because a collection ran meanwhile leaves nothing that looks complete."""
 
 import json
 from collections.abc import Callable
@@ -20,7 +20,7 @@ DIGEST = digest_of(DOCUMENT)
 
 
 async def prepared() -> FakeRegistry:
-    """The blobs are there."""
+    """Return a world in which the blobs exist."""
     registry = FakeRegistry()
     for data in (b"{}", LAYER):
         await registry.push_blob(NAME, data)
@@ -28,7 +28,7 @@ async def prepared() -> FakeRegistry:
 
 
 def collected(registry: FakeRegistry, *, when: str, and_then: Callable[[], None] = lambda: None) -> None:
-    """A collection takes the layer as soon as something is put at `when`."""
+    """Let a collection delete the layer as soon as the key `when` is put."""
 
     def look(call: str, key: str) -> None:
         if call == "put" and key == keys.manifest(NAME, when):  # type: ignore[arg-type]
@@ -42,7 +42,7 @@ def collected(registry: FakeRegistry, *, when: str, and_then: Callable[[], None]
 
 
 async def statuses(registry: FakeRegistry, *references: str) -> list[int]:
-    """HEAD of each."""
+    """Return the status of HEAD for each reference."""
     return [(await registry.call("HEAD", f"/v2/{NAME}/manifests/{reference}")).status for reference in references]
 
 
@@ -51,7 +51,7 @@ async def statuses(registry: FakeRegistry, *references: str) -> list[int]:
     [("1", DIGEST), ("1", "1"), (DIGEST, DIGEST), (f"{DIGEST}?tag=1", DIGEST), (f"{DIGEST}?tag=1", "1")],
 )
 async def test_it_takes_everything_back(reference: str, when: str) -> None:
-    """Neither tag nor digest is there, nor the entry among the referrers: who looks first pushes it again."""
+    """Tag, digest and referrers entry are gone, so a client that sends HEAD first pushes the manifest again."""
     registry = await prepared()
     collected(registry, when=when)
     answer = await put_manifest(registry, NAME, reference, DOCUMENT)
@@ -67,7 +67,7 @@ async def test_it_takes_everything_back(reference: str, when: str) -> None:
 
 
 async def test_what_another_push_brought_meanwhile_stays() -> None:
-    """The layer is there again when the push looks before it takes anything back: it goes on."""
+    """If another push brought the layer back in time, the push succeeds."""
     registry = await prepared()
 
     def pushed_again() -> None:
@@ -84,7 +84,7 @@ async def test_what_another_push_brought_meanwhile_stays() -> None:
 
 
 async def test_the_register_is_given_back() -> None:
-    """Other pushes need not wait."""
+    """Other pushes do not wait afterwards."""
     registry = await prepared()
     collected(registry, when=DIGEST)
     assert (await put_manifest(registry, NAME, "1", DOCUMENT)).status == 404
@@ -95,14 +95,14 @@ async def test_the_register_is_given_back() -> None:
 
 
 async def test_a_tag_that_moved_meanwhile_stays_moved() -> None:
-    """It leads elsewhere by now: neither written again nor taken back."""
+    """A tag that another push moved is neither written again nor taken back."""
     registry = await prepared()
     other = json.dumps(image(b"{}", [])).encode()
     assert (await put_manifest(registry, NAME, "other", other)).status == 201
     moved = registry.bucket.objects[f"{NAME}/manifests/other"]
 
     def look(call: str, key: str) -> None:
-        # After the tags were put: the register is looked at.
+        # The push reads the register after it put the tags.
         if call == "head" and key == keys.gc_register(NAME) and f"{NAME}/manifests/1" in registry.bucket.objects:
             registry.bucket.fail = lambda call, key: None
             registry.bucket.objects[f"{NAME}/manifests/1"] = moved

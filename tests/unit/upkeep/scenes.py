@@ -1,4 +1,4 @@
-"""Actors that meet in a repository, what they acknowledge, and what must hold when they are done."""
+"""Concurrent actors in a repository, what they acknowledge, and the invariants that must hold afterwards."""
 
 import asyncio
 import contextlib
@@ -44,7 +44,7 @@ def _image(config: bytes, *layers: bytes) -> bytes:
     return json.dumps(image(config, layers)).encode()
 
 
-NEW = _image(SMALL, LARGE)  # its blobs are there, and nothing refers to them
+NEW = _image(SMALL, LARGE)  # its blobs exist, and no manifest refers to them
 UNTAGGED = _image(OLD)  # pushed long ago, without a tag
 TAGGED = _image(KEPT)
 OF_MOUNT = _image(SMALL, MOUNTED)
@@ -69,7 +69,7 @@ BLOBS: Mapping[bytes, tuple[bytes, ...]] = {
     OVER_CHILD: (OLD,),
     OVER_INDEX: (OLD,),
 }
-# All below an index, not its own alone.
+# All descendants of an index, not only its children.
 CHILDREN: Mapping[bytes, tuple[bytes, ...]] = {OVER_CHILD: (UNTAGGED,), OVER_INDEX: (OVER_CHILD, UNTAGGED)}
 
 
@@ -82,55 +82,55 @@ async def put(platform: Platform, manifest: bytes, *tags: str) -> None:
 
 
 async def upload(platform: Platform, name: RepositoryName, data: bytes) -> None:
-    """Push a blob whole."""
+    """Push a whole blob."""
     await blobs.put_whole(platform, name, parse_digest(digest_of(data)), FakeSource([data], len(data)))
 
 
 async def put_new(platform: Platform) -> None:
-    """A manifest whose blobs are there."""
+    """Push a manifest whose blobs exist."""
     await put(platform, NEW, "new")
 
 
 async def put_two_tags(platform: Platform) -> None:
-    """The same with two tags."""
+    """Push that manifest with two tags."""
     await put(platform, NEW, "new", "also")
 
 
 async def put_tagged_again(platform: Platform) -> None:
-    """What is there already, under the same tag."""
+    """Push an existing manifest again, with its tag."""
     await put(platform, TAGGED, "kept")
 
 
 async def tag_untagged(platform: Platform) -> None:
-    """An old manifest gets a tag."""
+    """Push a tag for an old manifest."""
     await put(platform, UNTAGGED, "old")
 
 
 async def put_index(platform: Platform) -> None:
-    """An index over an old manifest."""
+    """Push an index of an old manifest."""
     await put(platform, OVER_CHILD, "index")
 
 
 async def put_index_of_index(platform: Platform) -> None:
-    """An index over an index that has no tag, as clients push them: what is below comes first."""
+    """Push an untagged index and then an index of it, in the order of clients."""
     await put(platform, OVER_CHILD)
     await put(platform, OVER_INDEX, "outer")
 
 
 async def put_by_digest(platform: Platform) -> None:
-    """A manifest without a tag: a child, a signature, or one that gets its tag tomorrow."""
+    """Push a manifest without a tag, like a child, a signature, or a manifest that is tagged later."""
     await put(platform, NEW)
 
 
 async def put_untagged_again(platform: Platform) -> None:
-    """The same of what was pushed long ago."""
+    """Push an old manifest again, without a tag."""
     await put(platform, UNTAGGED)
 
 
 async def put_foreign(platform: Platform) -> None:
-    """A manifest with a layer that need not be there, and is.
+    """Push a manifest with a foreign layer, which may be missing, but exists.
 
-    It stays if the push saw it. What a collection took before, nobody can tell from what never was there.
+    The layer stays if the push saw it. If a collection deleted it earlier, it looks as if it had never existed.
     """
     digest = parse_digest(digest_of(OF_WINDOWS))
     push = manifest_push.Push(platform, R, manifests.receive(OF_WINDOWS, MANIFEST, digest), sparse=False, r2_calls=900)
@@ -142,20 +142,20 @@ async def put_foreign(platform: Platform) -> None:
 
 
 async def upload_and_put(platform: Platform) -> None:
-    """The blobs and a manifest without a tag."""
+    """Push the blobs and a manifest without a tag."""
     await upload(platform, R, SMALL)
     await upload(platform, R, LARGE)
     await put(platform, NEW)
 
 
 async def push(platform: Platform) -> None:
-    """A blob and its manifest."""
+    """Push a blob and its manifest."""
     await upload(platform, R, LARGE)
     await put(platform, NEW, "new")
 
 
 async def push_in_chunks(platform: Platform) -> None:
-    """A blob in a session of two chunks that is closed, and its manifest."""
+    """Push a blob in a session of two chunks, and its manifest."""
     async with Upload(platform, R, SESSION) as upload:
         state = State()
         for data in (CHUNKED[: PART + 1], CHUNKED[PART + 1 :]):
@@ -166,34 +166,34 @@ async def push_in_chunks(platform: Platform) -> None:
 
 
 async def mount_and_put(platform: Platform) -> None:
-    """A blob of another repository, mounted or uploaded, and a manifest that needs it."""
+    """Mount (or else upload) a blob of another repository, and push a manifest that needs it."""
     if not await blobs.mount(platform, R, parse_digest(digest_of(MOUNTED)), S):
         await upload(platform, R, MOUNTED)
     await put(platform, OF_MOUNT, "mounted")
 
 
 async def delete_untagged(platform: Platform) -> None:
-    """DELETE of a manifest by its digest."""
+    """Delete an untagged manifest by its digest."""
     await manifest_deletion.delete_manifest(platform, R, parse_digest(digest_of(UNTAGGED)))
 
 
 async def delete_tagged(platform: Platform) -> None:
-    """DELETE of a manifest that has a tag."""
+    """Delete a tagged manifest by its digest."""
     await manifest_deletion.delete_manifest(platform, R, parse_digest(digest_of(TAGGED)))
 
 
 async def delete_new(platform: Platform) -> None:
-    """DELETE of a manifest that others push."""
+    """Delete the manifest that other actors push."""
     await manifest_deletion.delete_manifest(platform, R, parse_digest(digest_of(NEW)))
 
 
 async def delete_tag(platform: Platform) -> None:
-    """DELETE of a tag."""
+    """Delete a tag."""
     await manifest_deletion.delete_tag(platform, R, Tag("kept"))
 
 
 async def delete_blob(platform: Platform) -> None:
-    """DELETE of a large blob of the other repository, from which it is mounted."""
+    """Delete a large blob of the other repository, from which it is mounted."""
     stored = await blobs.find_own(platform, S, parse_digest(digest_of(MOUNTED)))
     if stored is not None:
         await blobs.delete(platform, S, stored)
@@ -204,23 +204,23 @@ async def _collect(platform: Platform, mode: Mode) -> Garbage:
 
 
 async def collect_unreferenced(platform: Platform) -> Garbage:
-    """A collection, without a grace period."""
+    """Collect garbage in mode `unreferenced`, without a grace period."""
     return await _collect(platform, Mode.UNREFERENCED)
 
 
 async def collect_untagged(platform: Platform) -> Garbage:
-    """The same in the other mode."""
+    """Collect garbage in mode `untagged`, without a grace period."""
     return await _collect(platform, Mode.UNTAGGED)
 
 
 async def collect_with_grace(platform: Platform) -> Garbage:
-    """A collection with a grace period: what one without it takes, it leaves, and the other way round."""
+    """Collect garbage in mode `untagged`, with a grace period."""
     rules = Rules(Mode.UNTAGGED, grace=int(DAY), untagged_age=int(DAY))
     return await Collector(platform, collection.begin(platform, R, rules), Calls(200)).collect()
 
 
 async def retire(platform: Platform) -> None:
-    """Retention: the tag "kept", when it was not pushed since yesterday."""
+    """Apply a retention rule that deletes the tag "kept", unless it was pushed since yesterday."""
     others = ["new", "also", "old", "index", "outer", "windows", "chunks", "mounted"]
     text = json.dumps([{"repositories": "**", "keep_days": 1, "keep_tags": others}])
     rules = Rules(Mode.DELETED, grace=0)
@@ -229,19 +229,19 @@ async def retire(platform: Platform) -> None:
 
 
 async def sweep(platform: Platform) -> None:
-    """A step of the sweeper."""
+    """Run a step of the sweeper."""
     await sweeper.sweep_data(platform, Calls(), "", sweeper.Swept())
 
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """An actor: what it acknowledges when it is done, and what it deletes."""
+    """An actor, with what it acknowledges when it succeeds, and what it deletes."""
 
     act: Actor
     acknowledges: tuple[bytes, tuple[str, ...]] | None = None
     deletes: frozenset[bytes] = frozenset()
     deletes_tags: frozenset[str] = frozenset()
-    retires: frozenset[str] = frozenset()  # tags, unless they were pushed since
+    retires: frozenset[str] = frozenset()  # tags that it deletes, unless they were pushed since
 
 
 KINDS = [
@@ -282,11 +282,11 @@ async def _fill(world: World) -> None:
     await upload(platform, S, MOUNTED)
     await put(platform, UNTAGGED)
     await put(platform, TAGGED, "kept")
-    # Something whose tombstones lie about, and data that nothing links to.
+    # A deleted manifest, which left tombstones, and a data object without a link.
     await put(platform, NEW, "new")
     await manifest_deletion.delete_manifest(platform, R, parse_digest(digest_of(NEW)))
     world.bucket.seed(keys.data("0" * 32), b"lost", NO_ATTRIBUTES, None)
-    # A repository that is named like a folder of the other one.
+    # A repository whose name is a folder of the other one.
     await upload(platform, RepositoryName(f"{R}/blobs"), LARGE)
 
 
@@ -300,7 +300,7 @@ templates: list[World] = []
 
 
 def begin() -> World:
-    """Three days later."""
+    """Return the world three days after it was filled."""
     if not templates:
         with scaled_down():
             templates.append(_template())
@@ -309,9 +309,9 @@ def begin() -> World:
     return world
 
 
-# ---------------------------------------------------------------------- what must hold
+# ---------------------------------------------------------------------- invariants
 def bytes_at(world: World, key: str) -> bytes | None:
-    """What is read at a key, through a link if it is one."""
+    """Return the bytes at a key, read through its link if it has one."""
     found = world.bucket.objects.get(key)
     if found is None:
         return None
@@ -327,14 +327,14 @@ def _has_blob(world: World, data: bytes) -> bool:
 
 
 def at(world: World, reference: str) -> bytes:
-    """The manifest at a tag or digest."""
+    """Return the manifest at a tag or digest."""
     return bytes_at(world, f"{R}/manifests/{reference}") or b""
 
 
 def check_whole(world: World, manifest: bytes, deleted: frozenset[bytes]) -> None:
-    """A manifest is there with all that it refers to."""
+    """Check that a manifest exists with everything that it refers to."""
     if deleted.intersection(CHILDREN.get(manifest, ())):
-        return  # somebody wanted it so
+        return  # an actor deleted a child on purpose
     assert at(world, digest_of(manifest)) == manifest, "a manifest is gone"
     for data in BLOBS[manifest]:
         assert _has_blob(world, data), "a blob of a manifest is gone"
@@ -343,7 +343,7 @@ def check_whole(world: World, manifest: bytes, deleted: frozenset[bytes]) -> Non
 
 
 def check_links(world: World) -> None:
-    """Every link of ours has its ref and its data."""
+    """Check that each of our links has its ref and its data object."""
     for key, found in world.bucket.objects.items():
         metadata = found.attributes.metadata
         if "/blobs/" in key and "target" in metadata:
@@ -353,7 +353,7 @@ def check_links(world: World) -> None:
 
 
 def check_acknowledged(world: World, kinds: Sequence[Kind]) -> None:
-    """What was acknowledged, and nobody deleted, is whole."""
+    """Check that each acknowledged manifest that nobody deleted is complete."""
     assert bytes_at(world, f"{R}/blobs/blobs/{digest_of(LARGE)}") == LARGE, "a blob of another repository is gone"
     deleted = frozenset[bytes]().union(*(kind.deletes for kind in kinds))
     deleted_tags = frozenset[str]().union(*(kind.deletes_tags for kind in kinds))
@@ -367,12 +367,12 @@ def check_acknowledged(world: World, kinds: Sequence[Kind]) -> None:
         if manifest not in deleted:
             if not deleted_tags.intersection(tags):
                 check_whole(world, manifest, deleted)
-            # Whose child was deleted is broken; another push of the same bytes, which is refused for it, takes its tag.
+            # An index without its child is incomplete. Another push of it is refused then, and takes the tag back.
             may_go = deleted_tags | (set(tags) if deleted.intersection(CHILDREN.get(manifest, ())) else set())
             for tag in tags:
                 assert tag in may_go or at(world, tag) == manifest, "a tag is gone"
         elif any(at(world, tag) == manifest for tag in tags):
-            # A deletion that broke off, or a push beside one, may leave the tag alone; the image is whole by it.
+            # An interrupted deletion, or a push beside one, may leave only the tag; the image is complete through it.
             ends = [
                 end
                 for kind, end in zip(kinds, world.outcomes, strict=True)
@@ -384,7 +384,7 @@ def check_acknowledged(world: World, kinds: Sequence[Kind]) -> None:
 
 
 def _check_refused(world: World, kinds: Sequence[Kind]) -> None:
-    """What a push wrote that was refused is not there, unless it is whole: who looks first would not push it again."""
+    """Check that a refused push left no incomplete manifest: a client that sends HEAD would not push it again."""
     pushes = [
         (*kind.acknowledges, outcome)
         for kind, outcome in zip(kinds, world.outcomes, strict=True)
@@ -400,7 +400,7 @@ def _check_refused(world: World, kinds: Sequence[Kind]) -> None:
 
 
 def check_nothing_is_left(world: World) -> None:
-    """After quiet days: what is there is needed."""
+    """Check that after quiet days, only objects in use are left."""
     needed = set()
     for manifest, contents in BLOBS.items():
         if any(world.bucket.objects[key].data == manifest for key in world.bucket.keys(f"{R}/manifests/")):
@@ -414,7 +414,7 @@ def check_nothing_is_left(world: World) -> None:
 
 
 def check(kinds: Sequence[Kind]) -> Callable[[World], Awaitable[None]]:
-    """What must hold after these met, and after quiet days."""
+    """Return the check of the invariants, right after the actors and after quiet days."""
 
     async def look(world: World) -> None:
         check_links(world)
@@ -438,7 +438,7 @@ def check(kinds: Sequence[Kind]) -> Callable[[World], Awaitable[None]]:
 
 
 def scene(*acts: Actor, troubles: Sequence[Trouble] = ()) -> Scene:
-    """Actors that meet."""
+    """Return a scene with these concurrent actors."""
     kinds = [BY_ACT.get(act, Kind(act)) for act in acts]
     name = " + ".join(act.__name__ for act in acts)
     return Scene(f"{name} {list(troubles) or ''}", begin, acts, check(kinds), troubles)
@@ -446,7 +446,7 @@ def scene(*acts: Actor, troubles: Sequence[Trouble] = ()) -> Scene:
 
 @contextlib.contextmanager
 def scaled_down() -> Iterator[None]:
-    """Large blobs are small, and a key may be written as often as one likes: the scheduler decides when."""
+    """Use small parts, and no limit on the writes to a key: the scheduler decides about the timing."""
     with small_parts() as patches:
         patches.enter_context(mock.patch.object(r2, "WRITE_INTERVAL", -1.0))
         yield
@@ -460,14 +460,14 @@ SEEDS = 30  # of each triple
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """Scenes for one process: every schedule of each, or so many seeds."""
+    """Scenes for one process, with every schedule of each, or so many seeds."""
 
     scenes: Callable[[], Sequence[Scene]]
     seeds: int = 0
 
 
 async def run(job: Job) -> int:
-    """All schedules of a job; how many."""
+    """Run all schedules of a job and return their number."""
     count = 0
     for one in job.scenes():
         count += await (one.random_schedules(range(job.seeds)) if job.seeds else one.every_schedule())
@@ -475,14 +475,14 @@ async def run(job: Job) -> int:
 
 
 def _work(job: Job) -> int:
-    """In a process of its own."""
+    """Run a job in a process of its own."""
     with scaled_down(), contextlib.redirect_stdout(io.StringIO()):
         return asyncio.run(run(job))
 
 
 def run_all(jobs: Sequence[Job]) -> int:
-    """All jobs on all cores; how many schedules. Raises Violation."""
-    _jobs[:] = jobs  # functions cannot be sent to a process; it inherits them
+    """Run all jobs on all cores and return the number of schedules. Raises Violation."""
+    _jobs[:] = jobs  # functions cannot be sent to a process, but a forked process inherits them
     begin()
     with ProcessPoolExecutor(mp_context=multiprocessing.get_context("fork")) as pool:
         count = sum(pool.map(_work_at, range(len(jobs))))

@@ -1,4 +1,4 @@
-"""Collecting garbage, asked for over HTTP: what goes, what stays, in how many calls."""
+"""Garbage collection over HTTP: what is deleted, what stays, and the number of R2 calls."""
 
 import json
 from collections.abc import Iterable
@@ -32,7 +32,7 @@ DAY = 24 * 3600
 
 
 async def collect(registry: FakeRegistry, query: str = "", name: str = NAME, status: int = 200) -> dict[str, Any]:
-    """Ask for it; the answer."""
+    """Request a collection and return its answer."""
     answer = await registry.call("POST", f"/v2/{name}/gc?{query}", budget=registry.settings.r2_calls + 10)
     assert answer.status == status, answer
     value: dict[str, Any] = json.loads(answer.body)
@@ -42,23 +42,23 @@ async def collect(registry: FakeRegistry, query: str = "", name: str = NAME, sta
 
 
 async def get(registry: FakeRegistry, path: str, name: str = NAME) -> Answer:
-    """A pull."""
+    """Send a GET."""
     return await registry.call("GET", f"/v2/{name}/{path}")
 
 
 async def is_there(registry: FakeRegistry, *layers: bytes) -> list[bool]:
-    """Which blobs can be pulled."""
+    """Return which blobs can be pulled."""
     return [(await get(registry, f"blobs/{digest_of(one)}")).body == one for one in layers]
 
 
 def refs(registry: FakeRegistry) -> list[str]:
-    """The refs of the repository."""
+    """Return the refs of the repository."""
     return [key for key in registry.bucket.keys("_refs/") if key.endswith(f"/{NAME}")]
 
 
 # ------------------------------------------------------------------ unreferenced
 async def test_blobs_that_nothing_refers_to(registry: FakeRegistry) -> None:
-    """They go after the grace period; what a manifest refers to stays, under a tag or not."""
+    """Deleted after the grace period. Blobs of a manifest stay, with and without a tag."""
     await push_image(registry, NAME, "1", [b"kept", LARGE])
     await registry.push_blob(NAME, b"orphan")
     await registry.push_blob(NAME, LARGE + b"!")
@@ -78,7 +78,7 @@ async def test_blobs_that_nothing_refers_to(registry: FakeRegistry) -> None:
 
 
 async def test_delete_and_collect_at_once(registry: FakeRegistry) -> None:
-    """With grace=0 nothing of a deleted image is left but its data, which is the sweeper's."""
+    """With grace=0, nothing of a deleted image stays but its data objects, which the sweeper deletes."""
     manifest = await push_image(registry, NAME, "1", [b"layer", LARGE])
     await push_image(registry, "other", "1", [b"layer", LARGE])
     assert (await registry.call("DELETE", f"/v2/{NAME}/manifests/{digest_of(manifest)}")).status == 202
@@ -86,7 +86,7 @@ async def test_delete_and_collect_at_once(registry: FakeRegistry) -> None:
     assert (done["blobs"], done["tombstones"]) == (3, 0)
     assert registry.bucket.keys(f"{NAME}/blobs/") == []
     assert refs(registry) == []
-    registry.clock.now += 300  # a deletion that broke off may be gone on with for so long
+    registry.clock.now += 300  # an interrupted deletion may be retried for so long
     assert (await collect(registry, "grace=0"))["tombstones"] == 2
     assert registry.bucket.keys(f"{NAME}/") == [f"{NAME}/_gc"]
     assert (await get(registry, "manifests/1")).status == 404
@@ -96,7 +96,7 @@ async def test_delete_and_collect_at_once(registry: FakeRegistry) -> None:
 
 
 async def test_other_repositories_are_left_alone(registry: FakeRegistry) -> None:
-    """Also those whose names begin alike, or end like a folder of ours."""
+    """Also repositories with the same prefix, or with a name that ends like one of our folders."""
     others = [f"{NAME}/blobs", f"{NAME}/manifests", f"{NAME}/sub", f"{NAME}x", "team"]
     for name in (NAME, *others):
         await registry.push_blob(name, b"orphan")
@@ -107,7 +107,7 @@ async def test_other_repositories_are_left_alone(registry: FakeRegistry) -> None
 
 # ------------------------------------------------------------------ untagged
 async def test_untagged_manifests(registry: FakeRegistry) -> None:
-    """A day after they were pushed, whatever the grace; what a tag reaches stays, children and referrers included."""
+    """Deleted a day after the push, for any grace. Tagged manifests stay, with children and referrers."""
     children = [await push_image(registry, NAME, f"child-{number}", [bytes([number])]) for number in range(3)]
     entries = [descriptor(child, MANIFEST) for child in children[:2]]
     index = json.dumps({"schemaVersion": 2, "mediaType": INDEX, "manifests": entries}).encode()
@@ -133,7 +133,7 @@ async def test_untagged_manifests(registry: FakeRegistry) -> None:
 
 
 async def push_signature(registry: FakeRegistry, subject: str) -> bytes:
-    """A manifest with a subject, under its digest only."""
+    """Push a manifest with a subject, by its digest only."""
     config = subject.encode()
     await registry.push_blob(NAME, config)
     document = image(config, [], subject={"mediaType": MANIFEST, "digest": subject, "size": 1})
@@ -143,7 +143,7 @@ async def push_signature(registry: FakeRegistry, subject: str) -> bytes:
 
 
 async def test_a_tag_without_its_digest(registry: FakeRegistry) -> None:
-    """SR could leave one: the tag alone keeps the image."""
+    """serverless-registry could leave one: the tag alone protects the image."""
     manifest = await push_image(registry, NAME, "1", [b"layer"])
     del registry.bucket.objects[f"{NAME}/manifests/{digest_of(manifest)}"]
     registry.clock.now += 2 * DAY
@@ -154,7 +154,7 @@ async def test_a_tag_without_its_digest(registry: FakeRegistry) -> None:
 
 
 async def test_manifests_that_only_their_bytes_explain(registry: FakeRegistry) -> None:
-    """Those without references in their metadata are read."""
+    """Manifests without references in their metadata are read."""
     manifest = await push_image(registry, NAME, "1", [b"layer"])
     for key in registry.bucket.keys(f"{NAME}/manifests/"):
         stored = registry.bucket.objects[key]
@@ -167,7 +167,7 @@ async def test_manifests_that_only_their_bytes_explain(registry: FakeRegistry) -
 
 
 async def test_a_manifest_that_goes_and_comes_back(registry: FakeRegistry) -> None:
-    """Deleted between being listed and being read, and pushed again before the end: its layers stay."""
+    """A manifest is deleted after the listing, and pushed again before the end: its layers stay."""
     layers = [bytes([number]) for number in range(110)]  # more than the metadata holds
     manifest = await push_image(registry, NAME, "1", layers)
     await registry.push_blob(NAME, b"orphan")
@@ -192,7 +192,7 @@ async def test_a_manifest_that_goes_and_comes_back(registry: FakeRegistry) -> No
 
 
 async def test_a_manifest_that_cannot_be_read(registry: FakeRegistry) -> None:
-    """409 that names it, and nothing is deleted: who knows what it refers to."""
+    """409 that names the manifest, and nothing is deleted, because it may refer to any blob."""
     await registry.push_blob(NAME, b"orphan")
     registry.bucket.seed(f"{NAME}/manifests/odd", b"not JSON", NO_ATTRIBUTES, None)
     answer = await collect(registry, "grace=0", status=409)
@@ -206,7 +206,7 @@ async def test_a_manifest_that_cannot_be_read(registry: FakeRegistry) -> None:
 @pytest.mark.parametrize("with_metadata", [True, False])
 @pytest.mark.parametrize("page", [100, 1000])
 async def test_a_large_repository(registry: FakeRegistry, page: int, with_metadata: bool) -> None:
-    """All of it in one request; batches of a few objects, so that the register goes on from one to the next."""
+    """One request collects it all, in small batches, keeping the register from batch to batch."""
     registry.bucket.page_with_metadata = page
     await registry.push_blob(NAME, b"first")
     kept = seed_images(registry, 300, with_metadata)
@@ -221,7 +221,7 @@ async def test_a_large_repository(registry: FakeRegistry, page: int, with_metada
 
 
 async def test_a_repository_that_does_not_fit(registry: FakeRegistry) -> None:
-    """409, with a number of calls that suffices, and the register is free."""
+    """409 with a sufficient number of R2 calls; the register is released."""
     await registry.push_blob(NAME, b"first")
     seed_images(registry, 300)
     registry.bucket.page = registry.bucket.page_with_metadata = 5
@@ -242,7 +242,7 @@ async def test_a_repository_that_does_not_fit(registry: FakeRegistry) -> None:
 
 
 async def test_what_a_dry_run_shows(registry: FakeRegistry) -> None:
-    """The number of all, and the first of them; it leaves no trace."""
+    """The answer has all counts and the first names. Nothing is written."""
     await registry.push_blob(NAME, b"first")
     seed_images(registry, 3)
     for number in range(5_000):
@@ -255,7 +255,7 @@ async def test_what_a_dry_run_shows(registry: FakeRegistry) -> None:
 
 
 async def test_links_for_which_no_calls_are_left(registry: FakeRegistry) -> None:
-    """They go; the refs behind them are the sweeper's."""
+    """The links are deleted; the sweeper deletes their refs later."""
     await registry.push_blob(NAME, b"first")
     for number in range(120):
         digest, data_id = digest_of(str(number).encode()), f"{number:032x}"
@@ -271,7 +271,7 @@ async def test_links_for_which_no_calls_are_left(registry: FakeRegistry) -> None
 
 
 def seed_images(registry: FakeRegistry, count: int, with_metadata: bool = True) -> set[str]:
-    """Tagged images of four layers each, seeded; the digests of their blobs."""
+    """Seed tagged images of four layers each; return the digests of their blobs."""
     kept = set()
     for number in range(count):
         layers = [f"{number} {layer}".encode() for layer in range(4)]
@@ -289,7 +289,7 @@ def seed_images(registry: FakeRegistry, count: int, with_metadata: bool = True) 
 
 # ------------------------------------------------------------------ deletions and the lease
 class SlowlyFailing:
-    """Deletions that fail after so many seconds, the first `count` of them; when they were sent."""
+    """Deletions fail after so many seconds, the first `count` of them; keeps when they were sent."""
 
     def __init__(self, registry: FakeRegistry, seconds: float, count: int) -> None:
         self.sent: list[float] = []
@@ -306,7 +306,7 @@ class SlowlyFailing:
 
 
 async def orphans(registry: FakeRegistry, *data: bytes) -> Collector:
-    """Blobs that nothing refers to, and who collects them."""
+    """Seed blobs that nothing refers to; return a collector for them."""
     for one in data:
         await registry.push_blob(NAME, one)
     platform, name = registry.registry.platform, RepositoryName(NAME)
@@ -314,7 +314,7 @@ async def orphans(registry: FakeRegistry, *data: bytes) -> Collector:
 
 
 async def test_a_deletion_that_fails_slowly(registry: FakeRegistry) -> None:
-    """Each attempt has its lease before it. Pushes wait until none can land any more."""
+    """The lease outlasts each attempt. Pushes wait until no attempt can take effect any more."""
     collector = await orphans(registry, b"one")
     registry.bucket.fail = failing = SlowlyFailing(registry, 95, 2)
     await collector.collect()
@@ -327,7 +327,7 @@ async def test_a_deletion_that_fails_slowly(registry: FakeRegistry) -> None:
 
 
 async def test_a_deletion_that_fails_past_its_lease(registry: FakeRegistry) -> None:
-    """A push took the register over meanwhile: nothing is sent any more."""
+    """A push took the register over meanwhile: the collection sends no more deletions."""
     collector = await orphans(registry, b"one")
     failing = SlowlyFailing(registry, gc_register.LEASE_SECONDS + gc_register.MARGIN_SECONDS + 1, 2)
     platform, name = registry.registry.platform, RepositoryName(NAME)
@@ -345,9 +345,9 @@ async def test_a_deletion_that_fails_past_its_lease(registry: FakeRegistry) -> N
     assert len(failing.sent) == 1
 
 
-# ------------------------------------------------------------------ what is asked
+# ------------------------------------------------------------------ the request
 async def test_serverless_registry_asks_so(registry: FakeRegistry) -> None:
-    """Its call and its answer."""
+    """The request and answer of serverless-registry."""
     await push_image(registry, NAME, "1", [b"layer"])
     for query in ("", "?mode=unreferenced", "?mode=untagged"):
         answer = await registry.call("POST", f"/v2/{NAME}/gc{query}")
@@ -367,7 +367,7 @@ async def test_serverless_registry_asks_so(registry: FakeRegistry) -> None:
     ],
 )
 async def test_what_makes_no_sense(registry: FakeRegistry, method: str, query: str, status: int) -> None:
-    """An error with a sentence."""
+    """An invalid parameter is an error with advice."""
     await registry.push_blob(NAME, b"x")
     answer = await registry.call(method, f"/v2/{NAME}/gc?{query}")
     assert answer.status == status
@@ -375,7 +375,7 @@ async def test_what_makes_no_sense(registry: FakeRegistry, method: str, query: s
 
 
 async def test_who_may(registry: FakeRegistry) -> None:
-    """Deleting is a permission of its own."""
+    """A collection needs the permission to delete."""
     for method, path in (("POST", f"{NAME}/gc"), ("GET", f"{NAME}/gc?mode=verify"), ("GET", "_retention")):
         answer = await registry.call(method, f"/v2/{path}", user=("reader", "looks-only"))
         assert answer.status == 403
@@ -384,14 +384,14 @@ async def test_who_may(registry: FakeRegistry) -> None:
 
 
 async def test_a_bucket_of_serverless_registry(registry: FakeRegistry) -> None:
-    """409 until it was migrated."""
+    """409 until the bucket was migrated."""
     registry.bucket.seed("x/manifests/1", b"{}", NO_ATTRIBUTES, None)
     answer = await collect(registry, name="x", status=409)
     assert "_migrate" in answer["errors"][0]["message"]
 
 
 def test_packed_references() -> None:
-    """They come back; too many are left to the bytes."""
+    """Packing is reversible. Too many references are not packed, so the manifest is read."""
     assert unpack(".", "").blobs == frozenset()
     for count in (0, 1, 50, 101):
         layers: Iterable[bytes] = (str(number).encode() for number in range(count))
@@ -409,7 +409,7 @@ def test_packed_references() -> None:
 
 @pytest.mark.parametrize("stored", ["text/html", "application/x-www-form-urlencoded", None])
 async def test_types_that_are_no_longer_taken(registry: FakeRegistry, stored: str | None) -> None:
-    """What was pushed before is understood: nothing that it refers to goes, and nobody has to delete it."""
+    """Manifests of types that are refused today still protect their blobs, and need not be deleted."""
     layers = [b"one", b"two"]
     for data in (b"{}", *layers):
         await registry.push_blob(NAME, data)
@@ -424,7 +424,7 @@ async def test_types_that_are_no_longer_taken(registry: FakeRegistry, stored: st
 
 @given(st.lists(st.tuples(st.integers(0, 2**64 - 1) | st.integers(0, 5), st.integers(0, 2**32 - 1))))
 def test_an_index_of_digests(entries: list[tuple[int, int]]) -> None:
-    """As a list of pairs, whatever is added and asked in between."""
+    """It behaves like a list of pairs, for any order of additions and lookups."""
     index = DigestIndex()
     for at, (cut, number) in enumerate(entries, 1):
         index.add(cut, number)

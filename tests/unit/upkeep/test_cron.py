@@ -1,4 +1,4 @@
-"""The clean-up that runs by itself, tick by tick: garbage, data, logs, registers of what is empty."""
+"""The scheduled clean-up, tick by tick: garbage, data objects, session logs, registers of empty repositories."""
 
 import json
 
@@ -24,17 +24,17 @@ LARGE = bytes_of(LARGE_BLOB + 3)
 
 
 def with_settings(**variables: str) -> FakeRegistry:
-    """A registry with these."""
+    """Return a registry with these settings."""
     return FakeRegistry(settings=read_settings({**VARIABLES, **variables}.get))
 
 
 async def one_tick(registry: FakeRegistry) -> Upkeep:
-    """A step; within the calls of a request."""
+    """Run one tick, within the R2 calls of an invocation."""
     before, registry.bucket.usage = registry.bucket.usage, Usage()
     registry.clock.now += 600
     upkeep = await registry.tick()
     used = registry.bucket.usage
-    # A few more: where the pass stands, and releasing the register.
+    # A few more, for the position of the pass and the release of the register.
     assert used.class_a + used.class_b + used.free <= registry.settings.r2_calls + 10
     assert registry.bucket.open_bodies == 0
     registry.bucket.usage = before
@@ -42,7 +42,7 @@ async def one_tick(registry: FakeRegistry) -> Upkeep:
 
 
 async def one_pass(registry: FakeRegistry) -> Upkeep:
-    """Ticks until a pass is done."""
+    """Run ticks until a pass is done."""
     registry.clock.now += PASS_SECONDS
     for _ in range(2_000):
         upkeep = await one_tick(registry)
@@ -54,7 +54,7 @@ async def one_pass(registry: FakeRegistry) -> Upkeep:
 
 # ------------------------------------------------------------------ a pass
 async def test_everything_that_is_over_is_freed() -> None:
-    """An image is deleted; three days later nothing of it is left, not its data either."""
+    """Three days after its deletion, nothing of an image is left, including its data objects."""
     registry = with_settings(GC_MODE="untagged")
     manifest = await push_image(registry, NAME, "1", [LARGE, b"small"])
     await push_image(registry, "other", "1", [LARGE])
@@ -72,7 +72,7 @@ async def test_everything_that_is_over_is_freed() -> None:
 
 
 async def test_many_repositories(registry: FakeRegistry) -> None:
-    """Each has its turn, large ones several; whatever order they come in."""
+    """Each repository is visited, large ones in several ticks, in any order."""
     registry = with_settings(GC_MODE="unreferenced")
     await registry.push_blob("first", b"x")
     for number in range(60):
@@ -85,7 +85,7 @@ async def test_many_repositories(registry: FakeRegistry) -> None:
 
 
 async def test_nothing_is_collected_unasked(registry: FakeRegistry) -> None:
-    """Without GC_MODE blobs stay; data that nobody can reach goes."""
+    """Without GC_MODE, blobs stay; data objects without a link are deleted."""
     await registry.push_blob(NAME, b"orphan")
     registry.bucket.seed("_data/" + "1" * 32, b"lost", NO_ATTRIBUTES, None)
     for _ in range(3):
@@ -96,7 +96,7 @@ async def test_nothing_is_collected_unasked(registry: FakeRegistry) -> None:
 
 
 async def test_a_pass_begins_once_a_day(registry: FakeRegistry) -> None:
-    """In between a tick is one call."""
+    """Between two passes, a tick is one R2 call."""
     await registry.push_blob(NAME, b"x")
     await one_pass(registry)
     registry.bucket.reset()
@@ -107,7 +107,7 @@ async def test_a_pass_begins_once_a_day(registry: FakeRegistry) -> None:
 
 
 async def test_one_repository_that_fails_stops_no_other() -> None:
-    """It is logged and left; so is what the storage fails to do."""
+    """The failure is logged, and the other repositories are visited; also for a storage error."""
     registry = with_settings(GC_MODE="unreferenced")
     await registry.push_blob("a", b"orphan")
     registry.bucket.seed("a/manifests/odd", b"not JSON", NO_ATTRIBUTES, None)
@@ -125,13 +125,13 @@ async def test_one_repository_that_fails_stops_no_other() -> None:
 
 
 async def test_a_bucket_of_serverless_registry(legacy: FakeRegistry) -> None:
-    """Left alone until it was migrated; then served, collected and verified, and its leftovers go."""
+    """Untouched until it was migrated; then served, collected and verified, and its leftovers are deleted."""
     legacy.settings = read_settings({**VARIABLES, "GC_MODE": "untagged"}.get)
     legacy.restart()
     before = legacy.bucket.keys()
     await one_tick(legacy)
     assert legacy.bucket.keys() == before
-    for _ in range(2):  # the second time for leftovers that were too young at the first
+    for _ in range(2):  # the second pass deletes the leftovers that were too young in the first
         while not json.loads((await legacy.call("POST", "/v2/_migrate")).body)["done"]:
             pass
         legacy.clock.now += 8 * DAY
@@ -151,7 +151,7 @@ async def test_a_bucket_of_serverless_registry(legacy: FakeRegistry) -> None:
 
 
 async def test_emptied_repositories(registry: FakeRegistry) -> None:
-    """Without GC_MODE, too, what their deletion left goes, then their register; they leave the catalogue."""
+    """Even without GC_MODE, tombstones and then the register are deleted; the catalogue drops the repository."""
     names = [f"ci/pr-{number}" for number in range(200)]
     for name in names:
         manifest = await push_image(registry, name, "1", [])
@@ -171,7 +171,7 @@ async def test_emptied_repositories(registry: FakeRegistry) -> None:
 
 
 async def test_a_repository_that_does_not_fit(capsys: pytest.CaptureFixture[str]) -> None:
-    """It gets a tick of its own, then it is named with what would fit it, and the others have their turn."""
+    """It gets its own tick; then the log has the needed R2_CALLS, and the other repositories are visited."""
     registry = with_settings(GC_MODE="unreferenced", R2_CALLS="100")
     await registry.push_blob("a", b"orphan")
     for number in range(900):
@@ -190,7 +190,7 @@ async def test_a_repository_that_does_not_fit(capsys: pytest.CaptureFixture[str]
 
 
 async def test_a_repository_that_is_pushed_to_all_the_time() -> None:
-    """Its collection gives way, and the others have their turn."""
+    """Its collection gives up, and the other repositories are visited."""
     registry = with_settings(GC_MODE="unreferenced")
     await registry.push_blob("a", b"orphan")
     await registry.push_blob("b", b"orphan")
@@ -209,7 +209,7 @@ async def test_a_repository_that_is_pushed_to_all_the_time() -> None:
 
 
 async def test_a_damaged_position(registry: FakeRegistry) -> None:
-    """The clean-up begins anew."""
+    """The clean-up begins a new pass."""
     await registry.push_blob(NAME, b"x")
     for data in (b"[]", b"not JSON", b'{"run": "of an earlier version", "stage": "done"}'):
         registry.bucket.seed("_registry/cron", data, NO_ATTRIBUTES, None)
@@ -218,7 +218,7 @@ async def test_a_damaged_position(registry: FakeRegistry) -> None:
 
 # ------------------------------------------------------------------ data and logs
 async def test_many_sessions_that_broke_off(registry: FakeRegistry) -> None:
-    """All of a page and more are gone in one pass."""
+    """One pass deletes more than a page of session logs."""
     await registry.push_blob(NAME, b"x")
     for number in range(300):
         for start in range(0, 50_000, 10_000):
@@ -230,7 +230,7 @@ async def test_many_sessions_that_broke_off(registry: FakeRegistry) -> None:
 
 
 async def test_refs_without_a_link(registry: FakeRegistry) -> None:
-    """One whose link was never written, one whose link is gone, one whose link names another one."""
+    """Deleted are a ref whose link was never written, is gone, or names another ref."""
     left = [bytes_of(LARGE_BLOB + number) for number in range(4, 7)]
 
     def fail(call: str, key: str) -> None:
@@ -260,7 +260,7 @@ async def test_refs_without_a_link(registry: FakeRegistry) -> None:
 
 
 async def test_each_ref_of_many_is_looked_at_once_a_week(registry: FakeRegistry) -> None:
-    """Those of a day are a seventh, and after a week no ref is left that no link names."""
+    """A day checks a seventh of the refs; after a week, no orphaned ref is left."""
     await registry.push_blob(NAME, b"x")
     for number in range(1_500):
         data_id, digest = f"{number * 7919 % 65536:04x}{number:028x}", digest_of(str(number).encode())
@@ -283,7 +283,7 @@ async def test_each_ref_of_many_is_looked_at_once_a_week(registry: FakeRegistry)
 
 
 async def test_data_of_a_session_that_may_go_on(registry: FakeRegistry) -> None:
-    """48 hours; a log of a session and its multipart upload go then, too."""
+    """Kept for 48 hours, like the session's log and multipart upload."""
     started = await registry.call("POST", f"/v2/{NAME}/blobs/uploads/")
     assert (await registry.call("PATCH", started.location, [LARGE])).status == 202
     registry.bucket.seed("_data/" + "1" * 32, b"lost", NO_ATTRIBUTES, None)
@@ -300,7 +300,7 @@ async def test_data_of_a_session_that_may_go_on(registry: FakeRegistry) -> None:
 
 
 async def test_very_much_data(registry: FakeRegistry) -> None:
-    """Pages of data and of refs end in different places; only what has no ref goes."""
+    """Pages of data objects and refs end at different ids; only data objects without a ref are deleted."""
     await registry.push_blob(NAME, b"x")
     for number in range(2_500):
         data_id = f"{number * 7919:032x}"
@@ -316,7 +316,7 @@ async def test_very_much_data(registry: FakeRegistry) -> None:
 
 
 async def test_markers_that_a_crash_left(registry: FakeRegistry) -> None:
-    """One beside a ref goes; one beside data begins anew; one of nothing goes."""
+    """Beside a ref, or without data, a marker is deleted; beside orphaned data, the deletion begins again."""
     await registry.push_blob(NAME, LARGE)
     linked = registry.bucket.keys("_data/")[0].removeprefix("_data/")
     for data_id in (linked, "1" * 32, "2" * 32):

@@ -1,7 +1,7 @@
-"""The clock ticks over random buckets while everything fails: each repository has its turn in bounded time.
+"""The clean-up on random buckets while calls fail: it visits each repository in bounded time.
 
-Buckets have repositories of every size, nested and flat, emptied ones, ones whose listing always fails or that end
-every tick which touches them, and keys of others. R2's pages and the calls of a tick are small, so that little is much.
+The buckets have repositories of every size, nested, flat and empty ones, ones whose listing always fails or that end
+every tick that touches them, and foreign keys. R2's pages are small and a tick has few calls, so small buckets suffice.
 """
 
 import contextlib
@@ -57,12 +57,12 @@ ODD_KEYS = (
 
 
 class Ended(BaseException):
-    """The isolate is gone."""
+    """The isolate was ended."""
 
 
 @dataclass
 class Bucket:
-    """A bucket, and what has to be gone from it."""
+    """A bucket, and what must be gone from it in the end."""
 
     registry: FakeRegistry
     turns: random.Random
@@ -70,8 +70,8 @@ class Bucket:
     kept: set[str] = field(default_factory=set)
     calls: int = 0
     ends_at: int | None = None  # the call that the isolate does not survive
-    fails_at: int | None = None  # the call from which on a few fail
-    # What happens to a call on a key that begins so, or with "=" before it is just that.
+    fails_at: int | None = None  # the first of a few calls that fail
+    # By the beginning of a key, or with "=" the whole key: what happens to a call on it.
     traps: dict[str, type[BaseException]] = field(default_factory=dict)
 
     def put(self, key: str, data: bytes = b"x", attributes: Attributes = NO_ATTRIBUTES) -> str:
@@ -91,7 +91,7 @@ class Bucket:
                 raise error("a trap")
 
     def add_repository(self, name: str, size: int, *, is_healthy: bool) -> None:
-        """An image and blobs that nothing refers to, what a session and a deletion left."""
+        """Add an image, unreferenced blobs, and leftovers of a session and a deletion."""
         manifest = json.dumps(image(b"{}", [b"layer"])).encode()
         for reference in (digest_of(manifest), "latest"):
             self.kept.add(self.put(f"{name}/manifests/{reference}", manifest, Attributes(MANIFEST)))
@@ -104,13 +104,13 @@ class Bucket:
             self.garbage.update(left)
 
     def add_emptied(self, name: str) -> None:
-        """Nothing but its register."""
+        """Add a repository that has only its register."""
         metadata = {"phase": "idle", "run": "x", "lease": "0.0", "nonce": "x"}
         self.garbage.add(self.put(f"{name}/_gc", b"nonce", Attributes(metadata=metadata)))
 
 
 def make(seed: int) -> Bucket:
-    """A bucket by its seed."""
+    """Make a bucket from a seed."""
     turns = random.Random(seed)
     settings = replace(read_settings({**VARIABLES, "GC_MODE": "untagged"}.get), r2_calls=60)
     bucket = Bucket(FakeRegistry(settings=settings), turns)
@@ -123,7 +123,7 @@ def make(seed: int) -> Bucket:
         elif kind < 6:
             bucket.add_repository(name, turns.choice([3, 30]), is_healthy=False)
             trap = turns.choice([f"{name}/blobs/", f"{name}/manifests/", f"={name}/"])
-            # One page of a listing ends no isolate.
+            # A single page of a listing does not end the isolate.
             errors = [StorageError, ValueError] if trap[0] == "=" else [StorageError, ValueError, Ended]
             bucket.traps[trap] = turns.choice(errors)
         else:
@@ -143,7 +143,7 @@ def make(seed: int) -> Bucket:
 
 
 async def run(bucket: Bucket, trouble: Callable[[Bucket], None]) -> int:
-    """Ticks until so many passes are over; how many."""
+    """Run ticks until so many passes are over; return the number of ticks."""
     registry, passes, ticks = bucket.registry, set[float](), 0
     while len(passes) <= PASSES:
         ticks += 1
@@ -158,7 +158,7 @@ async def run(bucket: Bucket, trouble: Callable[[Bucket], None]) -> int:
 
 
 def any_trouble(bucket: Bucket) -> None:
-    """Every third tick ends early, or meets a storage that fails for a while."""
+    """Make every third tick end early, or meet a storage that fails for a while."""
     kind = bucket.turns.randrange(6)
     if kind == 0:
         bucket.ends_at = bucket.turns.randrange(1, 80)
@@ -168,7 +168,7 @@ def any_trouble(bucket: Bucket) -> None:
 
 @pytest.mark.parametrize("seeds", [range(at, at + 5) for at in range(0, 30, 5)], ids=lambda seeds: f"{seeds.start}")
 async def test_every_repository_has_its_turn(seeds: range) -> None:
-    """What can go is gone after so many passes, and nothing else; however ticks end."""
+    """All garbage and nothing else is gone after so many passes, whatever ends the ticks."""
     for seed in seeds:
         bucket = make(seed)
         with contextlib.redirect_stdout(io.StringIO()):
@@ -179,7 +179,7 @@ async def test_every_repository_has_its_turn(seeds: range) -> None:
 
 
 async def test_each_tick_gets_on() -> None:
-    """Also without luck: nothing but what always fails, or ends every tick that touches it."""
+    """Only what always fails, or ends every tick that touches it, stays."""
     for seed in range(100, 115):
         bucket = make(seed)
         with contextlib.redirect_stdout(io.StringIO()):

@@ -1,6 +1,6 @@
-"""No order in which pushes, mounts, deletions, collections and the sweeper meet loses an acknowledged image.
+"""No interleaving of pushes, mounts, deletions, collections and the sweeper loses an acknowledged image.
 
-Every pair of actors in every order, three at once by seeds, and the same with crashes, lost replies, and ended leases.
+Every pair of actors in every order, three by seeds, and both with crashes, lost replies and expired leases.
 """
 
 import itertools
@@ -57,12 +57,12 @@ from tests.unit.upkeep.scenes import (
 
 
 def test_every_order_of_two() -> None:
-    """Every pair of actors, exhaustively."""
+    """Every pair of actors, in every order."""
     run_all([Job(lambda pair=pair: [scene(*pair)]) for pair in PAIRS])  # type: ignore[misc]
 
 
 def test_three_at_once() -> None:
-    """Every triple, by seeds."""
+    """Every triple of actors, by seeds."""
     jobs = [Job(lambda triple=triple: [scene(*triple)], SEEDS) for triple in TRIPLES]  # type: ignore[misc]
     assert run_all(jobs) == SEEDS * len(TRIPLES)
 
@@ -71,7 +71,7 @@ PUSHES = (put_two_tags, tag_untagged, put_index, mount_and_put, put_by_digest, p
 
 
 def test_manifests_that_are_read() -> None:
-    """The same where metadata does not say what a manifest refers to: SR's, and large ones."""
+    """Pairs of actors where metadata lacks the references: manifests of serverless-registry, and large ones."""
     before, templates[:] = list(templates), []
     try:
         with mock.patch.object(manifest_references, "MAX_LENGTH", 0):
@@ -89,7 +89,7 @@ def test_manifests_that_are_read() -> None:
 
 
 def test_a_collection_that_crashes_anywhere() -> None:
-    """At each of its calls, beside a push: it is acknowledged whole, or told to come again."""
+    """At each of its calls, beside a push: the push is complete, or told to try again."""
 
     def scenes(push_of: Actor, collector: Actor) -> list[Scene]:
         return [scene(collector, push_of, troubles=(Trouble("crash", at), Trouble())) for at in range(16)]
@@ -103,7 +103,7 @@ def test_a_collection_that_crashes_anywhere() -> None:
 
 
 def test_actors_that_crash_anywhere() -> None:
-    """Any actor, at any call, beside a collection in the other mode or the sweeper, by seeds."""
+    """Any actor, at any call, beside a collection or the sweeper, by seeds."""
 
     def scenes(act: Actor) -> list[Scene]:
         return [
@@ -116,7 +116,7 @@ def test_actors_that_crash_anywhere() -> None:
 
 
 def test_lost_replies() -> None:
-    """Any call of any actor took effect, and nobody told it so."""
+    """Any call of any actor takes effect, but its reply is lost."""
 
     def scenes(act: Actor) -> list[Scene]:
         return [
@@ -129,12 +129,12 @@ def test_lost_replies() -> None:
 
 
 async def time_passes(platform: Platform) -> None:
-    """Longer than a lease, at any moment."""
+    """Let more time pass than a lease lasts, at any moment."""
     await platform.sleep(TIME_PASSES)
 
 
 def test_leases_that_end() -> None:
-    """A run that is over its time, beside pushes and another run."""
+    """A run whose lease has expired, beside pushes and another run."""
     jobs = [
         Job(lambda acts=acts: [scene(*acts, time_passes)], 400)  # type: ignore[misc]
         for acts in itertools.product(COLLECTORS, (*PUSHES, *COLLECTORS))
@@ -147,7 +147,7 @@ def test_leases_that_end() -> None:
 
 
 def of_pages(size: int, *acts: Actor) -> Scene:
-    """Actors that meet while a listing has so many keys a page."""
+    """Return a scene whose listings have so many keys a page."""
     made = scene(*acts)
 
     def begin_with() -> World:
@@ -159,7 +159,7 @@ def of_pages(size: int, *acts: Actor) -> Scene:
 
 
 def test_more_than_a_page() -> None:
-    """Of everything that is listed: what comes while a listing is under way is on a page that was, or was not, seen."""
+    """Objects written during a listing are on a page that was already listed, or on a later one."""
     jobs = [
         Job(lambda size=size, acts=acts: [of_pages(size, *acts)], 60)  # type: ignore[misc]
         for size in (1, 3)
@@ -173,7 +173,7 @@ def test_more_than_a_page() -> None:
 
 
 def test_calls_that_fail() -> None:
-    """Any call of any actor fails, and does so again when it is tried again."""
+    """Any call of any actor fails, and so does its retry."""
 
     def scenes(act: Actor) -> list[Scene]:
         return [
@@ -186,9 +186,9 @@ def test_calls_that_fail() -> None:
 
 
 def patient(act: Actor) -> Actor:
-    """A client that comes again when it is told to.
+    """Return a client that tries again after a 503.
 
-    If it is refused then, it counts as one that failed: a push that is answered 503 may leave its manifest.
+    If the retry is refused, the client counts as failed, because a push that gets a 503 may leave its manifest.
     """
 
     async def again(platform: Platform) -> None:
@@ -213,9 +213,9 @@ PATIENT = {act: patient(act) for act in (put_new, put_by_digest, put_two_tags, p
 
 
 def test_pushes_that_fail_slowly() -> None:
-    """A call takes so long to fail that the lease of its push is over, where it holds the register to take itself back.
+    """While a push takes itself back, a call fails so slowly that the push's lease on the register expires.
 
-    It is not sent again then: the push of another client, which went on meanwhile, keeps what it wrote.
+    The call is not retried. So the push of another client, which continued meanwhile, keeps what it wrote.
     """
     jobs = [
         Job(
@@ -230,7 +230,7 @@ def test_pushes_that_fail_slowly() -> None:
 
 
 def test_deletions_that_fail_slowly() -> None:
-    """A sweep's deletion fails after its lease, and others went on: it is not sent again."""
+    """A sweep's deletion fails after its lease, and other actors continued: it is not sent again."""
     jobs = [
         Job(
             lambda acts=acts: [  # type: ignore[misc]
@@ -248,7 +248,7 @@ SETTINGS = read_settings({**VARIABLES, "GC_MODE": "untagged", "GC_GRACE": "0"}.g
 
 
 def _check_only_what_is_needed(world: World) -> None:
-    """Nothing is left that nobody needs, refs and logs of uploads included."""
+    """Check that only objects in use are left, including refs and session logs."""
     check_nothing_is_left(world)
     links = set()
     for key, found in world.bucket.objects.items():
@@ -262,7 +262,7 @@ def _check_only_what_is_needed(world: World) -> None:
 
 
 def quiet_week(act: Actor, trouble: Trouble) -> Scene:
-    """One actor, in trouble; then the clean-up runs for a week."""
+    """Return a scene with one actor in trouble, after which the clean-up runs for a week."""
 
     async def look(world: World) -> None:
         platform = world.platform(seed=99)
@@ -284,7 +284,7 @@ WRITERS = (push, push_in_chunks, mount_and_put, put_two_tags, put_index_of_index
 
 @pytest.mark.parametrize("kind", ["", "lost", "fail", "crash"])
 def test_a_quiet_week(kind: str) -> None:
-    """Whatever broke off at whatever call: the bucket holds nothing then that nobody needs."""
+    """After an interruption at any call, the clean-up leaves only objects in use."""
     jobs = [
         Job(lambda act=act: [quiet_week(act, Trouble(kind, at)) for at in range(40 if kind else 1)], 1)  # type: ignore[misc]
         for act in WRITERS

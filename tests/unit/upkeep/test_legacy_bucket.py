@@ -22,7 +22,7 @@ LINKS = [found for found in BLOBS if found["custom_metadata"]]
 
 @pytest.fixture
 def legacy(registry: FakeRegistry) -> FakeRegistry:
-    """A registry on SR's bucket."""
+    """Return a registry on a bucket of serverless-registry."""
     for found in OBJECTS:
         checksum = found["sha256_checksum"]
         attributes = Attributes(found["http_metadata"].get("contentType"), found["custom_metadata"])
@@ -33,7 +33,7 @@ def legacy(registry: FakeRegistry) -> FakeRegistry:
 
 @pytest.mark.parametrize("found", MANIFESTS, ids=[found["key"] for found in MANIFESTS])
 async def test_every_tag_and_digest_pulls(legacy: FakeRegistry, found: dict[str, Any]) -> None:
-    """With its type, digest and size, and everything it names with the size it says."""
+    """With media type, digest and size; and everything the manifest refers to, in the size that it states."""
     name, _, reference = found["key"].rpartition("/manifests/")
     got = await legacy.call("GET", f"/v2/{name}/manifests/{reference}")
     head = await legacy.call("HEAD", f"/v2/{name}/manifests/{reference}")
@@ -50,7 +50,7 @@ async def test_every_tag_and_digest_pulls(legacy: FakeRegistry, found: dict[str,
 
 @pytest.mark.parametrize("found", BLOBS, ids=[found["key"] for found in BLOBS])
 async def test_every_blob_has_its_true_size(legacy: FakeRegistry, found: dict[str, Any]) -> None:
-    """HEAD and GET agree, for mounted blobs too (SR's HEAD tells the size of its link)."""
+    """HEAD and GET agree, also for mounted blobs, whose link's size serverless-registry's HEAD returns."""
     name, _, digest = found["key"].rpartition("/blobs/")
     got = await legacy.call("GET", f"/v2/{name}/blobs/{digest}")
     head = await legacy.call("HEAD", f"/v2/{name}/blobs/{digest}")
@@ -60,13 +60,13 @@ async def test_every_blob_has_its_true_size(legacy: FakeRegistry, found: dict[st
 
 
 async def test_the_bucket_has_what_this_file_is_for() -> None:
-    """The fixture holds links, and mounts of mounts."""
+    """The fixture has links, and mounts of mounts."""
     assert len(LINKS) >= 3
     assert {found["key"].partition("/")[0] for found in LINKS} == {"mirror", "mirror2"}
 
 
 async def test_a_manifest_may_name_a_mounted_blob(legacy: FakeRegistry) -> None:
-    """A push that reuses SR's mounted layers: they are there, with their true size."""
+    """A push may reuse layers that serverless-registry mounted, in their true size."""
     manifest = next(found for found in MANIFESTS if found["key"] == "mirror/app/manifests/1.1")
     answer = await legacy.call(
         "PUT",
@@ -78,7 +78,7 @@ async def test_a_manifest_may_name_a_mounted_blob(legacy: FakeRegistry) -> None:
 
 
 async def test_links_that_lead_nowhere(legacy: FakeRegistry) -> None:
-    """To nothing, to themselves, and to a name that is none: 404, and a push heals them."""
+    """Links that are dangling, circular, or have an invalid name: 404, and a push replaces them."""
     large = bytes_of(SMALL_PART)
     for data, (name, target) in itertools.product((b"x", large), (("a", "gone"), ("b", "b"), ("c", "../c"))):
         attributes = Attributes(metadata={"X-Serverless-Registry-Symlink": target})
@@ -91,7 +91,7 @@ async def test_links_that_lead_nowhere(legacy: FakeRegistry) -> None:
 
 @pytest.mark.parametrize("found", [found for found in MANIFESTS if ":" in found["key"]], ids=lambda found: found["key"])
 async def test_a_manifest_is_deleted_with_the_tags_that_sr_wrote(legacy: FakeRegistry, found: dict[str, Any]) -> None:
-    """Exactly those with its bytes, and its place among the referrers; the blobs wait for the migration."""
+    """All tags with its bytes go, and its referrers entry; blobs stay until the migration."""
     name, _, digest = found["key"].rpartition("/manifests/")
     of_name = [other for other in MANIFESTS if other["key"].startswith(f"{name}/manifests/")]
     assert (await legacy.call("DELETE", f"/v2/{name}/manifests/{digest}")).status == 202

@@ -1,4 +1,4 @@
-"""Migrating a bucket that SR wrote."""
+"""Migration of a bucket of serverless-registry."""
 
 import json
 from typing import Any
@@ -21,7 +21,7 @@ DAY = 24 * 3600
 
 
 async def migrate(registry: FakeRegistry, requests: int = 500) -> dict[str, Any]:
-    """Steps until it is done; the last answer."""
+    """Repeat the migration until it is done; return the last answer."""
     for _ in range(requests):
         answer = await registry.call("POST", "/v2/_migrate", budget=DEFAULT_CALLS)
         assert answer.status == 200, answer
@@ -32,7 +32,7 @@ async def migrate(registry: FakeRegistry, requests: int = 500) -> dict[str, Any]
 
 
 async def test_the_legacy_bucket(legacy: FakeRegistry) -> None:  # noqa: F811
-    """Every link becomes a copy of its own; all that pulled before pulls after; a second run finds nothing."""
+    """Every link becomes a copy. All images can still be pulled. A second run finds nothing."""
     pulled = {}
     for found in LINKS:
         name, _, digest = found["key"].rpartition("/blobs/")
@@ -51,7 +51,7 @@ async def test_the_legacy_bucket(legacy: FakeRegistry) -> None:  # noqa: F811
 
 
 async def test_the_legacy_bucket_is_cleaned_up(legacy: FakeRegistry) -> None:  # noqa: F811
-    """Of SR's own keys none is left a week later."""
+    """A week later, no keys of serverless-registry's uploads and collections are left."""
     legacy.clock.now += 8 * DAY
     await migrate(legacy)
     keys = set(legacy.bucket.objects)
@@ -76,7 +76,7 @@ async def test_large_blobs_are_stored_once(registry: FakeRegistry) -> None:
 
 
 async def test_referrers_of_an_older_sr(registry: FakeRegistry) -> None:
-    """Manifests stored without a note of their subject are listed; lists that clients kept in tags are counted."""
+    """Manifests stored without their subject get referrers entries; lists that clients kept in tags are counted."""
     subject = {"mediaType": "application/vnd.oci.image.manifest.v1+json", "digest": digest_of(b"s"), "size": 1}
     for document in (image(b"{}", []), image(b"{}", [], subject=subject)):
         data = json.dumps(document).encode()
@@ -89,7 +89,7 @@ async def test_referrers_of_an_older_sr(registry: FakeRegistry) -> None:
 
 
 async def test_what_cannot_be_migrated_is_told(registry: FakeRegistry) -> None:
-    """A link to nothing, one to bytes that are damaged, and a manifest that is none: named, and left alone."""
+    """A dangling link, a link to damaged bytes, and an invalid manifest are reported and stay."""
     registry.bucket.seed(f"a/blobs/{digest_of(b'x')}", b"link", Attributes(metadata={LINK: "gone"}), None)
     registry.bucket.seed(f"b/blobs/{digest_of(b'y')}", b"link", Attributes(metadata={LINK: "c"}), None)
     registry.bucket.seed(f"c/blobs/{digest_of(b'y')}", b"damaged", Attributes(), None)
@@ -106,7 +106,7 @@ async def test_what_cannot_be_migrated_is_told(registry: FakeRegistry) -> None:
 
 @pytest.mark.parametrize("target", ["gone", "../c", "", "a"], ids=["dangling", "no name", "empty", "itself"])
 async def test_a_link_that_makes_no_sense_stops_nothing(registry: FakeRegistry, target: str) -> None:
-    """It is a problem, the links behind it are migrated, and blobs can be deleted then."""
+    """It is reported; later links are migrated, and blobs can be deleted afterwards."""
     broken = f"a/blobs/{digest_of(b'x')}"
     registry.bucket.seed(broken, b"link", Attributes(metadata={LINK: target}), None)
     registry.bucket.seed(f"b/blobs/{digest_of(b'y')}", b"link", Attributes(metadata={LINK: "c"}), None)
@@ -119,7 +119,7 @@ async def test_a_link_that_makes_no_sense_stops_nothing(registry: FakeRegistry, 
 
 
 async def test_a_blob_larger_than_one_put(registry: FakeRegistry, monkeypatch: pytest.MonkeyPatch) -> None:
-    """SR wrote it in parts; it cannot be copied in one: a problem, and nothing behind it waits."""
+    """One put cannot copy it: it is reported, and the migration continues."""
     monkeypatch.setattr(migration, "MAX_PUT_SIZE", len(LARGE) - 1)
     registry.bucket.seed(f"a/blobs/{digest_of(LARGE)}", b"link", Attributes(metadata={LINK: "c"}), None)
     registry.bucket.seed(f"c/blobs/{digest_of(LARGE)}", LARGE, Attributes(), None)
@@ -129,7 +129,7 @@ async def test_a_blob_larger_than_one_put(registry: FakeRegistry, monkeypatch: p
 
 
 async def test_odd_keys(registry: FakeRegistry) -> None:
-    """SR took what is no digest; others may have written anything: it is left alone."""
+    """Invalid digests that serverless-registry accepted, and foreign keys, stay."""
     odd = [
         "a/manifests/sha256:abc",
         "a/manifests/",
@@ -151,7 +151,7 @@ async def test_odd_keys(registry: FakeRegistry) -> None:
 
 
 async def test_two_hundred_links_in_a_handful_of_requests(registry: FakeRegistry) -> None:
-    """With the calls of Workers Paid."""
+    """Within the R2 calls of Workers Paid."""
     for number in range(200):
         data = str(number).encode()
         registry.bucket.seed(f"a/blobs/{digest_of(data)}", b"link", Attributes(metadata={LINK: "c"}), None)
@@ -160,7 +160,7 @@ async def test_two_hundred_links_in_a_handful_of_requests(registry: FakeRegistry
 
 
 async def test_a_step_that_fails_keeps_what_it_did(registry: FakeRegistry) -> None:
-    """R2 fails at one object: 503, and the next request goes on there."""
+    """R2 fails at one object: 503, and the next request continues there."""
     for number in range(20):
         data = str(number).encode()
         registry.bucket.seed(f"a{number:02}/blobs/{digest_of(data)}", b"link", Attributes(metadata={LINK: "c"}), None)
@@ -178,7 +178,7 @@ async def test_a_step_that_fails_keeps_what_it_did(registry: FakeRegistry) -> No
     assert not [key for key in looked_at if key.startswith("a09/")]
 
 
-# ------------------------------------------------------------------ what SR left
+# ------------------------------------------------------------------ leftovers of serverless-registry
 UUID = "9ddeff7d-90dc-4f94-801c-578a9976778f"
 LEFT = [
     UUID,
@@ -189,13 +189,13 @@ LEFT = [
     "a/insertion/last_update",
     f"a/insertion/{UUID}",
 ]
-# Of repositories that are named like a folder of SR's, ours, and what is nobody's.
+# Keys of repositories named like a folder of serverless-registry, our own keys, and foreign keys.
 KEPT = ["a/gc/_gc", "a/insertion/_gc", f"a/uploads/{UUID}/{0:016}", "a/uploads/x", f"{UUID}/x", "marker", f"a/{UUID}"]
 KEPT += [f"Not a name/uploads/{UUID}", "a/gc/manifests/marker", f"a/manifests/{UUID}"]
 
 
 async def test_what_serverless_registry_left(registry: FakeRegistry) -> None:
-    """Upload states and data, and marks, go when they are a week old: SR's uploads are over by then."""
+    """Upload states, upload data and markers are deleted when they are a week old."""
     for key in (*LEFT, *KEPT):
         registry.bucket.seed(key, b"", NO_ATTRIBUTES, None)
     registry.clock.now += 8 * DAY
@@ -207,7 +207,7 @@ async def test_what_serverless_registry_left(registry: FakeRegistry) -> None:
 
 
 async def test_leftovers_that_are_too_young_go_a_week_later(registry: FakeRegistry) -> None:
-    """Asked again before, it looks at nothing; blobs may be deleted all the while."""
+    """An earlier request lists nothing. Blobs may be deleted all the time."""
     registry.bucket.seed("b/gc/marker", b"", NO_ATTRIBUTES, None)
     assert (await migrate(registry))["young"] == 1
     registry.bucket.reset()
@@ -225,7 +225,7 @@ async def test_leftovers_that_are_too_young_go_a_week_later(registry: FakeRegist
 
 
 async def test_an_empty_bucket_is_ours_at_once(registry: FakeRegistry) -> None:
-    """Nothing to migrate; a bucket with something in it is not declared so."""
+    """An empty bucket needs no migration; a bucket with any object does."""
     await registry.call("POST", "/v2/a/blobs/uploads/")
     assert "_registry/format" in registry.bucket.objects
     other = FakeRegistry()
@@ -235,5 +235,5 @@ async def test_an_empty_bucket_is_ours_at_once(registry: FakeRegistry) -> None:
 
 
 async def test_migrating_needs_the_full_account(registry: FakeRegistry) -> None:
-    """It rewrites the bucket."""
+    """It needs all permissions, because it rewrites the bucket."""
     assert (await registry.call("POST", "/v2/_migrate", user=("reader", "looks-only"))).status == 403

@@ -1,4 +1,4 @@
-"""The migration beside everything that clients do to a bucket of serverless-registry meanwhile."""
+"""The migration, concurrently with everything that clients do to a bucket of serverless-registry."""
 
 from collections.abc import Sequence
 
@@ -16,7 +16,7 @@ from tests.unit.upkeep.scenes import DAY, MOUNTED, Job, R, S, check_links, run_a
 
 # ---------------------------------------------------------------------- a bucket of serverless-registry
 def begin_legacy() -> World:
-    """Its links: `s` has the bytes, and `r` names it."""
+    """Return a bucket in which `s` has the bytes, and a link in `r` names `s`."""
     world = new_world(0)
     digest = digest_of(MOUNTED)
     world.bucket.seed(f"{S}/blobs/{digest}", MOUNTED, NO_ATTRIBUTES, None)
@@ -27,22 +27,22 @@ def begin_legacy() -> World:
 
 
 async def migrate(platform: Platform) -> None:
-    """A step of the migration."""
+    """Run a step of the migration."""
     await migration.step(platform, DEFAULT_CALLS)
 
 
 async def mount_elsewhere(platform: Platform) -> None:
-    """A mount from where the link is."""
+    """Mount a blob from a repository that has the link."""
     assert await blobs.mount(platform, RepositoryName("t"), parse_digest(digest_of(MOUNTED)), R)
 
 
 async def upload_again(platform: Platform) -> None:
-    """A push of what the link stands for."""
+    """Push the blob for which the link stands."""
     await upload(platform, R, MOUNTED)
 
 
 async def check_legacy(world: World) -> None:
-    """Everybody who had the blob has it, migrated or not, and when all of it is."""
+    """Check that every repository that had the blob still has it, before and after the migration is done."""
     names = ["r", "s", *(["t"] if mount_elsewhere in world.acts and "done" in world.outcomes else [])]
     for _ in range(2):
         check_links(world)
@@ -57,7 +57,7 @@ async def check_legacy(world: World) -> None:
 
 
 def test_the_migration_beside_everything() -> None:
-    """In every order, and with another one beside it; with crashes and lost replies by seeds."""
+    """In every order, and beside another migration; with crashes and lost replies by seeds."""
     others = (mount_elsewhere, upload_again, migrate)
 
     def scenes(*acts: Actor, troubles: Sequence[Trouble] = ()) -> list[Scene]:

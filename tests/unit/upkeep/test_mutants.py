@@ -1,4 +1,4 @@
-"""The checker has teeth: it finds each mutant, the shipped code with one thing left out."""
+"""The checker finds each mutant, which is the shipped code with one thing left out."""
 
 import asyncio
 import contextlib
@@ -65,9 +65,9 @@ from tests.unit.upkeep.scenes import (
 from tests.unit.upkeep.test_interleavings import quiet_week
 
 
-# ---------------------------------------------------------------------- the checker bites
+# ---------------------------------------------------------------------- mutants
 def leaving_out(owner: Any, name: str, *changes: tuple[str, str]) -> Any:
-    """The function `name` of a module or class, with its text changed, in its place."""
+    """Replace the function `name` of a module or class with a version whose source is changed."""
     function = getattr(owner, name)
     text = textwrap.dedent(inspect.getsource(function))
     for old, new in changes:
@@ -79,12 +79,12 @@ def leaving_out(owner: Any, name: str, *changes: tuple[str, str]) -> Any:
 
 
 async def mount_only(platform: Platform) -> None:
-    """A mount."""
+    """Mount a blob."""
     await blobs.mount(platform, R, parse_digest(digest_of(MOUNTED)), S)
 
 
 def before_quiet_days(*acts: Actor) -> Scene:
-    """Where what is acknowledged is garbage a day later."""
+    """Return a scene that is checked before what it acknowledged may be garbage, a day later."""
     kinds = [BY_ACT[act] for act in acts]
 
     async def look(world: World) -> None:
@@ -94,7 +94,7 @@ def before_quiet_days(*acts: Actor) -> Scene:
 
 
 async def mount_and_delete(platform: Platform) -> None:
-    """A mount, and DELETE of the blob from where it was mounted to."""
+    """Mount a blob, and delete it in the repository of the mount."""
     await blobs.mount(platform, R, parse_digest(digest_of(MOUNTED)), S)
     stored = await blobs.find_own(platform, R, parse_digest(digest_of(MOUNTED)))
     if stored is not None:
@@ -102,7 +102,7 @@ async def mount_and_delete(platform: Platform) -> None:
 
 
 def session_of(number: int) -> Actor:
-    """A client that sends a blob of its own in chunks, in a session that another one uses, too."""
+    """Return a client that sends its own blob in chunks, in a session that another client uses too."""
     data = bytes([number]) * (2 * PART + 10)
 
     async def act(platform: Platform) -> None:
@@ -116,7 +116,7 @@ def session_of(number: int) -> Actor:
 
 
 async def check_session(world: World) -> None:
-    """What lies at a digest has it."""
+    """Check that each blob's key has the bytes of its digest."""
     for key in world.bucket.keys(f"{R}/blobs/"):
         if "/" not in key.removeprefix(f"{R}/blobs/"):
             data = bytes_at(world, key)
@@ -125,7 +125,7 @@ async def check_session(world: World) -> None:
 
 
 def one_session() -> Scene:
-    """Two clients in one session, one after the other has closed it or not."""
+    """Return a scene of two clients in one session."""
     return Scene("one session", begin, [session_of(1), session_of(2)], check_session)
 
 
@@ -257,7 +257,7 @@ MUTANTS: dict[str, tuple[Callable[[], Any], Callable[[], Sequence[Scene]]]] = {
 }
 
 
-# Where it takes three that meet, and luck: so many seeds instead of every order.
+# Mutants that need three concurrent actors: the number of seeds to try instead of every order.
 SEEDS_OF = {"a push without a tag does not look again": 3_000}
 
 
@@ -271,12 +271,12 @@ def _required_alone(manifest: Manifest) -> References:
 
 
 async def put_outer(platform: Platform) -> None:
-    """An index over an index that is there."""
+    """Push an index of an existing index."""
     await put(platform, OVER_INDEX, "outer")
 
 
 def over_half(act: Actor) -> Scene:
-    """Where the push of an image broke off while garbage was collected: an index is over it, and a blob is gone."""
+    """Return a scene in which an index exists over an incomplete image, left by a push beside a collection."""
 
     def begin_with() -> World:
         world = begin()
@@ -291,7 +291,7 @@ def over_half(act: Actor) -> Scene:
 
 
 async def push_other(platform: Platform) -> None:
-    """A large blob that is nowhere else."""
+    """Push a large blob that no other repository has."""
     await upload(platform, R, bytes(PART + 9))
 
 
@@ -304,7 +304,7 @@ def _both(*patches: Any) -> ExitStack:
 
 @pytest.mark.parametrize("name", MUTANTS)
 def test_a_mutant_is_found(name: str) -> None:
-    """The checker sees what is lost without it."""
+    """The checker finds a violation in the mutant."""
     mutate, scenes = MUTANTS[name]
     begin()
     with scaled_down(), mutate(), pytest.raises(Violation), contextlib.redirect_stdout(io.StringIO()):
@@ -313,7 +313,7 @@ def test_a_mutant_is_found(name: str) -> None:
 
 @pytest.mark.parametrize("name", MUTANTS)
 def test_the_same_scene_is_right_without_it(name: str) -> None:
-    """So that it is the mutant that was found."""
+    """The shipped code passes the same scene, so the violation is the mutant's."""
     begin()
     with scaled_down(), contextlib.redirect_stdout(io.StringIO()):
         count = 0
@@ -324,7 +324,7 @@ def test_the_same_scene_is_right_without_it(name: str) -> None:
 
 
 def _in_the_middle() -> Callable[[dict[int, Step]], int | None]:
-    """Before actor 0 puts its manifest, a collection (2) takes its blobs; before the tombstone, 1 pushes all of it."""
+    """Collect the blobs (2) before actor 0 puts its manifest; push everything again (1) before its tombstone."""
     place = Step("put", (keys.manifest(R, parse_digest(digest_of(NEW))),))
     puts = 0
 
@@ -342,7 +342,7 @@ def _in_the_middle() -> Callable[[dict[int, Step]], int | None]:
 
 @pytest.mark.parametrize("is_mutant", [False, True])
 def test_a_push_is_taken_back_under_the_register(is_mutant: bool) -> None:
-    """Another push of the same waits meanwhile: else it would rely on what is taken back."""
+    """Another push of the same manifest waits; otherwise it would rely on what is taken back."""
     begin()
     free = leaving_out(
         manifest_push.Push,

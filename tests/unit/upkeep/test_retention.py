@@ -1,4 +1,4 @@
-"""Retention: which tags go, what the preview says of it, and that no push loses a tag by it."""
+"""Retention: which tags are deleted, what the preview shows, and that no concurrent push loses a tag."""
 
 import asyncio
 import contextlib
@@ -44,24 +44,24 @@ RULES = [
 
 
 def applying(rules: object) -> FakeRegistry:
-    """A registry that applies these rules."""
+    """Return a registry that applies these rules."""
     return with_settings(RETENTION_JSON=json.dumps(rules), RETENTION_APPLIES="true")
 
 
 async def old_and_new_tags(registry: FakeRegistry, name: str) -> None:
-    """A tag every five days, the first ones older than all rules."""
+    """Push a tag every five days, the first ones older than any rule keeps."""
     for tag in ("v1", "latest", "a", "b", "c", "d"):
         await push_image(registry, name, tag, [tag.encode()])
         registry.clock.now += 5 * DAY
 
 
 async def tags(registry: FakeRegistry, name: str = NAME) -> list[str]:
-    """The tags that are listed."""
+    """List the tags."""
     return list(json.loads((await registry.call("GET", f"/v2/{name}/tags/list")).body)["tags"])
 
 
 async def preview(registry: FakeRegistry, url: str = "/v2/_retention") -> dict[str, Any]:
-    """A page of it."""
+    """Return a page of the preview."""
     answer = await registry.call("GET", url, budget=registry.settings.r2_calls)
     assert answer.status == 200, answer
     shown: dict[str, Any] = json.loads(answer.body)
@@ -69,7 +69,7 @@ async def preview(registry: FakeRegistry, url: str = "/v2/_retention") -> dict[s
 
 
 async def test_retention() -> None:
-    """First shown, then applied: the newest, the young and the named ones stay; later manifests and blobs go."""
+    """First previewed, then applied: new, young and named tags stay; manifests and blobs follow their tags."""
     registry = with_settings(RETENTION_JSON=json.dumps(RULES))
     for name in ("team/app", "team/base", "library/app"):
         await old_and_new_tags(registry, name)
@@ -97,7 +97,7 @@ async def test_retention() -> None:
 
 @pytest.mark.parametrize("page", [10, 1000])
 async def test_many_tags(page: int) -> None:
-    """All that expired go in one pass, the oldest first, in few calls."""
+    """One pass deletes all expired tags, the oldest first, in few R2 calls."""
     registry = applying([{"repositories": "**", "keep_newest": 10}])
     manifest = await push_image(registry, NAME, "first", [b"layer"])
     registry.bucket.page = registry.bucket.page_with_metadata = page
@@ -127,7 +127,7 @@ async def test_many_tags(page: int) -> None:
 
 
 async def test_what_belongs_to_an_image_stays_with_it() -> None:
-    """Signatures, SBOMs and lists of referrers under tags stay with an image that does; none is among the newest."""
+    """Tags of signatures, SBOMs and referrers lists stay with their image, and do not count as newest."""
     registry = applying([{"repositories": "**", "keep_newest": 2, "delete_untagged_after_days": 1}])
     attached: dict[str, list[str]] = {}
     for tag in ("1", "2", "3"):
@@ -150,7 +150,7 @@ async def test_what_belongs_to_an_image_stays_with_it() -> None:
 
 
 async def test_a_tag_that_is_pushed_while_it_expires() -> None:
-    """It stays."""
+    """The tag stays."""
     registry = applying([{"repositories": "**", "keep_days": 1}])
     manifest = await push_image(registry, NAME, "1", [b"layer"])
     registry.clock.now += 2 * DAY
@@ -175,14 +175,14 @@ RULE = parse_rules('[{"repositories": "**", "keep_days": 1, "delete_untagged_aft
 
 
 async def retain(platform: Platform) -> None:
-    """What the clean-up does with a repository whose tags have all expired."""
+    """Run the clean-up's collection in a repository whose tags have all expired."""
     rules = Rules(Mode.UNTAGGED, 0)
     run = collection.begin(platform, scenes.R, rules, retention=RULE)
     await Collector(platform, run, Calls(200)).collect()
 
 
 def scene(push: scenes.Kind, *others: Actor) -> Scene:
-    """Every tag was put long ago; a push that is acknowledged has its tags."""
+    """Return a scene in which all tags are old; an acknowledged push must keep its tags."""
 
     async def look(world: World) -> None:
         if world.outcomes[0] == "done":
@@ -199,7 +199,7 @@ PUSHES = [kind for kind in scenes.KINDS if kind.acknowledges is not None]
 
 @pytest.mark.parametrize("push", PUSHES, ids=lambda kind: kind.act.__name__)
 def test_retention_beside_a_push(push: scenes.Kind) -> None:
-    """In every order, and with a collection or a second run beside them by seeds."""
+    """In every order; with a collection or a second run beside them by seeds."""
     scenes.begin()
     with scenes.scaled_down(), contextlib.redirect_stdout(io.StringIO()):
         count = asyncio.run(scene(push, retain).every_schedule())
@@ -211,7 +211,7 @@ def test_retention_beside_a_push(push: scenes.Kind) -> None:
 
 
 def test_the_checker_finds_a_tag_that_is_not_looked_at_again() -> None:
-    """Without the second look, a tag that was pushed meanwhile is lost."""
+    """Without a second listing, a tag pushed meanwhile is lost."""
     push = next(kind for kind in PUSHES if kind.act is scenes.put_tagged_again)
     scenes.begin()
     mutant = leaving_out(Inventory, "_see", ("self.going.pop(reference, None)", "pass"))
@@ -224,7 +224,7 @@ EMPTY = json.dumps(image(b"{}", [])).encode()
 
 
 async def test_the_preview_of_many_repositories() -> None:
-    """All of them, page by page, each once; a page says that it is not the last one, and where the next begins."""
+    """All repositories, page by page, each once. A page tells whether it is the last, and where to continue."""
     registry = with_settings(RETENTION_JSON=json.dumps([{"repositories": "**", "keep_days": 1}]), R2_CALLS="100")
     await registry.call("POST", "/v2/a/blobs/uploads/")
     names = [f"r{number:03}" for number in range(120)]
@@ -252,7 +252,7 @@ async def test_the_preview_of_many_repositories() -> None:
 
 
 async def test_what_the_preview_cannot_tell() -> None:
-    """A repository that does not fit is named, and so is one with a manifest that nobody understands."""
+    """A repository that needs too many R2 calls is named, and so is one with an unreadable manifest."""
     registry = with_settings(RETENTION_JSON=json.dumps([{"repositories": "**", "keep_days": 1}]), R2_CALLS="100")
     await registry.push_blob("c", b"x")
     registry.bucket.seed("a/manifests/odd", b"not JSON", NO_ATTRIBUTES, None)
@@ -272,7 +272,7 @@ async def test_what_the_preview_cannot_tell() -> None:
     st.lists(st.tuples(st.integers(0, 5), st.booleans())), st.integers(1, 4) | st.none(), st.integers(1, 5) | st.none()
 )
 def test_which_tags_stay(found: list[tuple[int, bool]], newest: int | None, days: int | None) -> None:
-    """Those that count and are among the newest, the young and the named; all, when neither of the first is given."""
+    """The newest of those that count, the young and the named ones; all, without keep_newest and keep_days."""
     whole = RetentionRule(RULE.repositories, newest, days, parse_rules(json.dumps(RULES))[0].keep_tags, None)
     names = [f"v{at}" if at % 5 == 4 else f"t{at}" for at in range(len(found))]
     put = [-age * DAY for age, _ in found]
@@ -288,7 +288,7 @@ def test_which_tags_stay(found: list[tuple[int, bool]], newest: int | None, days
 
 
 def test_what_a_tag_belongs_to() -> None:
-    """Cosign's names and the specification's, and what only looks like them."""
+    """Cosign's and the specification's names, and names that only look like them."""
     stem = f"sha256-{'a' * 64}"
     for tag in (stem, f"{stem}.sig", f"{stem}.att", f"{stem}.sbom", f"{stem}.sig.1"):
         assert attached_to(tag) == f"sha256:{'a' * 64}"
@@ -308,11 +308,11 @@ def test_what_a_tag_belongs_to() -> None:
         ({"repositories": "a", "keep_days": 0}, "keep_days is a number"),
         ({"repositories": "a", "keep_newest": True}, "keep_newest is a number"),
         ({"repositories": "a", "keep_tags": "v*", "keep_days": 1}, "keep_tags must be a list"),
-        ({"repositories": "a", "keep_tags": ["v*"]}, "give one of them"),
+        ({"repositories": "a", "keep_tags": ["v*"]}, "add one of them"),
     ],
 )
 def test_rules_that_make_no_sense(rule: Any, message: str) -> None:
-    """A sentence that says which one and why."""
+    """An invalid rule is named, with the reason."""
     with pytest.raises(ValueError, match="rule 1: ") as error:
         parse_rules(json.dumps([rule]))
     assert message in str(error.value)

@@ -1,4 +1,4 @@
-"""Whether everything is there, asked for over HTTP."""
+"""Verification of a repository over HTTP."""
 
 import json
 from dataclasses import replace
@@ -18,7 +18,7 @@ LARGE = bytes_of(LARGE_BLOB + 3)
 
 
 async def verify(registry: FakeRegistry, name: str = NAME) -> dict[str, Any]:
-    """Ask; the answer."""
+    """Request a verification and return its answer."""
     answer = await registry.call("GET", f"/v2/{name}/gc?mode=verify", budget=registry.settings.r2_calls)
     assert answer.status == 200, answer
     found: dict[str, Any] = json.loads(answer.body)
@@ -26,7 +26,7 @@ async def verify(registry: FakeRegistry, name: str = NAME) -> dict[str, Any]:
 
 
 async def test_verification(registry: FakeRegistry) -> None:
-    """A whole repository has no problems; each kind of damage is named, with the manifest that has it."""
+    """A complete repository has no problems. Each kind of damage is reported with its manifest."""
     manifest = await push_image(registry, NAME, "1", [LARGE, b"small"])
     assert await verify(registry) == {"manifests": 2, "blobs": 3, "problems": [], "unread": 0}
     link = registry.bucket.objects[f"{NAME}/blobs/{digest_of(LARGE)}"]
@@ -48,7 +48,7 @@ async def test_verification(registry: FakeRegistry) -> None:
 
 
 async def test_children_and_tags(registry: FakeRegistry) -> None:
-    """A child that is gone, a tag without its digest whose blob is gone, a manifest that is none, nobody's keys."""
+    """A missing child, a tag without its digest and blob, an invalid manifest, and foreign keys."""
     child = await push_image(registry, NAME, "child", [b"layer"])
     index = json.dumps({"schemaVersion": 2, "mediaType": INDEX, "manifests": [descriptor(child, MANIFEST)]}).encode()
     assert (await put_manifest(registry, NAME, "index", index, INDEX)).status == 201
@@ -67,7 +67,7 @@ async def test_children_and_tags(registry: FakeRegistry) -> None:
 
 @pytest.mark.parametrize("page", [10, 1000])
 async def test_any_number_of_layers(registry: FakeRegistry, page: int) -> None:
-    """Small ones, links, and what only the bytes of a manifest tell: its metadata has room for a hundred."""
+    """Small blobs, links, and more layers than the metadata of a manifest has room for."""
     registry.bucket.page = registry.bucket.page_with_metadata = page
     layers = [bytes([number, 1]) for number in range(150)]
     for layer in (b"{}", *layers):
@@ -86,7 +86,7 @@ async def test_any_number_of_layers(registry: FakeRegistry, page: int) -> None:
 
 
 async def test_what_does_not_fit(registry: FakeRegistry) -> None:
-    """409 with a number, not half an answer."""
+    """409 with the needed number of R2 calls, not a partial answer."""
     registry.bucket.page = registry.bucket.page_with_metadata = 1
     for number in range(500):
         layer = str(number).encode()

@@ -1,6 +1,6 @@
-"""Requests that meet: one wins, the others get an answer of the spec, and nothing acknowledged changes.
+"""Concurrent requests: one wins, the others get an answer of the spec, and nothing acknowledged changes.
 
-Every R2 call takes a number of turns that a seed decides, so that the requests meet everywhere.
+A seed decides how many turns of the event loop each R2 call takes, so that the requests interleave everywhere.
 """
 
 from collections.abc import Awaitable, Callable
@@ -15,34 +15,34 @@ pytestmark = pytest.mark.usefixtures("small_parts")
 NAME = "team/app"
 SEEDS = 150
 
-# 202, 201, 204: won; 416 and 404: the session stands elsewhere, or is gone; 400: a wrong digest, where one was sent.
+# 202, 201, 204: won; 416 and 404: the session has another offset, or is gone; 400: a wrong digest, if one was sent.
 _SPEC = {201, 202, 204, 400, 404, 416}
 
 
 async def start(registry: FakeRegistry) -> str:
-    """A session."""
+    """Start a session."""
     return (await registry.call("POST", f"/v2/{NAME}/blobs/uploads/")).location
 
 
 async def chunk(registry: FakeRegistry, location: str, data: bytes) -> str:
-    """A chunk that arrives; where to go on."""
+    """Send a chunk of known length; return where to continue."""
     answer = await registry.call("PATCH", location, [data])
     assert answer.status == 202
     return answer.location
 
 
 def patch(registry: FakeRegistry, location: str, data: bytes) -> Awaitable[Answer]:
-    """A chunk of unknown length."""
+    """Send a chunk of unknown length."""
     return registry.call("PATCH", location, [data[at : at + 1000] for at in range(0, len(data), 1000)])
 
 
 def put(registry: FakeRegistry, location: str, data: bytes, body: bytes = b"") -> Awaitable[Answer]:
-    """A closing PUT."""
+    """Send the closing PUT."""
     return registry.call("PUT", with_query(location, digest=digest_of(data)), body)
 
 
 async def race(registry: FakeRegistry, seed: int, *requests: Awaitable[Answer]) -> list[Answer]:
-    """Run them at once, in the order of a seed."""
+    """Run requests concurrently, in an order decided by a seed."""
     answers = await registry.at_once(seed, *requests)
     assert all(answer.status in _SPEC for answer in answers), (seed, answers)
     check_links(registry)
@@ -54,7 +54,7 @@ FIRST = bytes_of(PART + 50, 3)
 
 
 async def two_chunks(registry: FakeRegistry, seed: int) -> None:
-    """Two PATCHes from one offset, with a part stored before: what is acknowledged is what closes, or nothing is."""
+    """Two PATCHes at one offset, after a stored part: an acknowledged one can be closed, or neither is."""
     location = await chunk(registry, await start(registry), FIRST)
     answers = await race(registry, seed, patch(registry, location, A), patch(registry, location, B))
     assert sorted(answer.status for answer in answers) == [202, 416]
@@ -62,7 +62,7 @@ async def two_chunks(registry: FakeRegistry, seed: int) -> None:
     data = FIRST + winner
     closed = await put(registry, answers[0].location, data)
     assert answers[0].location == answers[1].location
-    # 416: a late part of the loser replaced one of the winner's; R2 refuses to join them, and the client starts again.
+    # 416: the loser's late part replaced one of the winner's. R2 refuses to complete them, so the client starts again.
     assert closed.status in (201, 416)
     await check_blob(registry, NAME, data, acknowledged=closed.status == 201)
     loser = FIRST + (B if winner is A else A)
@@ -70,7 +70,7 @@ async def two_chunks(registry: FakeRegistry, seed: int) -> None:
 
 
 async def two_first_chunks(registry: FakeRegistry, seed: int) -> None:
-    """The same at offset 0, where nothing is shared: the winner always closes."""
+    """Two PATCHes at offset 0, where no part is shared: the winner can always be closed."""
     location = await start(registry)
     answers = await race(registry, seed, patch(registry, location, A), patch(registry, location, B))
     assert sorted(answer.status for answer in answers) == [202, 416]
@@ -81,14 +81,14 @@ async def two_first_chunks(registry: FakeRegistry, seed: int) -> None:
 
 
 async def chunk_and_close(registry: FakeRegistry, seed: int) -> None:
-    """A PATCH beside the PUT that closes what was there before."""
+    """A PATCH beside a PUT that closes the session as it was before."""
     location = await chunk(registry, await start(registry), FIRST)
     _, closed = await race(registry, seed, patch(registry, location, A), put(registry, location, FIRST))
     await check_blob(registry, NAME, FIRST, acknowledged=closed.status == 201)
 
 
 async def close_twice(registry: FakeRegistry, seed: int) -> None:
-    """At least one is acknowledged."""
+    """Two equal PUTs: at least one is acknowledged."""
     location = await chunk(registry, await chunk(registry, await start(registry), FIRST), A)
     answers = await race(registry, seed, put(registry, location, FIRST + A), put(registry, location, FIRST + A))
     assert 201 in [answer.status for answer in answers]
@@ -97,7 +97,7 @@ async def close_twice(registry: FakeRegistry, seed: int) -> None:
 
 
 async def close_right_and_wrong(registry: FakeRegistry, seed: int) -> None:
-    """A PUT with a wrong digest beside the right one, for a digest that has to be read: no acknowledged byte goes."""
+    """PUTs with a right and a wrong digest, where the object has to be read: no acknowledged byte is lost."""
     location = await chunk(registry, await chunk(registry, await start(registry), FIRST), A)
     wrong = registry.call("PUT", with_query(location, digest=digest_of(b"wrong")))
     right, refused = await race(registry, seed, put(registry, location, FIRST + A), wrong)
@@ -106,14 +106,14 @@ async def close_right_and_wrong(registry: FakeRegistry, seed: int) -> None:
 
 
 async def cancel_and_close(registry: FakeRegistry, seed: int) -> None:
-    """A DELETE in between."""
+    """A DELETE beside a closing PUT."""
     location = await chunk(registry, await start(registry), A)
     closed, _ = await race(registry, seed, put(registry, location, A), registry.call("DELETE", location))
     await check_blob(registry, NAME, A, acknowledged=closed.status == 201)
 
 
 async def cancel_and_chunk(registry: FakeRegistry, seed: int) -> None:
-    """A DELETE beside a PATCH: what follows is refused or right."""
+    """A DELETE beside a PATCH: what follows is refused, or correct."""
     location = await chunk(registry, await start(registry), FIRST)
     appended, _ = await race(registry, seed, patch(registry, location, A), registry.call("DELETE", location))
     closed = await put(registry, appended.location if appended.status == 202 else location, FIRST + A)
@@ -122,7 +122,7 @@ async def cancel_and_chunk(registry: FakeRegistry, seed: int) -> None:
 
 
 async def the_same_blob_twice(registry: FakeRegistry, seed: int) -> None:
-    """Two clients push one layer: both are acknowledged, its bytes are kept once."""
+    """Two clients push one blob: both are acknowledged, and its bytes are stored once."""
     locations = [await chunk(registry, await start(registry), A) for _ in range(2)]
     whole = await start(registry)
     puts = [put(registry, location, A) for location in locations]
@@ -134,7 +134,7 @@ async def the_same_blob_twice(registry: FakeRegistry, seed: int) -> None:
 
 
 async def an_old_session_replayed(registry: FakeRegistry, seed: int) -> None:
-    """After the close: chunks, a close and a DELETE with the old locations, all at once; the blob stays."""
+    """After the close, chunks, a close and a DELETE to old locations, concurrently: the blob stays."""
     first = await start(registry)
     last = await chunk(registry, first, A)
     assert (await put(registry, last, A)).status == 201
@@ -149,7 +149,7 @@ async def an_old_session_replayed(registry: FakeRegistry, seed: int) -> None:
 
 
 async def mount_while_closing(registry: FakeRegistry, seed: int) -> None:
-    """A mount from where the blob is being closed: it is mounted or the client is told to upload."""
+    """A mount of a blob that is being closed: it succeeds, or the client is told to upload."""
     location = await chunk(registry, await start(registry), A)
     query = f"?mount={digest_of(A)}&from={NAME}"
     closed, mounted = await race(

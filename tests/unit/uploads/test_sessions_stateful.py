@@ -1,4 +1,4 @@
-"""Upload sessions against a plain model: any sequence of requests, chunk sizes around every boundary."""
+"""Upload sessions against a plain model: any sequence of requests, with chunk sizes around every limit."""
 
 import asyncio
 import random
@@ -16,18 +16,18 @@ SIZES = st.sampled_from([0, 1, 2, 100, PART - 1, PART, PART + 1, 3 * PART + 7, 4
 
 
 class Session:
-    """What the model knows of a session: the bytes that were acknowledged, and every location that was given out."""
+    """The model of a session: the acknowledged bytes, and all locations that were given out."""
 
     def __init__(self, location: str) -> None:
         self.locations = [location]
         self.data = b""
-        # A chunk from an old location was refused, but may have replaced a part before: R2 will not join the parts
-        # any more, and the client starts again.
+        # A chunk at an old location was refused, but may have replaced a part first. R2 then refuses to complete
+        # the upload, and the client starts again.
         self.may_be_void = False
 
 
 class Sessions(RuleBasedStateMachine):
-    """Sessions are started, appended to, resumed, closed, cancelled and replayed in any order."""
+    """Starts, appends to, resumes, closes, cancels and replays sessions in any order."""
 
     sessions: Bundle[Session] = Bundle("sessions")
 
@@ -42,29 +42,29 @@ class Sessions(RuleBasedStateMachine):
         self._patches.close()
 
     def call(self, method: str, url: str, body: Any = b"", **options: Any) -> Answer:
-        """A request, which never makes a 5xx."""
+        """Send a request, which must not be answered with a 5xx."""
         answer = asyncio.run(self.registry.call(method, url, body, budget=100, **options))
         assert answer.status < 500, answer
         return answer
 
     def fresh(self, size: int) -> bytes:
-        """New bytes every time."""
+        """Return new bytes each time."""
         self.serial += 1
         return random.Random(self.serial).randbytes(size)
 
     @initialize()
     def warm(self) -> None:
-        """The bucket is in use."""
+        """Write to the bucket once."""
         self.call("POST", f"/v2/{NAME}/blobs/uploads/")
 
     @rule(target=sessions)
     def start(self) -> Session:
-        """POST."""
+        """POST starts a session."""
         return Session(self.call("POST", f"/v2/{NAME}/blobs/uploads/").location)
 
     @rule(session=sessions, size=SIZES, known=st.booleans(), ranged=st.booleans())
     def append(self, session: Session, size: int, known: bool, ranged: bool) -> None:
-        """The next chunk, from the newest location."""
+        """A chunk at the newest location is accepted."""
         data = self.fresh(size)
         offset = len(session.data)
         headers = {"Content-Range": f"{offset}-{offset + size - 1}"} if ranged and size else {}
@@ -77,7 +77,7 @@ class Sessions(RuleBasedStateMachine):
 
     @rule(session=sessions, size=SIZES, at=st.integers(0, 5))
     def append_from_an_old_location(self, session: Session, size: int, at: int) -> None:
-        """A stale location: refused with the truth, unless the session has not moved since."""
+        """A chunk at an old location is 416 with the real offset, unless the offset is still the same."""
         location = session.locations[min(at, len(session.locations) - 1)]
         moved = location != session.locations[-1]
         data = self.fresh(size)
@@ -95,7 +95,7 @@ class Sessions(RuleBasedStateMachine):
 
     @rule(session=sessions, shift=st.sampled_from([-1, 1, PART]))
     def append_out_of_order(self, session: Session, shift: int) -> None:
-        """A wrong Content-Range: 416, and nothing changes."""
+        """A wrong Content-Range is 416, and nothing changes."""
         start = len(session.data) + shift
         if start >= 0:
             headers = {"Content-Range": f"{start}-{start + 4}"}
@@ -105,20 +105,20 @@ class Sessions(RuleBasedStateMachine):
 
     @rule(session=sessions)
     def status(self, session: Session) -> None:
-        """GET tells the truth, from any location."""
+        """GET returns the real offset, at any location."""
         answer = self.call("GET", session.locations[0])
         assert answer.headers["Range"] == f"0-{max(len(session.data) - 1, 0)}"
         assert answer.location == session.locations[-1]
 
     @rule(session=sessions)
     def isolate_restarts(self, session: Session) -> None:
-        """Nothing is kept in memory."""
+        """A new isolate continues, because no state is kept in memory."""
         self.registry.restart()
         self.status(session)
 
     @rule(session=consumes(sessions), size=SIZES, known=st.booleans(), algorithm=st.sampled_from(["sha256", "sha512"]))
     def close(self, session: Session, size: int, known: bool, algorithm: str) -> None:
-        """PUT, with or without last bytes; asked again it says the same."""
+        """PUT with or without last bytes; repeated, it has the same answer."""
         last = self.fresh(size)
         data = session.data + last
         body = last if known else [last] if size else b""
@@ -139,7 +139,7 @@ class Sessions(RuleBasedStateMachine):
 
     @rule(session=consumes(sessions))
     def close_with_a_wrong_digest(self, session: Session) -> None:
-        """DIGEST_INVALID, and nothing of it stays."""
+        """DIGEST_INVALID, and nothing of the session stays."""
         answer = self.call("PUT", with_query(session.locations[-1], digest=digest_of(self.fresh(9))))
         assert answer.codes == ["DIGEST_INVALID"] or (session.may_be_void and answer.status == 416)
         uuid = session.locations[0].rpartition("/")[2].partition(".")[0]
@@ -147,12 +147,12 @@ class Sessions(RuleBasedStateMachine):
 
     @rule(session=consumes(sessions))
     def cancel(self, session: Session) -> None:
-        """DELETE."""
+        """DELETE ends a session."""
         assert self.call("DELETE", session.locations[-1]).status == 204
 
     @invariant()
     def all_is_well(self) -> None:
-        """Every acknowledged blob is there, every link has its ref, and no connection was forgotten."""
+        """Every acknowledged blob exists, every link has its ref, and every connection is closed."""
         check_links(self.registry)
         keys = self.registry.bucket.objects
         for data in self.blobs:

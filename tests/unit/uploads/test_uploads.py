@@ -1,4 +1,4 @@
-"""Pushing blobs: end-4, 5, 6, 13, 14."""
+"""Blob uploads: end-4, 5, 6, 13, 14."""
 
 import random
 from collections.abc import Iterator
@@ -15,24 +15,24 @@ START = f"/v2/{NAME}/blobs/uploads/"
 
 
 def bytes_of(size: int, seed: int = 0) -> bytes:
-    """Random bytes by seed."""
+    """Return random bytes for a seed."""
     return random.Random(f"{seed} {size}").randbytes(size)
 
 
 def in_pieces(data: bytes, size: int = 300_000) -> Iterator[bytes]:
-    """A body without a Content-Length."""
+    """Return a body without a Content-Length."""
     return (data[at : at + size] for at in range(0, len(data), size))
 
 
 async def start(registry: FakeRegistry) -> str:
-    """A session's location."""
+    """Start a session and return its location."""
     answer = await registry.call("POST", START)
     assert answer.status == 202
     return answer.location
 
 
 async def check_blob(registry: FakeRegistry, data: bytes, name: str = NAME) -> None:
-    """The blob is there, byte for byte, and HEAD says the same of it."""
+    """Check that GET returns the blob's bytes, and that HEAD agrees."""
     url = f"/v2/{name}/blobs/{digest_of(data)}"
     got, head = await registry.call("GET", url), await registry.call("HEAD", url)
     assert got.status == head.status == 200
@@ -46,19 +46,19 @@ async def check_blob(registry: FakeRegistry, data: bytes, name: str = NAME) -> N
 
 
 def assert_nothing_left(registry: FakeRegistry) -> None:
-    """Nothing but the bucket's format and the key that signs sessions."""
+    """Check that the bucket has only its format and the key that signs sessions."""
     assert registry.bucket.keys() == ["_registry/format", "_registry/session-secret"]
     assert registry.bucket.uploads == {}
 
 
-# ---------------------------------------------------------------------- what is pushed is there
+# ---------------------------------------------------------------------- accepted pushes
 SIZES = [0, 1, 1000, SMALL_PART - 1, SMALL_PART, SMALL_PART + 1, 3 * SMALL_PART + 7, LARGE_PART, LARGE_PART + 1]
 
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("known", [True, False])
 async def test_push_in_one_put(registry: FakeRegistry, size: int, known: bool) -> None:
-    """end-4a, end-6: POST, then PUT with the whole blob, as containerd and oras do it."""
+    """end-4a, end-6: POST, then PUT with the whole blob, like containerd and oras."""
     data = bytes_of(size)
     location = with_query(await start(registry), digest=digest_of(data))
     answer = await registry.call("PUT", location, data if known else in_pieces(data))
@@ -72,7 +72,7 @@ async def test_push_in_one_put(registry: FakeRegistry, size: int, known: bool) -
 @pytest.mark.parametrize("size", [0, 1, SMALL_PART, LARGE_PART + 1])
 @pytest.mark.parametrize("known", [True, False])
 async def test_push_in_one_post(registry: FakeRegistry, size: int, known: bool) -> None:
-    """end-4b."""
+    """end-4b: POST with the whole blob."""
     data = bytes_of(size)
     answer = await registry.call("POST", f"{START}?digest={digest_of(data)}", data if known else in_pieces(data))
     assert answer.status == 201
@@ -83,7 +83,7 @@ async def test_push_in_one_post(registry: FakeRegistry, size: int, known: bool) 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("known", [True, False])
 async def test_push_in_one_chunk(registry: FakeRegistry, size: int, known: bool) -> None:
-    """end-5: POST, PATCH, PUT, as docker (chunked) and skopeo (known length) do it."""
+    """end-5: POST, PATCH, PUT, like Docker (chunked) and skopeo (known length)."""
     data = bytes_of(size)
     chunk = await registry.call("PATCH", await start(registry), data if known else in_pieces(data))
     assert chunk.status == 202
@@ -120,7 +120,7 @@ CHUNKS = [
 @pytest.mark.parametrize("sizes", CHUNKS, ids=str)
 @pytest.mark.parametrize("last_in_put", [False, True])
 async def test_push_in_chunks_of_any_size(registry: FakeRegistry, sizes: list[int], last_in_put: bool) -> None:
-    """Any sequence of chunks gives the blob; the last one may come with the PUT."""
+    """Any sequence of chunks results in the blob; the PUT may have the last one."""
     data = bytes_of(sum(map(abs, sizes)))
     location, offset = await start(registry), 0
     for index, size in enumerate(sizes):
@@ -143,7 +143,7 @@ async def test_push_in_chunks_of_any_size(registry: FakeRegistry, sizes: list[in
 
 
 async def test_sha512(registry: FakeRegistry) -> None:
-    """The other registered algorithm, small and through parts."""
+    """The other registered algorithm works, with and without parts."""
     for size in (10, SMALL_PART + 1):
         data = bytes_of(size)
         digest = digest_of(data, "sha512")
@@ -155,7 +155,7 @@ async def test_sha512(registry: FakeRegistry) -> None:
 
 
 async def test_large_blobs_are_data_with_a_ref_and_a_link(registry: FakeRegistry) -> None:
-    """The bytes belong to no repository; the ref names the link's nonce and digest, so that it leads to the link."""
+    """The data object is outside the repository. The ref has the link's nonce and the digest."""
     data = bytes_of(SMALL_PART)
     await registry.push_blob(NAME, data)
     link = registry.bucket.objects[f"{NAME}/blobs/{digest_of(data)}"].attributes.metadata
@@ -167,7 +167,7 @@ async def test_large_blobs_are_data_with_a_ref_and_a_link(registry: FakeRegistry
 
 
 async def test_a_blob_pushed_again_is_kept_once(registry: FakeRegistry) -> None:
-    """The second data object, its ref and its marker go; the first stays."""
+    """The second data object, its ref and its marker are deleted; the first data object stays."""
     data = bytes_of(SMALL_PART + 5)
     await registry.push_blob(NAME, data)
     before = registry.bucket.keys()
@@ -179,7 +179,7 @@ async def test_a_blob_pushed_again_is_kept_once(registry: FakeRegistry) -> None:
 
 
 async def test_a_broken_link_heals_on_push(registry: FakeRegistry) -> None:
-    """A link whose data is gone reads as 404, and the next push replaces it."""
+    """A dangling link reads as 404, and the next push replaces it."""
     data = bytes_of(SMALL_PART)
     await registry.push_blob(NAME, data)
     await registry.bucket.delete(registry.bucket.keys("_data/"))
@@ -188,11 +188,11 @@ async def test_a_broken_link_heals_on_push(registry: FakeRegistry) -> None:
     await check_blob(registry, data)
 
 
-# ---------------------------------------------------------------------- what is wrong
+# ---------------------------------------------------------------------- refused pushes
 @pytest.mark.parametrize("size", [0, 5, SMALL_PART + 5])
 @pytest.mark.parametrize("way", ["put", "post", "known chunk", "unknown chunk", "two chunks", "put of unknown length"])
 async def test_a_wrong_digest_leaves_nothing(registry: FakeRegistry, size: int, way: str) -> None:
-    """DIGEST_INVALID, 400, and nothing of it stays in the bucket."""
+    """DIGEST_INVALID, 400, and nothing of the upload stays in the bucket."""
     data, wrong = bytes_of(size), digest_of(b"something else")
     location = await start(registry)
     if way == "post":
@@ -212,7 +212,7 @@ async def test_a_wrong_digest_leaves_nothing(registry: FakeRegistry, size: int, 
 
 
 async def test_sessions_are_bound_to_repository_and_time(registry: FakeRegistry) -> None:
-    """BLOB_UPLOAD_UNKNOWN for a foreign, an invented and an expired session, whatever is asked of it."""
+    """BLOB_UPLOAD_UNKNOWN for a foreign, forged or expired session id, with every method."""
     location = await start(registry)
     session = location.rpartition("/")[2]
     invented = session[:-1] + ("0" if session[-1] != "0" else "1")
@@ -226,7 +226,7 @@ async def test_sessions_are_bound_to_repository_and_time(registry: FakeRegistry)
 
 
 async def test_sessions_work_across_isolates(registry: FakeRegistry) -> None:
-    """The key lies in the bucket, and an isolate that has an old one looks again."""
+    """The bucket has the signing key; an isolate with an outdated key reads it again."""
     location = await start(registry)
     registry.restart()
     assert (await registry.call("PATCH", location, b"x")).status == 202
@@ -238,7 +238,7 @@ async def test_sessions_work_across_isolates(registry: FakeRegistry) -> None:
 
 
 async def test_post_touches_the_bucket_once(registry: FakeRegistry) -> None:
-    """Budget `post`: nothing, once the isolate knows the key."""
+    """Budget `post`: no R2 call, once the isolate has the key."""
     await start(registry)
     usage = registry.bucket.usage
     before = (usage.class_a, usage.class_b)
@@ -248,7 +248,7 @@ async def test_post_touches_the_bucket_once(registry: FakeRegistry) -> None:
 
 # ---------------------------------------------------------------------- order
 async def patch(registry: FakeRegistry, location: str, data: bytes, content_range: str) -> Answer:
-    """A chunk with a Content-Range."""
+    """Send a chunk with a Content-Range."""
     return await registry.call("PATCH", location, data, headers={"Content-Range": content_range})
 
 
@@ -269,7 +269,7 @@ async def test_chunks_out_of_order_are_refused(registry: FakeRegistry) -> None:
 
 
 async def test_the_same_chunk_twice_is_refused_with_the_truth(registry: FakeRegistry) -> None:
-    """A stale location: the answer says where the session is, and going on from there works."""
+    """416 at the old location has the real offset, and the client can continue from there."""
     location = await start(registry)
     first = await registry.call("PATCH", location, b"01234")
     again = await registry.call("PATCH", location, b"01234")
@@ -283,7 +283,7 @@ async def test_the_same_chunk_twice_is_refused_with_the_truth(registry: FakeRegi
 
 
 async def test_a_plain_location_goes_on_by_content_range(registry: FakeRegistry) -> None:
-    """A client that keeps the POST's location: the log knows where the session is."""
+    """A client may keep the POST's location: the log is listed for the real offset."""
     location = await start(registry)
     await patch(registry, location, b"01234", "0-4")
     second = await patch(registry, location, b"56789", "5-9")
@@ -293,7 +293,7 @@ async def test_a_plain_location_goes_on_by_content_range(registry: FakeRegistry)
 
 
 async def test_a_repository_named_like_a_session(registry: FakeRegistry) -> None:
-    """Names may contain "uploads": what lies below such a name is no entry of the session's log."""
+    """A repository name may contain "uploads": its keys are no entries of the session's log."""
     location = await start(registry)
     first = await registry.call("PATCH", location, b"01234")
     uuid = location.rpartition("/")[2].partition(".")[0]
@@ -303,7 +303,7 @@ async def test_a_repository_named_like_a_session(registry: FakeRegistry) -> None
 
 
 async def test_last_bytes_at_a_plain_location(registry: FakeRegistry) -> None:
-    """They are not taken for a whole blob with a wrong digest: 416 says where the session is."""
+    """The last bytes are not taken for a whole blob with a wrong digest: 416 has the real offset."""
     location = await start(registry)
     first = await registry.call("PATCH", location, b"01234")
     answer = await registry.call("PUT", with_query(location, digest=digest_of(b"0123456789")), b"56789")
@@ -314,7 +314,7 @@ async def test_last_bytes_at_a_plain_location(registry: FakeRegistry) -> None:
 
 @pytest.mark.parametrize("header", ["x", "5", "4-0", "bytes=0-4", "0-4/5", "-", "0-" + "9" * 30])
 async def test_a_malformed_content_range(registry: FakeRegistry, header: str) -> None:
-    """It MUST match ^[0-9]+-[0-9]+$."""
+    """Spec: it MUST match ^[0-9]+-[0-9]+$."""
     answer = await patch(registry, await start(registry), b"01234", header)
     assert (answer.status, answer.codes) == (400, ["BLOB_UPLOAD_INVALID"])
     assert_nothing_left(registry)
@@ -322,7 +322,7 @@ async def test_a_malformed_content_range(registry: FakeRegistry, header: str) ->
 
 @pytest.mark.parametrize("known", [True, False])
 async def test_content_range_and_body_must_agree(registry: FakeRegistry, known: bool) -> None:
-    """SIZE_INVALID, and nothing was appended."""
+    """SIZE_INVALID, and nothing is appended."""
     location = await start(registry)
     for header in ("0-3", "0-5"):
         body = b"01234" if known else in_pieces(b"01234")
@@ -332,7 +332,7 @@ async def test_content_range_and_body_must_agree(registry: FakeRegistry, known: 
 
 
 async def test_status_and_cancel(registry: FakeRegistry) -> None:
-    """end-13 tells how far a session is, end-14 gives everything back."""
+    """end-13 returns the session's offset; end-14 deletes everything that it stored."""
     location = await start(registry)
     empty = await registry.call("GET", location)
     assert (empty.status, empty.headers["Range"]) == (204, "0-0")
@@ -349,7 +349,7 @@ async def test_status_and_cancel(registry: FakeRegistry) -> None:
 
 
 async def test_a_closing_put_asked_again(registry: FakeRegistry) -> None:
-    """After a lost reply: the log is gone, the blob is there: 201 again."""
+    """A PUT repeated after a lost reply: the log is gone, but the blob exists, so it is 201 again."""
     for data in (b"small", bytes_of(SMALL_PART + 5)):
         chunk = await registry.call("PATCH", await start(registry), data)
         url = with_query(chunk.location, digest=digest_of(data))
@@ -358,9 +358,9 @@ async def test_a_closing_put_asked_again(registry: FakeRegistry) -> None:
         await check_blob(registry, data)
 
 
-# ---------------------------------------------------------------------- closing what came in several chunks
+# ---------------------------------------------------------------------- closing a session of several chunks
 async def two_chunks(registry: FakeRegistry, data: bytes) -> str:
-    """Where a session stands that has all of it: nothing is hashed before it is closed."""
+    """Push all chunks of a session and return its location. Nothing is hashed before the close."""
     location = await start(registry)
     for chunk in (data[: len(data) // 2], data[len(data) // 2 :]):
         location = (await registry.call("PATCH", location, in_pieces(chunk))).location
@@ -372,7 +372,7 @@ async def two_chunks(registry: FakeRegistry, data: bytes) -> str:
     [("get", "_data/", 3), ("complete_upload", "_data/", 3), ("put", f"{NAME}/blobs/", 1), ("put", "_refs/", 3)],
 )
 async def test_a_close_that_failed_is_gone_on_with(registry: FakeRegistry, call: str, folder: str, times: int) -> None:
-    """The parts are not sent again; and what was read and found right is not read again."""
+    """A repeated close sends no part again, and does not read an object that was verified."""
     data = bytes_of(3 * SMALL_PART)
     url = with_query(await two_chunks(registry, data), digest=digest_of(data))
     left = times
@@ -394,7 +394,7 @@ async def test_a_close_that_failed_is_gone_on_with(registry: FakeRegistry, call:
 
 
 async def test_what_was_verified_for_one_digest_is_not_for_another(registry: FakeRegistry) -> None:
-    """A close that failed after it was verified, asked again with another digest."""
+    """A close that failed after the verification is repeated with another digest, and refused."""
     data = bytes_of(3 * SMALL_PART)
     location = await two_chunks(registry, data)
     left = 1
