@@ -12,7 +12,7 @@ import { startFront } from "./front.mjs";
 const RUNTIME = fileURLToPath(new URL(".", import.meta.url));
 const PROJECT = resolve(RUNTIME, "..");
 const SNAPSHOTS = join(BUILD, "snapshots");
-const SNAPSHOTS_KEPT = 8; // those that were used last; each takes 38 MB
+const SNAPSHOTS_KEPT = 12; // those that were used last, each 38 MB: as many as `make workerd` takes
 
 const STATS_MODULES = [["stats_entry.py", "python"], ["stats.mjs", "esm"]];
 const LOOPBACK = "127.0.0.1";
@@ -189,7 +189,9 @@ async function snapshotOf(worker, onLog) {
   try {
     const miniflare = await start(onLog, { workers: [{ config: worker }], unsafeRuntimeEnv: snapshotEnv(taken, "--python-save-snapshot") });
     await miniflare.dispose();
-    if (!existsSync(folder)) renameSync(taken, folder); // another process may have been faster
+    renameSync(taken, folder);
+  } catch (error) {
+    if (!existsSync(folder)) throw error; // else another process was faster
   } finally {
     rmSync(taken, { recursive: true, force: true });
   }

@@ -156,10 +156,14 @@ registry.attacks("floods", [
     check: ({ body }) => assert.ok(body.equals(image.blobs[1])),
   },
   {
+    name: "an absolute request-target tells no more than another one",
+    send: [raw("GET http://evil.example/v2/ HTTP/1.1")],
+    answer: "401 UNAUTHORIZED",
+  },
+  {
     name: "requests that the runtime refuses do not reach the registry",
     send: [
       raw("CONNECT evil.example:443 HTTP/1.1"),
-      raw("GET http://evil.example/v2/ HTTP/1.1"),
       raw("OPTIONS * HTTP/1.1"),
       raw("BREW /v2/ HTTP/1.1"),
       raw("GET /v2/ HTTP/1.1", "Host: evil.example"),
