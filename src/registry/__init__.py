@@ -1,1 +1,1 @@
-"""A container registry on R2. CONTRIBUTING.md draws its packages; `registry.api.router` answers a request."""
+"""A container registry on R2. CONTRIBUTING.md lists the packages; `registry.api.router` answers requests."""

@@ -1,4 +1,4 @@
-"""What lives as long as the isolate: the platform, the settings, who may come in, the key that signs."""
+"""The objects that live as long as the isolate: platform, settings, access control, signing key, upload sessions."""
 
 from registry.access.authenticator import Authenticator
 from registry.access.authorizer import Authorizer
@@ -12,13 +12,13 @@ from registry.upstream.fallback import PullFallback
 
 
 class Registry:
-    """Handed to every handler."""
+    """The parts of the registry that every handler gets."""
 
     def __init__(self, platform: Platform, settings: Settings) -> None:
         self.platform = platform
         self.settings = settings
         self.metrics = Metrics(platform.random_hex(4), platform.points)
-        self.health = False, 0.0  # what the last look found, and until when it holds (seconds since the epoch)
+        self.health = False, 0.0  # result of the last health check, and when it expires (seconds since the epoch)
         self.signing_key = SigningKey(platform)
         self.authenticator = Authenticator(platform, settings.access, self.signing_key)
         self.challenger = Challenger(settings.access)
@@ -27,8 +27,8 @@ class Registry:
         self.fallback = PullFallback(platform, settings.upstreams, self.before_first_write)
 
     async def before_first_write(self) -> None:
-        """To be awaited before the bucket is written to by what needs no session.
+        """Create the signing key if it is missing. Await this before a write outside upload sessions.
 
-        Who makes the signing key first notes whether the bucket was empty, hence has nothing of SR's to migrate.
+        Creating the key also marks an empty bucket as one that needs no migration. After a write it is not empty.
         """
         await self.signing_key.secret()

@@ -1,4 +1,4 @@
-"""Settings that are a JSON list of objects, each with a name of its own."""
+"""Parser for settings whose value is a JSON list of objects with unique names."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
@@ -7,13 +7,13 @@ from registry.spec.untrusted_json import read_json
 
 _T = TypeVar("_T")
 
-MAX_SETTING = 1024 * 1024  # bytes; Cloudflare takes 5 KB of one
+MAX_SETTING = 1024 * 1024  # bytes; Cloudflare allows 5 kB for each
 
 
 def parse_list(text: str, noun: str, parse: Callable[[object], _T], name: Callable[[_T], str]) -> tuple[_T, ...]:
-    """Read the entries, `noun`s, each with `parse`.
+    """Parse each entry of the list with `parse`. `noun` is the word for an entry in messages; `name` gives its name.
 
-    Raises ValueError with a sentence that says which entry is wrong, as `parse` does; one mistake refuses all of them.
+    Raises ValueError with a sentence that says which entry is wrong. One wrong entry makes the whole list invalid.
     """
     try:
         entries = read_json(text, MAX_SETTING)
@@ -34,17 +34,17 @@ def parse_list(text: str, noun: str, parse: Callable[[object], _T], name: Callab
 
 
 def check_members(entry: object, required: str, known: Sequence[str]) -> Mapping[str, object]:
-    """An entry that is an object with `required` and nothing that is not `known`. Raises ValueError with a sentence."""
+    """Check that an entry is an object with `required` and only `known` members. Raises ValueError with a sentence."""
     if not isinstance(entry, Mapping) or required not in entry:
         raise ValueError(f'it is an object with at least "{required}"')
     unknown = sorted(set(entry) - set(known))
     if unknown:
-        raise ValueError(f"there is no {unknown[0]!r}; what there is: {', '.join(known)}")
+        raise ValueError(f"there is no {unknown[0]!r}; the members are {', '.join(known)}")
     return entry
 
 
 def read_number(entry: Mapping[str, object], member: str, largest: int) -> int | None:
-    """A whole number from 1 on; None when the member is not there. Raises ValueError with a sentence."""
+    """A whole number from 1 to `largest`; None if the member is missing. Raises ValueError with a sentence."""
     value = entry.get(member)
     if value is None:
         return None

@@ -1,4 +1,7 @@
-"""Every setting, read once, by SR's name where SR has it; `wrangler.toml.example` explains them to the operator."""
+"""All settings, read once per isolate. `docs/settings.md` explains them to the operator.
+
+A setting that serverless-registry has, too, keeps its name.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -19,8 +22,8 @@ from registry.upkeep.settings import DEFAULT_GC_GRACE, UpkeepSettings
 from registry.upstream.upstreams import Upstream, parse_upstreams
 
 ANY_ORIGIN = "*"  # in CORS_ORIGINS
-CHUNK_STEP = PART_BUFFER  # bytes: chunks of a multiple of it leave nothing over that is stored twice
-# Bytes. Cloudflare takes bodies of 100 MB on Free and Pro.
+CHUNK_STEP = PART_BUFFER  # bytes: a chunk of a multiple of this size fills parts exactly; any rest is stored twice
+# Bytes; below the largest request body on Cloudflare's plans Free and Pro, which is 100 MB.
 DEFAULT_CHUNK_MAX_LENGTH = 11 * CHUNK_STEP
 _MAX_REFRESH_DAYS = 3650
 
@@ -30,21 +33,21 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What the operator set; empty where nothing is set."""
+    """The operator's settings; a setting that is not set has its default."""
 
     access: AccessSettings = field(default_factory=AccessSettings)
     upkeep: UpkeepSettings = field(default_factory=UpkeepSettings)
     cors_origins: tuple[str, ...] = ()
-    public_url: str = ""  # scheme, host and port by which clients know us; "": as they ask
+    public_url: str = ""  # scheme, host and port that clients use; "": those of each request
     sparse_manifests: bool = False
     chunk_max_length: int = DEFAULT_CHUNK_MAX_LENGTH  # bytes
     upstreams: tuple[Upstream, ...] = ()
-    r2_calls: int = DEFAULT_CALLS  # of one invocation: a tick of the clean-up, a listing, a check
-    prometheus: bool = False  # whether /metrics is there
+    r2_calls: int = DEFAULT_CALLS  # limit of one invocation: a cron trigger's, a listing's, a verification's
+    prometheus: bool = False  # whether /metrics exists
 
 
 def read_settings(variable: _Variable) -> Settings:
-    """Read the settings; `variable` gives the value of a var or secret, or None. A wrong one is logged and ignored."""
+    """Read all settings. `variable` returns the value of a var or secret, or None. Logs and ignores a wrong value."""
     return Settings(
         access=_access(variable),
         upkeep=_upkeep(variable),
@@ -117,8 +120,8 @@ def _upstreams(text: str, variable: _Variable) -> tuple[Upstream, ...]:
             log(
                 "upstream-without-limits",
                 upstream=upstream.host,
-                help="it is asked for every repository that was not pushed to here, whose names it learns: "
-                "give it a prefix or include",
+                help="this upstream registry is asked for every repository that nobody pushed to here, and learns its "
+                "name: give it a prefix or include",
             )
     return upstreams
 
@@ -140,7 +143,7 @@ def _seconds(text: str) -> int:
 
 
 def _origins(text: str) -> tuple[str, ...]:
-    """Origins, or ANY_ORIGIN."""
+    """Parse origins, which may include ANY_ORIGIN."""
     origins = tuple(text.replace(",", " ").split())
     for origin in origins:
         url = urlsplit(origin)

@@ -1,4 +1,4 @@
-"""Access control: who sends a request, what that caller may do, and the challenge when it may not.
+"""Access control: authentication of the caller, authorization of the request, and the challenge of a 401.
 
-It uses `registry.storage` and what is below.
+It imports `registry.storage` and the packages below.
 """

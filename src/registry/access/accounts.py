@@ -1,7 +1,7 @@
-"""Accounts with a name and a password or a generated token, from the settings.
+"""Accounts from the settings: a name with a password or a generated token.
 
-A secret stands in the settings as `sha256:<hex>` of a generated token, which nobody can guess, or as
-`pbkdf2-sha256:100000:<salt>:<hash>` (base64url) of a password; `registry-token hash` makes both.
+ACCOUNTS_JSON has a hash of each secret: `sha256:<hex>` of a generated token, which cannot be guessed, or
+`pbkdf2-sha256:100000:<salt>:<hash>` (base64url) of a password. `registry-token hash` makes both.
 """
 
 import base64
@@ -24,7 +24,7 @@ _MEMBERS = {"name", "secret", "permissions"}
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """`digest` is of the secret: SHA-256, or with `salt` PBKDF2."""
+    """An account. `digest` is the hash of its secret: PBKDF2 if there is a `salt`, otherwise SHA-256."""
 
     name: str
     permissions: Permissions
@@ -33,12 +33,12 @@ class Account:
 
 
 def plain_account(name: str, secret: str, permissions: Permissions) -> Account:
-    """An account whose secret itself stands in the settings. Raises ValueError with a sentence."""
+    """Make an account whose secret is in the settings unhashed. Raises ValueError with a sentence."""
     return Account(_parse_name(name), permissions, _sha256(secret))
 
 
 def parse_accounts(text: str) -> tuple[Account, ...]:
-    """The value of ACCOUNTS_JSON. Raises ValueError with a sentence that repeats no secret."""
+    """Parse the value of ACCOUNTS_JSON. Raises ValueError with a sentence that contains no secret."""
     return parse_list(text, "account", _parse_account, lambda account: account.name)
 
 
@@ -53,12 +53,12 @@ def _parse_account(entry: object) -> Account:
         salt, digest = _decode(found[1]), _decode(found[2])
         if len(salt) >= _MIN_SALT and len(digest) == PBKDF2_BYTES:
             return Account(name, permissions, digest, salt)
-    raise ValueError("secret is no hash that `registry-token hash` makes")
+    raise ValueError("secret is not a hash: make one with `registry-token hash`")
 
 
 def _parse_name(name: object) -> str:
     if not isinstance(name, str) or not name or ":" in name or not name.isprintable():
-        raise ValueError("a user name is not empty and contains no colon (RFC 7617) and no control character")
+        raise ValueError("a user name must not be empty; it has no colon (RFC 7617) and no control character")
     return name
 
 
@@ -70,7 +70,7 @@ def _decode(text: str) -> bytes:
 
 
 class Accounts:
-    """All accounts. Whether a name exists cannot be told by the time that a wrong password takes."""
+    """All accounts. The time to refuse a wrong password does not reveal whether the account exists."""
 
     def __init__(self, accounts: Iterable[Account], crypto: Crypto) -> None:
         self._plain = [account for account in accounts if account.salt is None]
@@ -79,15 +79,15 @@ class Accounts:
 
     @property
     def has_stretched(self) -> bool:
-        """Whether a secret takes a PBKDF2."""
+        """Whether any account's secret needs a PBKDF2."""
         return bool(self._salted)
 
     def names(self) -> frozenset[str]:
-        """Every name."""
+        """The names of all accounts."""
         return frozenset({account.name for account in self._plain} | self._salted.keys())
 
     def find_plain(self, name: str, secret: str) -> Account | None:
-        """The account with this name and secret, or None, among those that take no PBKDF2: all are compared."""
+        """Find the account with this name and secret among those without PBKDF2. Compares all, in constant time."""
         given_name, given = _sha256(name), _sha256(secret)
         found = None
         for account in self._plain:
@@ -97,14 +97,17 @@ class Accounts:
         return found
 
     async def find_stretched(self, name: str, secret: str) -> Account | None:
-        """As `find_plain`, among the others: one PBKDF2, whether the name is known or not; there is one of them."""
+        """As `find_plain`, for the accounts with PBKDF2: exactly one PBKDF2, even for an unknown name.
+
+        Call it only if `has_stretched`.
+        """
         account = self._salted.get(name)
         stand_in = account or next(iter(self._salted.values()))
         derived = await self._crypto.pbkdf2(secret.encode(), stand_in.salt or b"")
         return account if hmac.compare_digest(derived, stand_in.digest) and account is stand_in else None
 
     def find_bound(self, name: str, binding: str, key: bytes) -> Account | None:
-        """The account of a refresh token: as long as its secret is what it was when the token was issued."""
+        """The account of a refresh token; None if its secret changed after the token was issued."""
         for account in (*self._plain, *self._salted.values()):
             if account.name == name and hmac.compare_digest(binding, bind(account, key)):
                 return account
@@ -112,7 +115,7 @@ class Accounts:
 
 
 def bind(account: Account, key: bytes) -> str:
-    """What a refresh token holds of its account's secret: enough to see that it was changed, nothing else."""
+    """A keyed hash of the account's secret for a refresh token, which reveals only whether the secret changed."""
     return hmac.digest(key, f"refresh {account.name} ".encode() + account.digest, "sha256").hex()
 
 

@@ -1,8 +1,8 @@
-"""Who sent a request: the credentials it carries.
+"""Authentication: identifies the caller by the credentials of a request.
 
-Credentials come as Basic (RFC 7617: a password, or a signed token in its place) or as Bearer (RFC 6750: a token of
-ours, or a signed one). Who brings wrong ones, or none where some are needed, gets 401 with a challenge; who brings
-right ones that are not enough gets 403 (`registry.access.authorizer`).
+Credentials are Basic (RFC 7617: a password, or a signed token in its place) or Bearer (RFC 6750: a token that the
+registry issued, or a signed token). A request with wrong credentials, or without any where some are needed, gets 401
+with a challenge. A request with valid credentials and too few permissions gets 403 (`registry.access.authorizer`).
 """
 
 import base64
@@ -27,38 +27,41 @@ from registry.spec.endpoints import EVERYTHING
 from registry.spec.errors import Problem, RegistryError
 from registry.telemetry.log import log
 
-# The header of a request by its name in lower case.
+# Returns a header of the request by its name in lower case.
 Header = Callable[[str], str | None]
 
-# What Homebrew sends where a registry is public ("A" in base64): it stands for no credentials.
+# Homebrew sends this ("A" in base64) to a public registry: it means that there are no credentials.
 _NO_TOKEN = "Bearer QQ=="  # noqa: S105 - it is none
 _MAX_HEADER = 16 * 1024  # characters of an Authorization header
-# Verified credentials are remembered: a signature or a PBKDF2 costs more than everything else in a small request.
+# Verified credentials are cached: a signature or a PBKDF2 costs more than everything else in a small request.
 _REMEMBERED = 1_000
 _REMEMBERED_SECONDS = 300
-_MAX_NAME = 200  # characters of a name that a token brings, for the log
+_MAX_NAME = 200  # characters of a name in a token, for the log
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Who was proved by credentials, until when (seconds since the epoch; None: no end), and how they are refreshed."""
+    """The result of authentication. `expires` is in seconds since the epoch (None: never).
+
+    A refresh token can be issued for an `account`, or with the claims in `refresh`.
+    """
 
     caller: Caller
     expires: float | None = None
     account: Account | None = None
     refresh: Mapping[str, Any] | None = None
-    generation: int | None = None  # of the key that signed them, if it was ours
+    generation: int | None = None  # of the signing key, if the registry signed the credentials
 
 
 @dataclass(frozen=True, slots=True)
 class _Remembered:
     caller: Caller
     expires: float  # seconds since the epoch
-    generation: int | None  # of the key that signed the credentials: they fall with it
+    generation: int | None  # of the signing key: a new key revokes the credentials
 
 
 class Authenticator:
-    """Every way to prove who one is. With none configured the door is closed."""
+    """All methods of authentication. If the operator configured none, every request is refused."""
 
     def __init__(self, platform: Platform, settings: AccessSettings, key: SigningKey) -> None:
         self._platform = platform
@@ -79,9 +82,9 @@ class Authenticator:
                 "--env production, then the same for PASSWORD",
             )
 
-    # ------------------------------------------------------------------ who
+    # ------------------------------------------------------------------ methods of authentication
     async def identify(self, header: Header) -> Caller | None:
-        """Who sent these headers; None without credentials. Raises UNAUTHORIZED for wrong ones."""
+        """Identify the caller of a request; None without credentials. Raises UNAUTHORIZED for wrong credentials."""
         authorization = header("authorization")
         if authorization is None or authorization == _NO_TOKEN:
             return None
@@ -94,12 +97,15 @@ class Authenticator:
         elif scheme == "bearer":
             identity = await self._by_bearer(credentials)
         else:
-            raise RegistryError(Problem.UNAUTHORIZED, "this registry takes Basic credentials and Bearer tokens")
+            raise RegistryError(Problem.UNAUTHORIZED, "this registry accepts only Basic credentials and Bearer tokens")
         self._remember(fingerprint, identity)
         return identity.caller
 
     async def identify_for_token(self, header: Header) -> Identity:
-        """Who asks for a token with an Authorization header; nobody may, where anonymous pulls are allowed."""
+        """Identify the caller of a token request by its Authorization header.
+
+        Without the header the identity is anonymous where anonymous pulls are allowed. Otherwise raises UNAUTHORIZED.
+        """
         authorization = header("authorization")
         if authorization is None:
             if not self._allows_anonymous:
@@ -107,11 +113,11 @@ class Authenticator:
             return Identity(Caller("", Permissions()))
         scheme, credentials = _split(authorization)
         if scheme != "basic":
-            raise RegistryError(Problem.UNAUTHORIZED, "tokens are issued for Basic credentials")
+            raise RegistryError(Problem.UNAUTHORIZED, "the token endpoint accepts only Basic credentials")
         return await self.identify_by_secret(*_basic(credentials), header)
 
     async def identify_by_secret(self, name: str, secret: str, header: Header) -> Identity:
-        """Who has a password, a signed token, an identity token or a refresh token in its place."""
+        """Identify the caller by a password, or by a signed token, identity token or refresh token in its place."""
         token = read_token(secret)
         if token is not None and token.issuer == ISSUER:
             return await self._by_refresh(token)
@@ -128,7 +134,7 @@ class Authenticator:
         return await self._by_password(name, secret, _address(header))
 
     async def refresh_token(self, identity: Identity) -> str | None:
-        """A refresh token, for those who have more than a token that expires anyway."""
+        """Issue a refresh token; None for an identity that does not get one, such as that of a signed token."""
         claims = identity.refresh
         if identity.account is not None:
             claims = {
@@ -149,7 +155,7 @@ class Authenticator:
         return Identity(Caller(account.name, account.permissions), account=account)
 
     async def _by_stretched(self, name: str, secret: str, address: str) -> Account | None:
-        """The account whose secret takes a PBKDF2. Raises TOO_MANY_REQUESTS for who was wrong too often."""
+        """The account, among those with PBKDF2. Raises TOO_MANY_REQUESTS after too many wrong passwords."""
         fingerprint = hashlib.sha256(f"{name}:{secret}".encode(errors="surrogatepass")).digest()
         if not self._accounts.has_stretched or self._guard.knows_wrong(fingerprint):
             return None
@@ -164,7 +170,7 @@ class Authenticator:
     async def _by_bearer(self, text: str) -> Identity:
         token = read_token(text)
         if token is None:
-            raise RegistryError(Problem.UNAUTHORIZED, "the token cannot be read")
+            raise RegistryError(Problem.UNAUTHORIZED, "the token is malformed: it must be a JSON Web Token")
         if token.issuer != ISSUER:
             return await self._by_signed_token(token)
         return Identity(*await self.tokens.read_access(token), generation=await self._key.generation())
@@ -189,7 +195,9 @@ class Authenticator:
             account = self._accounts.find_bound(claims["sub"], claims["binding"], await self.tokens.binding_key())
             if account is not None:
                 return Identity(Caller(account.name, account.permissions), account=account)
-        raise RegistryError(Problem.UNAUTHORIZED, "what this refresh token was issued for has changed: log in again")
+        raise RegistryError(
+            Problem.UNAUTHORIZED, "the account or issuer of this refresh token has changed: log in again"
+        )
 
     def _remember(self, fingerprint: bytes, identity: Identity) -> None:
         if len(self._remembered) >= _REMEMBERED:
@@ -205,7 +213,7 @@ class Authenticator:
 
 
 def _permissions(claims: Mapping[str, Any]) -> Permissions:
-    """What a signed token may: its capabilities, on the repositories of its claim `access` if it has one.
+    """The permissions of a signed token: its capabilities, limited to the repositories in its claim `access`, if any.
 
     Raises ValueError.
     """
@@ -226,7 +234,7 @@ def _permissions(claims: Mapping[str, Any]) -> Permissions:
 
 
 def _address(header: Header) -> str:
-    """Where a request comes from, as the edge has it: clients cannot set this header there."""
+    """The client's address, in a header that Cloudflare sets and a client cannot."""
     return header("cf-connecting-ip") or ""
 
 

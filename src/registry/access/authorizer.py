@@ -1,4 +1,4 @@
-"""What a caller may do: what its credentials allow, and what everybody may."""
+"""Authorization: a caller may do what its permissions allow, and what the operator allows everybody."""
 
 from collections.abc import Iterable
 
@@ -22,21 +22,22 @@ from registry.spec.errors import Problem, RegistryError
 
 
 class Authorizer:
-    """Decides what callers may do."""
+    """Decides whether a caller may use an endpoint."""
 
     def __init__(self, anonymous_pull: Iterable[Glob]) -> None:
-        """Anybody may pull from repositories that match one of `anonymous_pull`."""
+        """Everybody may pull from the repositories that `anonymous_pull` matches."""
         self._public = allow({Access.PULL}, *(glob.text for glob in anonymous_pull))
 
     @property
     def allows_anonymous(self) -> bool:
-        """Whether anything may be pulled without credentials."""
+        """Whether clients may pull from any repository without credentials."""
         return bool(self._public.tables)
 
     def admit(self, caller: Caller | None, endpoint: Endpoint) -> Endpoint:
-        """What the caller may do of it. Raises UNAUTHORIZED or DENIED unless the caller has what the endpoint needs.
+        """Return the endpoint if the caller may use it. Otherwise raises UNAUTHORIZED, TOKEN_TOO_NARROW or DENIED.
 
-        A mount from where the caller may not pull is an ordinary upload: the answer must not tell what is there.
+        A mount from a repository that the caller may not pull from becomes an ordinary upload: the answer must not
+        reveal which blobs that repository has.
         """
         if not self._allowed(caller, endpoint) & endpoint.access:
             raise _refusal(caller, endpoint)
@@ -47,16 +48,16 @@ class Authorizer:
         return endpoint
 
     def allowed_on(self, caller: Caller | None, name: str) -> frozenset[Access]:
-        """What the caller may do with a repository: what everybody may is among it."""
+        """The caller's permissions on a repository, which include what everybody may do."""
         own = NOTHING if caller is None else caller.permissions.on(name)
         return own | self._public.on(name)
 
     def allowed(self, caller: Caller) -> Permissions:
-        """All that the caller may."""
+        """All permissions of the caller, which include what everybody may do."""
         return caller.permissions | self._public
 
     def listing(self, caller: Caller) -> Permissions:
-        """Which repositories the catalogue shows the caller."""
+        """The permissions that decide which repositories the catalogue shows to the caller."""
         return self.allowed(caller) if caller.grant is None else caller.grant.listing
 
     def _allowed(self, caller: Caller | None, endpoint: Endpoint) -> frozenset[Access]:
@@ -85,7 +86,7 @@ def _refusal(caller: Caller | None, endpoint: Endpoint) -> RegistryError:
 
 
 def _was_denied(denied: Scopes, endpoint: Endpoint) -> bool:
-    """Whether the token was asked for what is needed now, so that asking again is of no use."""
+    """Whether the needed access was requested for this token and denied: then a new token would not help."""
     match endpoint:
         case InRepository(name):
             return bool(denied.permissions().on(name) & endpoint.access)

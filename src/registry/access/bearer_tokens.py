@@ -1,8 +1,8 @@
-"""The registry's own tokens (HS256): short-lived ones for the API, and refresh tokens that bring new ones.
+"""The tokens that the registry issues (HS256): short-lived access tokens for the API, and refresh tokens to renew them.
 
-An access token holds what was asked for and granted, and what was asked for and denied: so that a client with too
-narrow a token is told to ask again (401), and one whose account may not, to give up (403). The two kinds have different
-audiences, and neither passes for the other.
+An access token lists the requested access that was granted, and the requested access that was denied. So a client whose
+token does not cover a request is told to request another (401), and a client whose account lacks the permission is
+refused (403). The two kinds of token have different audiences, so that neither is accepted as the other.
 """
 
 from collections.abc import Mapping
@@ -26,7 +26,7 @@ _ALGORITHM = "HS256"
 
 
 class BearerTokens:
-    """Issues and verifies."""
+    """Issues and verifies access tokens and refresh tokens."""
 
     def __init__(self, platform: Platform, key: SigningKey) -> None:
         self._platform = platform
@@ -35,9 +35,12 @@ class BearerTokens:
     async def issue_access(
         self, name: str, asked: Scopes, allowed: Permissions, latest: float | None
     ) -> tuple[str, int]:
-        """A token for what of `asked` is `allowed`, valid no longer than `latest`; and its seconds."""
+        """Issue a token for the part of `asked` that is `allowed`; returns it with its lifetime in seconds.
+
+        It expires at `latest` (seconds since the epoch) at the latest.
+        """
         if not name:
-            asked = Scopes(asked.repositories)  # the catalogue is for who has an account
+            asked = Scopes(asked.repositories)  # an anonymous caller does not get the catalogue
         now = int(self._platform.now())
         expires = now + ACCESS_SECONDS if latest is None else min(now + ACCESS_SECONDS, int(latest))
         granted = asked.cut(allowed)
@@ -60,17 +63,17 @@ class BearerTokens:
             claims["listing"] = allowed.as_json()
         token = await self._sign(claims)
         if len(token) > MAX_TOKEN:
-            raise RegistryError(Problem.BAD_REQUEST, "the scopes make the token too long: ask for fewer at once")
+            raise RegistryError(Problem.BAD_REQUEST, "the token would be too long: ask for fewer scopes at once")
         return token, expires - now
 
     async def read_access(self, token: Token) -> tuple[Caller, int]:
-        """Who brings an access token, and when it expires (seconds since the epoch). Raises UNAUTHORIZED."""
+        """The caller of an access token, and its expiry (seconds since the epoch). Raises UNAUTHORIZED."""
         claims = await self._verify(token, _API)
         grant = Grant(_scopes(claims["denied"]), parse_tables(claims.get("listing", [])))
         return Caller(claims["sub"], _scopes(claims["access"]).permissions(), grant), claims["exp"]
 
     async def issue_refresh(self, name: str, claims: Mapping[str, Any]) -> str:
-        """A refresh token with claims that `read_refresh` gives back, `exp` among them."""
+        """Issue a refresh token with these claims, which must include `exp`. `read_refresh` returns them."""
         return await self._sign({**claims, "aud": _TOKEN_ENDPOINT, "sub": name})
 
     async def read_refresh(self, token: Token) -> Mapping[str, Any]:
@@ -78,7 +81,7 @@ class BearerTokens:
         return await self._verify(token, _TOKEN_ENDPOINT)
 
     async def binding_key(self) -> bytes:
-        """The key for what refresh tokens hold of secrets."""
+        """The key for the hashes of account secrets in refresh tokens (`registry.access.accounts.bind`)."""
         return await self._key.derive("refresh token bindings")
 
     async def _sign(self, claims: Mapping[str, Any]) -> str:

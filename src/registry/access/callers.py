@@ -1,4 +1,4 @@
-"""Who sent a request, once that is proved."""
+"""The authenticated caller of a request."""
 
 from dataclasses import dataclass
 
@@ -8,7 +8,7 @@ from registry.access.scopes import Scopes
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """What an access token of ours was asked for and may not, and which repositories the catalogue shows to it."""
+    """From an access token: the requested access that was denied, and what the catalogue shows."""
 
     denied: Scopes
     listing: Permissions
@@ -16,8 +16,8 @@ class Grant:
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """`name` is for the log; an empty one is nobody's, whose token is for anonymous pulls."""
+    """A caller. `name` is for the log; it is empty for a token for anonymous pulls."""
 
     name: str
     permissions: Permissions
-    grant: Grant | None = None  # only for who came with an access token of ours
+    grant: Grant | None = None  # only if the credentials are an access token that the registry issued

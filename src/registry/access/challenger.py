@@ -1,4 +1,4 @@
-"""The challenge of a 401: how a client should authenticate (token specification, "Requesting a Token")."""
+"""The challenge of a 401, which tells a client how to authenticate (token specification, "Requesting a Token")."""
 
 from collections.abc import Callable
 
@@ -7,13 +7,13 @@ from registry.access.settings import AccessSettings
 from registry.spec.endpoints import Endpoint, ListRepositories
 from registry.spec.errors import Problem, RegistryError
 
-# A fixed realm: it is shown to users.
+# The realm is fixed, since browsers show it to users.
 BASIC_CHALLENGE = 'Basic realm="container registry", charset="UTF-8"'
 TOKEN_PATH = "/v2/token"  # noqa: S105 - a path
 
 
 class Challenger:
-    """Writes challenges."""
+    """Makes the challenges."""
 
     def __init__(self, settings: AccessSettings) -> None:
         self._settings = settings
@@ -30,7 +30,7 @@ class Challenger:
         authorization = header("authorization")
         is_basic = not self._settings.uses_bearer or path == TOKEN_PATH
         if authorization is None and self._settings.anonymous_pull and isinstance(endpoint, ListRepositories):
-            # A page that shows registries gets a token for nobody elsewhere, and would never ask for a password.
+            # With a Bearer challenge a registry's web UI would get an anonymous token, and never ask for a password.
             is_basic = True
         if is_basic:
             return BASIC_CHALLENGE

@@ -1,4 +1,4 @@
-"""Identity tokens of trusted issuers (OpenID Connect): how a CI job proves who it is without a secret of ours."""
+"""Identity tokens of trusted issuers (OpenID Connect), with which a CI job authenticates without a stored secret."""
 
 import hashlib
 import json
@@ -20,26 +20,26 @@ from registry.spec.untrusted_json import read_json
 from registry.storage.transfer import read_all
 from registry.telemetry.log import log
 
-DEFAULT_SESSION = 3600  # seconds that a refresh token of an identity lives: a job's length
+DEFAULT_SESSION = 3600  # seconds that a refresh token for an identity token is valid: the length of a CI job
 MAX_SESSION = 24 * 3600
 
 _FETCH_SECONDS = 5
 _MAX_KEY_SET = 256 * 1024  # bytes
 _FRESH_SECONDS = 3600  # after which the keys are fetched again
-_RETRY_SECONDS = 60  # at most so often, whatever tokens come
-_STALE_SECONDS = 24 * 3600  # for which known keys are used while the issuer does not answer
+_RETRY_SECONDS = 60  # between two fetches at least, whatever tokens clients send
+_STALE_SECONDS = 24 * 3600  # for which known keys are used if the issuer does not answer
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
 @dataclass(frozen=True, slots=True)
 class IdentityRule:
-    """What a token may whose every claim matches one of its globs."""
+    """Permissions for a token in which each claim of the rule matches one of that claim's globs."""
 
     claims: tuple[tuple[str, tuple[Glob, ...]], ...]
     permissions: Permissions
 
     def matches(self, claims: Mapping[str, Any]) -> bool:
-        """Whether the rule is for a token with these claims."""
+        """Whether the rule applies to a token with these claims."""
         return all(
             claim in claims and any(glob.matches(_text(claims[claim])) for glob in globs)
             for claim, globs in self.claims
@@ -48,7 +48,7 @@ class IdentityRule:
 
 @dataclass(frozen=True, slots=True)
 class Issuer:
-    """A trusted issuer. `binding` changes with anything that the setting says of it."""
+    """A trusted issuer. `binding` is a hash of its entry in the setting: any change revokes its refresh tokens."""
 
     url: str
     key_set: str  # URL
@@ -63,7 +63,7 @@ def _text(value: object) -> str:
 
 
 def parse_issuers(text: str) -> tuple[Issuer, ...]:
-    """The value of OIDC_ISSUERS_JSON. Raises ValueError with a sentence."""
+    """Parse the value of OIDC_ISSUERS_JSON. Raises ValueError with a sentence."""
     return parse_list(text, "issuer", _parse_issuer, lambda issuer: issuer.url)
 
 
@@ -72,15 +72,15 @@ def _parse_issuer(entry: object) -> Issuer:
     if not isinstance(entry, Mapping) or set(entry) - {"session"} != members:
         raise ValueError(f"it is an object with {', '.join(sorted(members))} and, if you like, session")
     if not all(isinstance(entry[name], str) and entry[name] for name in ("issuer", "jwks", "audience")):
-        raise ValueError("issuer, jwks and audience are strings")
+        raise ValueError("issuer, jwks and audience are strings that are not empty")
     url = urlsplit(entry["jwks"])
     if url.scheme != "https" and not (url.scheme == "http" and url.hostname in _LOOPBACK):
-        raise ValueError("jwks is an https URL")
+        raise ValueError("jwks must be an https URL")
     session = entry.get("session", DEFAULT_SESSION)
     if not isinstance(session, int) or not 0 < session <= MAX_SESSION:
-        raise ValueError(f"session is a number of seconds up to {MAX_SESSION}")
+        raise ValueError(f"session must be a number of seconds from 1 to {MAX_SESSION}")
     if not isinstance(entry["rules"], list) or not entry["rules"]:
-        raise ValueError("rules is a list with at least one rule")
+        raise ValueError("rules must be a list with at least one rule")
     rules = tuple(_parse_rule(rule) for rule in entry["rules"])
     binding = hashlib.sha256(json.dumps(entry, sort_keys=True).encode()).hexdigest()
     return Issuer(entry["issuer"], entry["jwks"], entry["audience"], rules, session, binding)
@@ -88,11 +88,11 @@ def _parse_issuer(entry: object) -> Issuer:
 
 def _parse_rule(rule: object) -> IdentityRule:
     if not isinstance(rule, Mapping) or set(rule) != {"claims", "permissions"}:
-        raise ValueError("a rule is an object with claims and permissions")
+        raise ValueError("a rule must be an object with claims and permissions, and nothing else")
     claims = rule["claims"]
     if not isinstance(claims, Mapping) or not claims:
-        # Anybody can have a token of a public issuer.
-        raise ValueError("a rule has at least one claim: without one it would let in everybody the issuer knows")
+        # Everybody can get a token from a public issuer.
+        raise ValueError("a rule must have at least one claim: otherwise it admits everybody whom the issuer knows")
     return IdentityRule(
         tuple(
             (str(claim), tuple(parse_glob(glob) for glob in (wanted if isinstance(wanted, list) else [wanted])))
@@ -104,7 +104,7 @@ def _parse_rule(rule: object) -> IdentityRule:
 
 @dataclass(slots=True)
 class _Keys:
-    """The keys of an issuer: when they came, when they were last asked for, and when that last failed."""
+    """The keys of an issuer, and the times of the last successful fetch, the last attempt and the last failure."""
 
     keys: tuple[PublicKey, ...] = ()
     fetched: float = float("-inf")
@@ -112,12 +112,12 @@ class _Keys:
     failed: float = float("-inf")
 
     def may_fetch(self, now: float) -> bool:
-        """Whether to ask now. Requests that meet before there are keys all ask: none can wait for another's answer."""
+        """Whether to fetch now. Before there are keys, each concurrent request fetches: none can wait for another's."""
         return now - (self.failed if self.fetched < 0 else self.tried) >= _RETRY_SECONDS
 
 
 class Identities:
-    """Verifies identity tokens. Keeps the issuers' keys for the life of the isolate."""
+    """Verifies identity tokens. It caches the issuers' keys for the lifetime of the isolate."""
 
     def __init__(self, platform: Platform, issuers: tuple[Issuer, ...]) -> None:
         self._platform = platform
@@ -125,11 +125,11 @@ class Identities:
         self._keys = {issuer.url: _Keys() for issuer in issuers}
 
     def issuer(self, url: object) -> Issuer | None:
-        """The trusted issuer of this name."""
+        """The trusted issuer with this URL (the claim `iss`); None if it is not trusted."""
         return self._issuers.get(url) if isinstance(url, str) else None
 
     async def verify(self, issuer: Issuer, token: Token) -> tuple[str, Permissions]:
-        """The subject of an identity token, and what it may do. Raises UNAUTHORIZED or DENIED."""
+        """The subject and the permissions of an identity token. Raises UNAUTHORIZED or DENIED."""
         key = await self._key(issuer, token.header.get("kid"))
         claims = await verify(self._platform.crypto, token, key, issuer.audience, issuer.url)
         permissions = Permissions()
@@ -139,7 +139,7 @@ class Identities:
         subject = str(claims.get("sub") or issuer.url)
         if not permissions.tables:
             log("identity-without-permissions", issuer=issuer.url, subject=subject)
-            raise RegistryError(Problem.DENIED, "no rule of this registry fits the identity token's claims")
+            raise RegistryError(Problem.DENIED, "no rule in OIDC_ISSUERS_JSON matches the identity token's claims")
         return subject, permissions
 
     async def _key(self, issuer: Issuer, key_id: object) -> PublicKey | None:
@@ -156,7 +156,7 @@ class Identities:
         if now - known.fetched > _STALE_SECONDS:
             raise RegistryError(
                 Problem.UNAVAILABLE,
-                "the identity token's issuer does not give its keys: try again in a minute",
+                "the keys of the identity token's issuer cannot be fetched: try again in a minute",
                 headers={"Retry-After": str(_RETRY_SECONDS)},
             )
         return pick(known.keys, key_id)

@@ -1,7 +1,7 @@
-"""What wrong passwords may cost: each takes a PBKDF2, which is more CPU than everything else in a small request.
+"""Rate limits for wrong passwords: each takes a PBKDF2, which needs more CPU than everything else in a small request.
 
-Counted by the isolate, for the address that the edge names and for the account that is tried there. Who brings right
-credentials that the isolate remembers, or a secret that needs no PBKDF2, never meets this.
+Each isolate counts attempts for each client address, as Cloudflare reports it, and for each account name tried from
+there. Cached credentials, and secrets without PBKDF2, are not limited.
 """
 
 import contextlib
@@ -16,53 +16,54 @@ from registry.spec.errors import Problem, RegistryError
 
 _K = TypeVar("_K")
 
-AT_ONCE = 4  # PBKDF2s that run side by side
-_WAIT_SECONDS = 5.0  # for one of them to end; then 429
+AT_ONCE = 4  # PBKDF2s that run concurrently
+_WAIT_SECONDS = 5.0  # for one of them to end; then the answer is 429
 _POLL_SECONDS = 0.05
-_LOST_SECONDS = 10.0  # after which one that did not end belonged to a request that was dropped
+_LOST_SECONDS = 10.0  # after which a running PBKDF2 is assumed to belong to a dropped request
 _LONGEST_ADDRESS = 45  # characters
-_REMEMBERED = 1_000  # wrong credentials, and addresses and names
+_REMEMBERED = 1_000  # wrong credentials; and the same number of counters for addresses and names
 _REMEMBERED_SECONDS = 300.0
 
 
 @dataclass(frozen=True, slots=True)
 class Allowance:
-    """Attempts: so many at once, then one in so many seconds."""
+    """Allowed attempts: `burst` at once, then one each `seconds`."""
 
     burst: int
     seconds: float
 
 
 PER_ADDRESS = Allowance(30, 1.0)
-PER_NAME = Allowance(10, 6.0)  # of one address
+PER_NAME = Allowance(10, 6.0)  # from one address
 
 
 class PasswordGuard:
-    """Decides whether a password is looked at."""
+    """Decides whether a password may be checked."""
 
     def __init__(self, now: Callable[[], float], sleep: Callable[[float], Awaitable[None]]) -> None:
         self._now = now
         self._sleep = sleep
         self._running: dict[object, float] = {}  # when each PBKDF2 began, in seconds since the epoch
         self._wrong: dict[bytes, float] = {}  # fingerprints of wrong credentials, and until when
-        self._spent: dict[tuple[str, ...], float] = {}  # until when the attempts that were made count, in seconds
+        self._spent: dict[tuple[str, ...], float] = {}  # when the past attempts stop counting, in seconds
 
     def knows_wrong(self, fingerprint: bytes) -> bool:
-        """Whether these credentials were wrong a while ago."""
+        """Whether these credentials were wrong within the last _REMEMBERED_SECONDS."""
         return self._wrong.get(fingerprint, 0.0) > self._now()
 
     def note_wrong(self, fingerprint: bytes) -> None:
-        """They are wrong."""
+        """Remember these credentials as wrong."""
         _remember(self._wrong, fingerprint, self._now() + _REMEMBERED_SECONDS)
 
     @contextlib.asynccontextmanager
     async def attempt(self, address: str, name: str) -> AsyncIterator[Callable[[], None]]:
-        """Around a PBKDF2; gives what to call when the password is right, since then it does not count.
+        """Enclose a PBKDF2. Yields a function to call if the password is right, so that the attempt does not count.
 
-        Raises TOO_MANY_REQUESTS, with Retry-After, beyond what is allowed.
+        Raises TOO_MANY_REQUESTS, with Retry-After, when there were too many attempts.
         """
         now = self._now()
-        # A name may be as long as a request's header; who has an IPv6 address has as many as fit into 64 bits.
+        # A name may be as long as a request's header, so its hash is stored. A client with one IPv6 address usually has
+        # a whole /64 network, so the network is counted.
         network = _network(address)
         hashed = hashlib.sha256(name.encode(errors="surrogatepass")).hexdigest()
         limits = ((network,), PER_ADDRESS), ((network, hashed), PER_NAME)
@@ -108,13 +109,13 @@ def _network(address: str) -> str:
 def _too_many(seconds: float) -> RegistryError:
     return RegistryError(
         Problem.TOO_MANY_REQUESTS,
-        "too many wrong passwords; wait before you try again",
+        "too many wrong passwords; wait as long as Retry-After says, then try again",
         headers={"Retry-After": str(math.ceil(seconds))},
     )
 
 
 def _remember(known: dict[_K, float], key: _K, value: float) -> None:
-    """Keep the newest."""
+    """Add an entry; the oldest goes when there are _REMEMBERED."""
     known.pop(key, None)
     if len(known) >= _REMEMBERED:
         del known[next(iter(known))]

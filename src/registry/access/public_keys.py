@@ -1,6 +1,6 @@
-"""Public keys as operators and issuers give them: JWK, JWK set (RFC 7517), PEM (RFC 7468).
+"""Parser for public keys of the operator and of issuers: JWK, JWK set (RFC 7517), PEM (RFC 7468).
 
-The algorithm comes from here, never from a token: a key verifies signatures of one algorithm only.
+Each key verifies signatures of one algorithm only. The key determines the algorithm, never the token.
 """
 
 import base64
@@ -12,12 +12,12 @@ from registry.ports.crypto import ALGORITHMS, PublicKey
 from registry.setting_lists import MAX_SETTING
 from registry.spec.untrusted_json import read_json
 
-# Key type and curve -> the one algorithm; for RSA the key's own `alg` may name the other one.
+# Key type and curve -> the algorithm. An RSA key is for the first of _RSA, unless its `alg` names the second.
 _BY_CURVE = {("EC", "P-256"): "ES256", ("EC", "P-384"): "ES384", ("OKP", "Ed25519"): "EdDSA"}
 _RSA = ("RS256", "PS256")
-# The members that are the key; the rest (`key_ops`, `ext`, …) would only give Web Crypto reasons to refuse.
+# The members that make up the key. Web Crypto might refuse a key for its other members (`key_ops`, `ext`, …).
 _MEMBERS = {"EC": ("crv", "x", "y"), "OKP": ("crv", "x"), "RSA": ("n", "e")}
-_MIN_MODULUS = 256  # bytes: RFC 7518 wants 2,048 bits at least
+_MIN_MODULUS = 256  # bytes: RFC 7518 demands at least 2,048 bits
 
 _PEM = re.compile(r"-----BEGIN PUBLIC KEY-----([A-Za-z0-9+/=\s]+)-----END PUBLIC KEY-----\s*", re.ASCII)
 # A SubjectPublicKeyInfo begins with two sequences and the identifier of its algorithm (RFC 5480, 8017, 8410).
@@ -31,7 +31,7 @@ _IDENTIFIERS = {
 
 
 def parse_public_keys(setting: str) -> tuple[PublicKey, ...]:
-    """The keys in a setting: base64 (or plain text) of a JWK, a JWK set or a PEM. Raises ValueError with a sentence."""
+    """Parse a setting: a JWK, a JWK set or a PEM, in base64 or as plain text. Raises ValueError with a sentence."""
     text = setting.strip()
     if not text.startswith(("{", "-----")):
         try:
@@ -54,9 +54,9 @@ def parse_public_keys(setting: str) -> tuple[PublicKey, ...]:
 
 
 def parse_key_set(value: object) -> tuple[PublicKey, ...]:
-    """The keys of an issuer's JWK set, without those of kinds that we do not verify. Raises ValueError."""
+    """Parse an issuer's JWK set; ignores keys that are not supported. Raises ValueError."""
     if not isinstance(value, dict) or not isinstance(value.get("keys"), list):
-        raise ValueError("the answer is no JWK set")
+        raise ValueError("the answer is not a JWK set")
     keys = []
     for key in value["keys"]:
         try:
@@ -67,7 +67,7 @@ def parse_key_set(value: object) -> tuple[PublicKey, ...]:
 
 
 def pick(keys: tuple[PublicKey, ...], key_id: object) -> PublicKey | None:
-    """The key that a token's `kid` names. A key without one fits any token, a token without one a lone key."""
+    """The key that a token's `kid` names. A single key also matches if the token or the key has no `kid`."""
     if key_id is None:
         return keys[0] if len(keys) == 1 else None
     named = [key for key in keys if key.key_id == key_id]
@@ -78,11 +78,11 @@ def pick(keys: tuple[PublicKey, ...], key_id: object) -> PublicKey | None:
 
 def _from_jwk(value: object) -> PublicKey:
     if not isinstance(value, Mapping):
-        raise ValueError("a JWK is a JSON object")
+        raise ValueError("a JWK must be a JSON object")
     if "d" in value or value.get("kty") == "oct":
-        raise ValueError("this is a secret key: take the public one")
+        raise ValueError("this is a secret key: use the public key")
     if value.get("use", "sig") != "sig" or "verify" not in value.get("key_ops", ["verify"]):
-        raise ValueError("this key is not for verifying signatures")
+        raise ValueError("this key is not for verifying signatures: see its use and key_ops")
     algorithm = _algorithm(value)
     kind = value.get("kty")
     members = {name: value.get(name) for name in ("kty", *_MEMBERS.get(str(kind), ()))}
@@ -102,7 +102,7 @@ def _algorithm(value: Mapping[str, object]) -> str:
         fits = algorithm in _RSA
     else:
         algorithm = _BY_CURVE.get((str(value.get("kty")), str(value.get("crv"))))
-        # RFC 9864 names the curve instead.
+        # RFC 9864 names the algorithm after its curve.
         fits = algorithm is not None and named in (None, algorithm, *(["Ed25519"] if algorithm == "EdDSA" else []))
     if not fits or not isinstance(algorithm, str):
         raise ValueError(f"keys are for {', '.join(sorted(ALGORITHMS))}")
@@ -112,7 +112,7 @@ def _algorithm(value: Mapping[str, object]) -> str:
 def _from_pem(text: str) -> PublicKey:
     found = _PEM.fullmatch(text)
     if found is None:
-        raise ValueError("the PEM is one block BEGIN PUBLIC KEY")
+        raise ValueError("the PEM must be one block BEGIN PUBLIC KEY")
     der = _decode("".join(found[1].split()))
     identifier = _DER.match(der)
     if identifier is not None:

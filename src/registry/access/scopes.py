@@ -1,4 +1,4 @@
-"""Scopes of the distribution project's token specification: what a client asks a token for."""
+"""Scopes of the distribution project's token specification: the access for which a client requests a token."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -9,31 +9,31 @@ from registry.spec.errors import RegistryError
 from registry.spec.names import parse_name
 
 CATALOG = "registry:catalog:*"
-_MAX_SCOPES = 50  # docker asks for two at most; each makes the token longer
+_MAX_SCOPES = 50  # docker requests two at most; each makes the token longer
 
-# What a client will want next when it is challenged: who pushes also asks what is there.
+# The access in a challenge to a push: the pusher also needs to ask which blobs are already stored.
 _WITH_PULL = frozenset({Access.PULL, Access.PUSH})
 
 
 @dataclass(frozen=True, slots=True)
 class Scopes:
-    """What is asked for, or granted: access to repositories by their full names, and the catalogue."""
+    """Requested or granted access: actions on repositories, by full name, and the catalogue."""
 
     repositories: tuple[tuple[str, frozenset[Access]], ...] = ()
     catalog: bool = False
 
     def permissions(self) -> Permissions:
-        """As what a caller may do."""
+        """Convert to permissions of a caller."""
         tables = (allow(access, name) for name, access in self.repositories if access)
         return Permissions(tuple(table for one in tables for table in one.tables))
 
     def cut(self, allowed: Permissions) -> "Scopes":
-        """What of it is allowed."""
+        """Reduce to what is allowed."""
         repositories = tuple((name, access & allowed.on(name)) for name, access in self.repositories)
         return Scopes(repositories, self.catalog and Access.PULL in allowed.anywhere())
 
     def as_json(self) -> list[dict[str, object]]:
-        """The claim `access` of the specification."""
+        """Encode as the claim `access` of the token specification."""
         entries: list[dict[str, object]] = [
             {"type": "repository", "name": name, "actions": sorted(one.value for one in access)}
             for name, access in self.repositories
@@ -42,7 +42,7 @@ class Scopes:
 
 
 def parse_scopes(values: Iterable[str]) -> Scopes:
-    """Read `scope` parameters, each of which may hold several. What is unknown here is not granted, and no error."""
+    """Parse `scope` parameters, each of which may contain several scopes. Ignores unknown scopes without an error."""
     asked: dict[str, frozenset[Access]] = {}
     catalog = False
     for scope in [scope for value in values for scope in value.split()][:_MAX_SCOPES]:
@@ -64,7 +64,7 @@ def _parse_actions(text: str) -> frozenset[Access]:
 
 
 def scope_of(endpoint: Endpoint | None) -> str | None:
-    """The scope that a challenge names: what a token needs for this endpoint; None when no scope would do."""
+    """The scope in a challenge: the one that a token needs for this endpoint; None if there is no such scope."""
     if isinstance(endpoint, ListRepositories):
         return CATALOG
     if not isinstance(endpoint, InRepository):

@@ -1,4 +1,4 @@
-"""What the operator set about access."""
+"""The operator's settings for access control."""
 
 from dataclasses import dataclass
 
@@ -7,16 +7,16 @@ from registry.access.oidc import Issuer
 from registry.access.permissions import Glob
 from registry.ports.crypto import PublicKey
 
-DEFAULT_REFRESH_DAYS = 30  # that a refresh token is good for; each use brings a new one
+DEFAULT_REFRESH_DAYS = 30  # that a refresh token is valid; each use returns a new one
 
 
 @dataclass(frozen=True, slots=True)
 class AccessSettings:
-    """Who may come in, and how; empty where nothing is set."""
+    """Accounts, keys and issuers for authentication, and what everybody may pull."""
 
     accounts: tuple[Account, ...] = ()
     token_keys: tuple[PublicKey, ...] = ()
-    token_audience: str | None = None  # demanded of signed tokens, when set
+    token_audience: str | None = None  # the `aud` that signed tokens must have; None: any
     issuers: tuple[Issuer, ...] = ()
     anonymous_pull: tuple[Glob, ...] = ()
     bearer_tokens: bool = False
@@ -24,5 +24,5 @@ class AccessSettings:
 
     @property
     def uses_bearer(self) -> bool:
-        """Whether clients are sent to the token endpoint: what is anonymous or comes by OIDC works only there."""
+        """Whether challenges point to the token endpoint. Anonymous pulls and identity tokens need it."""
         return self.bearer_tokens or bool(self.anonymous_pull or self.issuers)

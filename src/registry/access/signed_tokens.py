@@ -1,7 +1,7 @@
-"""JSON Web Tokens (RFC 7519) that somebody else signed: read with suspicion, then verified.
+"""JSON Web Tokens (RFC 7519) that the operator or an issuer signed: parsed as untrusted input, then verified.
 
-PyJWT parses them and validates their claims. The signature is verified by the runtime's cryptography, with an algorithm
-that the key has, whatever the token says of itself (RFC 8725, section 3.1).
+PyJWT parses them and validates their claims. The runtime's cryptography verifies the signature, with the algorithm of
+the key, whatever the token's header says (RFC 8725, section 3.1).
 """
 
 from collections.abc import Mapping
@@ -16,13 +16,13 @@ from registry.spec.untrusted_json import read_json
 from registry.telemetry.log import log
 
 MAX_TOKEN = 12 * 1024  # characters
-_NAMES = {"EdDSA": ("EdDSA", "Ed25519")}  # of an algorithm that has two (RFC 8037, RFC 9864)
-LEEWAY = 30  # seconds that two clocks may differ
+_NAMES = {"EdDSA": ("EdDSA", "Ed25519")}  # algorithms with two names (RFC 8037, RFC 9864)
+LEEWAY = 30  # seconds by which clocks may differ
 
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """A token of which nothing is proved yet. `read_token` makes it."""
+    """A token that is not verified yet. `read_token` makes it."""
 
     text: str
     header: Mapping[str, Any]
@@ -31,22 +31,22 @@ class Token:
 
     @property
     def signed(self) -> bytes:
-        """What the signature is over."""
+        """The bytes that the signature covers."""
         return self.text.rpartition(".")[0].encode()
 
     @property
     def issuer(self) -> object:
-        """Who claims to have issued it."""
+        """The claim `iss`, not verified."""
         return self.claims.get("iss")
 
 
 def read_token(text: str) -> Token | None:
-    """Read a token in compact form; None when the text is none."""
+    """Parse a token in compact form; None if the text is not a token."""
     if len(text) > MAX_TOKEN or text.count(".") != 2 or not text.isascii():
         return None
     try:
         for segment in text.split(".")[:2]:
-            # PyJWT parses them, too: only what this reader took.
+            # PyJWT parses the segments, too. It must get only JSON that this reader accepts.
             read_json(jwt.utils.base64url_decode(segment), MAX_TOKEN)
         token = jwt.decode_complete(text, options={"verify_signature": False})
     except (jwt.InvalidTokenError, ValueError):
@@ -57,19 +57,19 @@ def read_token(text: str) -> Token | None:
 async def verify(
     crypto: Crypto, token: Token, key: PublicKey | None, audience: str | None, issuer: str | None = None
 ) -> Mapping[str, Any]:
-    """The claims, now proved. Raises UNAUTHORIZED; it says why only to who has a token with a right signature.
+    """Verify a token and return its claims. Raises UNAUTHORIZED, with details only if the signature is valid.
 
-    `audience` and `issuer` are demanded when they are given. `exp` is always demanded.
+    `audience` and `issuer` are checked if they are given. `exp` is always required.
     """
     try:
-        # What the token says of itself decides nothing, but one that says something else was made for somebody else.
+        # The header's `alg` selects nothing, but a token whose `alg` differs from the key's was not made for this key.
         is_named = key is not None and token.header.get("alg") in _NAMES.get(key.algorithm, (key.algorithm,))
         is_right = key is not None and is_named and await crypto.verify(key, token.signature, token.signed)
     except ValueError as error:
         log("key-unusable", algorithm=key.algorithm if key else None, error=str(error))
         is_right = False
     if not is_right:
-        raise RegistryError(Problem.UNAUTHORIZED, "the token's signature is wrong, or its key is not known here")
+        raise RegistryError(Problem.UNAUTHORIZED, "the token's signature is wrong, or this registry lacks its key")
     options: jwt.types.Options = {
         "verify_signature": False,
         "verify_exp": True,

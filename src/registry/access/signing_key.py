@@ -1,4 +1,4 @@
-"""The bucket's secret, from which every key that the registry signs with is derived. Made by the first who needs it."""
+"""The bucket's secret, from which all signing keys of the registry derive. The first request that needs it makes it."""
 
 import hmac
 
@@ -8,12 +8,12 @@ from registry.spec.errors import Problem, RegistryError
 from registry.storage import bucket_format, keys
 
 _SECRET_BYTES = 32
-# After which an isolate looks at the secret again: whoever deletes it voids what was signed within that time.
+# After which an isolate reads the secret again. Deleting the secret revokes all that was signed, after this time.
 REREAD_SECONDS = 60
 
 
 class SigningKey:
-    """Reads the secret once a minute at most, unless somebody asks for it as it is now."""
+    """Caches the secret for REREAD_SECONDS; `read` bypasses the cache."""
 
     def __init__(self, platform: Platform) -> None:
         self._platform = platform
@@ -22,7 +22,7 @@ class SigningKey:
         self._generation = 0
 
     async def secret(self) -> bytes:
-        """The secret, as it was within the last REREAD_SECONDS."""
+        """The secret, as read within the last REREAD_SECONDS."""
         if self._secret is None or self._platform.now() - self._read_at >= REREAD_SECONDS:
             return await self.read()
         return self._secret
@@ -33,11 +33,11 @@ class SigningKey:
         return self._generation
 
     async def derive(self, purpose: str) -> bytes:
-        """A key for one purpose: what is signed with it means nothing to any other."""
+        """A key for one purpose: its signatures are invalid for any other purpose."""
         return hmac.digest(await self.secret(), purpose.encode(), "sha256")
 
     async def read(self) -> bytes:
-        """The secret as it is now: whoever deletes the object voids everything that was signed."""
+        """Read the secret from the bucket. Make a new one if it is missing, as it is after the operator deleted it."""
         storage, now = self._platform.storage, self._platform.now()
         stored = await storage.get(keys.SIGNING_KEY)
         if stored is None:
@@ -54,5 +54,5 @@ class SigningKey:
     def _keep(self, secret: bytes, read_at: float) -> bytes:
         if secret != self._secret:
             self._generation += 1
-        self._secret, self._read_at = secret, read_at  # when it was asked for, and only if that went well
+        self._secret, self._read_at = secret, read_at  # the start of a read that succeeded
         return secret

@@ -1,4 +1,4 @@
-"""Interfaces to the place the registry runs in: the bucket, the web, cryptography, time and memory.
+"""Interfaces to the runtime: the bucket, other servers, cryptography, time and memory.
 
-Retries and buffers, which every call passes through, are here. It uses `registry.spec` and `registry.telemetry`.
+It also has the retries of storage calls and the buffers. It imports `registry.spec` and `registry.telemetry`.
 """

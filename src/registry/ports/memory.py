@@ -1,8 +1,8 @@
-"""The memory of all requests of an isolate together: a Worker has 128 MB, the interpreter included.
+"""Bounds on the memory of an isolate's requests: a Worker has 128 MB, the interpreter included.
 
-A `Ledger` counts the bytes of one purpose; a `BufferPool` also hands out the buffers. A request must not wait for
-another one's promise, so who finds no room polls; requests are served in the order in which they came. A request that
-is dropped may never give its share back, so a lease ends by itself.
+A `Ledger` counts the bytes used for one purpose; a `BufferPool` also hands out the buffers. A request must not wait for
+another request's promise, so a request without room polls. Requests get room in the order of their arrival. The runtime
+may drop a request, which then never gives its memory back: so every lease expires.
 """
 
 import asyncio
@@ -14,36 +14,36 @@ from registry.ports.storage import Buffer, Content, Source, Streams
 from registry.ports.tasks import settled
 from registry.spec.errors import Problem, RegistryError
 
-POLL_SECONDS = 0.05  # between the first two looks for room; each later pause is twice as long, up to the next one
+POLL_SECONDS = 0.05  # between the first two polls; each pause is twice the one before, up to _MAX_POLL_SECONDS
 _MAX_POLL_SECONDS = 0.4
-WAIT_SECONDS = 30.0  # for room; then 503, and the client tries again
-LEASE_SECONDS = 120.0  # after which what nobody touched counts as given back
-PATIENCE_SECONDS = 20.0  # a client may take to fill a buffer while others wait for one
-_GONE_SECONDS = 2.0  # after which one that waits and does not poll was dropped
+WAIT_SECONDS = 30.0  # for room; then the answer is 503, and the client tries again
+LEASE_SECONDS = 120.0  # without use, after which a lease expires
+PATIENCE_SECONDS = 20.0  # that a client may take to fill a buffer while other requests wait for one
+_GONE_SECONDS = 2.0  # without a poll, after which a waiting request counts as dropped
 _RETRY_AFTER = {"Retry-After": "5"}  # seconds
 
 
 class Lease:
-    """A share of a ledger for as long as a `with` lasts."""
+    """A number of bytes, reserved in a ledger until the `with` block ends."""
 
     def __init__(self, ledger: "Ledger", size: int, touched: float) -> None:
         self._ledger = ledger
         self.size = size  # bytes
-        self.touched = touched  # seconds since the epoch
+        self.touched = touched  # last use, in seconds since the epoch
 
     def __enter__(self) -> Self:
-        """Use it."""
+        """Return the lease."""
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Give it back."""
+        """Release the bytes."""
         self._ledger.give_back(self)
 
 
 class Ledger:
-    """At most `limit` bytes at once. `held` and `peak` are bytes that are, or were, in use at once."""
+    """Lets requests use at most `limit` bytes at once. `peak` is the largest number of bytes that were in use."""
 
     def __init__(self, now: Callable[[], float], sleep: Callable[[float], Awaitable[None]], limit: int) -> None:
         self.limit = limit
@@ -51,23 +51,23 @@ class Ledger:
         self._now = now
         self._sleep = sleep
         self._leases: set[Lease] = set()
-        # Who waits, in order, and when each last looked.
+        # Ticket of each waiting request, in order of arrival -> time of its last poll.
         self._waiting: dict[object, float] = {}
 
     @property
     def held(self) -> int:
-        """Bytes in use; leases that ended are forgotten."""
+        """Bytes in use, without expired leases."""
         oldest = self._now() - LEASE_SECONDS
         self._leases = {lease for lease in self._leases if lease.touched > oldest}
         return sum(lease.size for lease in self._leases)
 
     @property
     def is_wanted(self) -> bool:
-        """Whether somebody waits for room."""
+        """Whether a request waits for room."""
         return self._first() is not None
 
     def _first(self) -> object:
-        """Who waits longest; those who were dropped are forgotten."""
+        """The ticket of the request that has waited longest; dropped requests are removed."""
         oldest = self._now() - _GONE_SECONDS
         while self._waiting:
             first = next(iter(self._waiting))
@@ -77,7 +77,7 @@ class Ledger:
         return None
 
     def _take(self, size: int, ticket: object = None) -> Lease | None:
-        """A share, or None: no room, or others wait before the one with this ticket."""
+        """Return a lease; None if there is no room, or if other requests wait before the one with this ticket."""
         first = self._first()
         held = self.held
         if (first is not None and first is not ticket) or held + size > self.limit:
@@ -91,7 +91,7 @@ class Ledger:
         return Lease(self, size, self._now())
 
     async def _wait(self, size: int, seconds: float) -> Lease | None:
-        """A share as soon as there is one; None when there is none for so long."""
+        """Return a lease as soon as there is room; None if there is none for `seconds`."""
         if (lease := self._take(size)) is not None:
             return lease
         ticket, began, pause = object(), self._now(), POLL_SECONDS
@@ -107,36 +107,36 @@ class Ledger:
         return None
 
     async def reserve(self, size: int) -> Lease:
-        """Room for `size` bytes, at most the limit; 503 when there is none for WAIT_SECONDS."""
+        """Reserve `size` bytes, or the limit if that is less. Raises 503 if there is no room for WAIT_SECONDS."""
         lease = await self._wait(min(size, self.limit), WAIT_SECONDS)
         if lease is None:
             raise RegistryError(Problem.UNAVAILABLE, "too many requests at once; try again", headers=_RETRY_AFTER)
         return lease
 
     def give_back(self, lease: Lease) -> None:
-        """The share is free."""
+        """Release the bytes of a lease."""
         self._leases.discard(lease)
 
 
 class BufferLease(Lease):
-    """A buffer for as long as a `with` lasts."""
+    """A buffer, lent until the `with` block ends."""
 
     def __init__(self, pool: "BufferPool", buffer: Buffer, touched: float) -> None:
         super().__init__(pool, buffer.size, touched)
         self.buffer = buffer
-        self.timer: asyncio.Future[None] | None = None  # one for all fills: timers cost
+        self.timer: asyncio.Future[None] | None = None  # shared by all fills, since timers are expensive
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Give it back."""
+        """Give the buffer back."""
         if self.timer is not None:
             self.timer.cancel()
         super().__exit__(kind, error, trace)
 
 
 class BufferPool(Ledger):
-    """Hands out `count` buffers of `size` bytes; a client may take `patience` to fill one while others wait."""
+    """Lends `count` buffers of `size` bytes. While others wait, a client may take `patience` seconds to fill one."""
 
     def __init__(
         self,
@@ -151,7 +151,7 @@ class BufferPool(Ledger):
         self.size = size
         self._patience = patience  # seconds
         self._streams = streams
-        # Given back: a new one would wait beside them for the garbage collector.
+        # Buffers to use again. A new buffer would need memory beside the old ones until the garbage collector runs.
         self._free: list[Buffer] = []
 
     def _lease(self, size: int) -> BufferLease:
@@ -159,24 +159,24 @@ class BufferPool(Ledger):
         return BufferLease(self, buffer, self._now())
 
     def take_now(self) -> BufferLease | None:
-        """A buffer, or None when there is none left, or others wait."""
+        """Lend a buffer; None if none is free, or if other requests wait."""
         return _of_pool(self._take(self.size))
 
     async def take_within(self, seconds: float) -> BufferLease | None:
-        """A buffer, as soon as there is one; None when there is none for so long."""
+        """Lend a buffer as soon as one is free; None if none is free for `seconds`."""
         return _of_pool(await self._wait(self.size, seconds))
 
     async def take(self) -> BufferLease:
-        """A buffer, as soon as there is one; 503 when there is none for WAIT_SECONDS."""
+        """Lend a buffer as soon as one is free. Raises 503 if none is free for WAIT_SECONDS."""
         lease = await self.take_within(WAIT_SECONDS)
         if lease is None:
             raise RegistryError(Problem.UNAVAILABLE, "too many uploads at once; try again", headers=_RETRY_AFTER)
         return lease
 
     async def fill(self, source: Source, lease: BufferLease, stop: int, *, start: int = 0) -> int:
-        """Fill a buffer from `start` to `stop`; 503 for a client so slow that others wait for its buffer.
+        """Fill a buffer from `start` to `stop`. Raises 503 for a client that is too slow while others wait.
 
-        Who is cancelled here leaves the buffer to the source, which may go on filling it: nobody gets it again.
+        When the caller is cancelled, the source may go on filling the buffer: so the buffer is never lent again.
         """
         filling = asyncio.ensure_future(source.fill(lease.buffer, start, stop))
         began = self._now()
@@ -187,7 +187,7 @@ class BufferPool(Ledger):
                 await asyncio.wait((filling, lease.timer), return_when=asyncio.FIRST_COMPLETED)
             except asyncio.CancelledError:
                 self._leases.discard(lease)
-                filling.add_done_callback(lambda done: done.cancelled() or done.exception())  # what it says is nobody's
+                filling.add_done_callback(lambda done: done.cancelled() or done.exception())  # marks it as retrieved
                 raise
             lease.touched = self._now()
             if filling.done():
@@ -202,7 +202,7 @@ class BufferPool(Ledger):
                 )
 
     def give_back(self, lease: Lease) -> None:
-        """The buffer is free, unless the lease ended before: then it may still be in use, and nobody gets it again."""
+        """Free the buffer. After the lease expired it may still be in use: then it is never lent again."""
         if lease in self._leases:
             super().give_back(lease)
             assert isinstance(lease, BufferLease)
@@ -211,18 +211,18 @@ class BufferPool(Ledger):
 
 
 class Turns:
-    """A buffer for one piece after the other of a long stream: between two of them others get it when they wait."""
+    """Reads a long stream piece by piece into a buffer, and gives the buffer up between pieces when others wait."""
 
     def __init__(self, pool: BufferPool) -> None:
         self._pool = pool
         self._lease: BufferLease | None = None
 
     async def __aenter__(self) -> Self:
-        """Begin."""
+        """Return the object itself; `next` takes the buffer."""
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        """Give it back."""
+        """Give the buffer back."""
         self._give_back()
 
     def _give_back(self) -> None:
@@ -231,7 +231,7 @@ class Turns:
                 self._lease = None
 
     async def next(self, source: Source, wanted: int) -> tuple[Content, int]:
-        """What comes next of a source, `wanted` bytes or fewer at its end, and how many; the last piece was used."""
+        """The next piece of a source and its size: `wanted` bytes, fewer at the end. It overwrites the last piece."""
         if self._lease is not None and self._pool.is_wanted:
             self._give_back()
         if self._lease is None:

@@ -1,6 +1,6 @@
-"""A storage that tries again where that is safe, and finds out whether a call took effect whose reply was lost.
+"""A storage that retries failed calls where that is safe, and finds out whether a call with a lost reply took effect.
 
-What is written under a condition carries a random nonce in its metadata: equal metadata is one's own write.
+A conditional write has a random nonce in its metadata: a stored object with equal metadata is the caller's own write.
 """
 
 import contextlib
@@ -37,7 +37,7 @@ T = TypeVar("T")
 # Seconds before the second and the third attempt.
 _DELAYS = (0.1, 0.5)
 _BUSY_DELAYS = (1.1, 2.2)  # R2 takes one write a second to a key
-# An answer, not a failure: asking again would not change it.
+# Errors that are R2's answer, not a failure: a retry would have the same result.
 _FINAL = (ChecksumMismatch, UploadGone, PartChanged)
 
 NEVER = -math.inf
@@ -47,9 +47,9 @@ _deadline: ContextVar[float] = ContextVar("deadline", default=math.inf)
 
 @contextlib.contextmanager
 def sent_by(deadline: float) -> Iterator[None]:
-    """Nothing is tried again later than that, in seconds since the epoch: for who may do something only for a while.
+    """Within the `with` block, send no retry after `deadline` (seconds since the epoch): for work with a time limit.
 
-    With NEVER each call is sent once.
+    With NEVER, each call is sent once.
     """
     token = _deadline.set(deadline)
     try:
@@ -59,7 +59,7 @@ def sent_by(deadline: float) -> Iterator[None]:
 
 
 class RetryingStorage:
-    """`Storage` over another one. `before` is told each attempt, by the method's name."""
+    """A `Storage` that retries the calls of another one. It calls `before` with the method's name at each attempt."""
 
     def __init__(
         self,
@@ -74,7 +74,7 @@ class RetryingStorage:
         self._before = before
 
     async def _retry(self, name: str, call: Callable[[], Awaitable[T]], *, only_busy: bool = False) -> T:
-        """Call, again after a failure; `only_busy`: after a refusal for being too fast, which took no effect."""
+        """Call, and retry after a failure; with `only_busy` only after StorageBusy, since then nothing took effect."""
         for delay, busy_delay in zip(_DELAYS, _BUSY_DELAYS, strict=True):
             self._before(name)
             try:
@@ -122,8 +122,8 @@ class RetryingStorage:
 
         is_stream = isinstance(content, Source)
         if is_stream or only_if == ABSENT:
-            # A stream cannot be sent twice; but it may have arrived. What is created only where nothing lies may have
-            # arrived, too, and been deleted since by who had a reason: it must not come back.
+            # Neither is sent again, but it may have arrived. A stream cannot be sent twice. An object that is only
+            # created may have arrived and have been deleted since, for a reason: a retry must not restore it.
             try:
                 if is_stream:
                     self._before("put")
@@ -136,7 +136,7 @@ class RetryingStorage:
                     return found
                 raise
         stored = await self._retry("put", attempt)
-        # Refused after an attempt whose reply was lost: perhaps by that attempt's own object.
+        # The condition failed after an attempt whose reply was lost: perhaps because of that attempt's own object.
         return await found_ours() if stored is None and attempts > 1 else stored
 
     async def delete(self, keys: Sequence[str]) -> None:
@@ -165,7 +165,7 @@ class RetryingStorage:
         )
 
     async def create_upload(self, key: str, attributes: Attributes = NO_ATTRIBUTES) -> MultipartUpload:
-        # One whose reply was lost is dropped by R2 after seven days.
+        # If the reply was lost, R2 drops the unused upload after seven days.
         return await self._retry("create_upload", lambda: self._storage.create_upload(key, attributes))
 
     async def upload_part(self, upload: MultipartUpload, number: int, content: Content | Source) -> str:
@@ -175,7 +175,7 @@ class RetryingStorage:
         return await self._retry("upload_part", lambda: self._storage.upload_part(upload, number, content))
 
     async def complete_upload(self, upload: MultipartUpload, etags: Sequence[str]) -> StoredObject:
-        # After a lost reply the second attempt raises UploadGone, and the caller looks for the object.
+        # After a lost reply the second attempt raises UploadGone; then the caller looks for the object.
         return await self._retry("complete_upload", lambda: self._storage.complete_upload(upload, etags))
 
     async def abort_upload(self, upload: MultipartUpload) -> None:
@@ -183,13 +183,13 @@ class RetryingStorage:
 
 
 class tidying(contextlib.AbstractContextManager[None]):  # noqa: N801 - reads as a word: `with tidying("the log"):`
-    """For what follows a success, or another error: its own failure is logged, and left to the sweeper."""
+    """For cleaning up after a success or another error: a failure is logged, and the sweeper cleans up later."""
 
     def __init__(self, what: str) -> None:
         self._what = what
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
-        """Swallow a failing storage, nothing else."""
+        """Suppress StorageError, and no other error."""
         if isinstance(error, StorageError):
             log("left-for-the-sweeper", what=self._what, error=str(error))
             return True

@@ -1,8 +1,8 @@
 """The bucket as the core sees it: a narrow port over R2, and the streams of bytes that go through it.
 
 `registry.cloudflare` implements it on the real binding, `tests.fakes` in memory; both pass the suite in
-`tests.contract`. The bytes of blobs stay on the runtime's side (JavaScript): the core only holds the handles below and
-says what goes where.
+`tests.contract`. The bytes of blobs stay on the runtime's side (JavaScript): the core holds only the handles below and
+directs the bytes from one to another.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,42 +17,42 @@ MAX_PUT_SIZE = 5_363_466_240  # bytes of one put: 4.995 GiB
 MIN_PART_SIZE = 5 * 1024 * 1024  # bytes of every part but the last
 MAX_PARTS = 10_000
 MAX_DELETE_KEYS = 1_000  # keys of one delete call
-# R2 lets a request have 6 connections open (docs/adr/0009); one is left for what runs beside.
+# R2 allows a request 6 open connections (docs/adr/0009); one is left for calls that run at the same time.
 IN_FLIGHT = 5
 MAX_LIST_KEYS = 1_000  # keys of one page
 
 
 class StorageError(Exception):
-    """The storage refused or failed; the subclasses are what callers tell apart."""
+    """The storage refused a call or failed. Callers distinguish the subclasses."""
 
 
 class ChecksumMismatch(StorageError):
-    """`put` received other bytes than its checksum says; nothing was stored (R2 10037)."""
+    """The bytes of a `put` do not match its checksum; nothing was stored (R2 10037)."""
 
 
 class UploadGone(StorageError):
-    """The multipart upload was completed, aborted or never was (R2 10024)."""
+    """The multipart upload was completed or aborted, or never existed (R2 10024)."""
 
 
 class PartChanged(StorageError):
-    """`complete` named a part that was replaced or never arrived (R2 10025)."""
+    """`complete_upload` named a part that was replaced or never arrived (R2 10025)."""
 
 
 class StorageBusy(StorageError):
-    """R2 asks to slow down: more than one write a second to a key, or too many calls (R2 10058, 429)."""
+    """R2 refuses a call for its rate: more than one write a second to a key, or too many calls (R2 10058, 429)."""
 
 
 class PipeBroken(StorageError):
-    """Who reads a pipe stopped: a storage that failed, or a client that went away."""
+    """The reader of a pipe stopped: the storage failed, or the client closed the connection."""
 
 
 class ClientGone(Exception):
-    """The stream that was being read or passed on broke: the client went away."""
+    """A stream broke off while it was read or passed on: the client closed the connection."""
 
 
 @dataclass(frozen=True, slots=True)
 class StoredObject:
-    """What the bucket knows of an object without its bytes."""
+    """An object's properties, without its bytes."""
 
     key: str
     size: int  # bytes
@@ -60,32 +60,32 @@ class StoredObject:
     uploaded: float  # seconds since the epoch
     content_type: str | None
     metadata: Mapping[str, str]
-    checksum: Digest | None  # the one R2 verified at `put`
+    checksum: Digest | None  # verified by R2 at `put`
 
 
 class Buffer(Protocol):
-    """A fixed number of bytes held by the runtime, filled from sources."""
+    """A block of memory of a fixed size in the runtime, filled from sources."""
 
     @property
     def size(self) -> int:
-        """Bytes it has room for."""
+        """Capacity in bytes."""
         ...
 
     @property
     def is_whole(self) -> bool:
-        """Whether its memory is still there: a read that was cancelled keeps it."""
+        """Whether the buffer still has its memory: a cancelled read does not give it back."""
         ...
 
     def copy(self, start: int, content: "Content") -> None:
-        """Write bytes of another buffer at `start`."""
+        """Copy `content` into the buffer at `start`."""
         ...
 
     def read(self, stop: int) -> bytes:
-        """The bytes before `stop`, copied into Python. For documents, never for blobs."""
+        """Copy the bytes before `stop` into Python. For documents, never for blobs."""
         ...
 
     def slice(self, start: int, stop: int) -> "Content":
-        """The bytes from `start` to `stop` (exclusive), not copied: do not fill them again while in use."""
+        """The bytes from `start` to `stop` (exclusive), not copied: do not fill the buffer while they are in use."""
         ...
 
 
@@ -95,7 +95,7 @@ class Source(Protocol):
 
     @property
     def size(self) -> int | None:
-        """Bytes in all, or None when the sender did not say (chunked transfer encoding)."""
+        """Bytes in all; None when the sender did not announce it (chunked transfer encoding)."""
         ...
 
     async def fill(self, buffer: Buffer, start: int, stop: int) -> int:
@@ -106,11 +106,11 @@ class Source(Protocol):
         ...
 
     async def read(self, limit: int) -> bytes:
-        """The next `limit` bytes into Python, fewer at the end. For documents, never for blobs."""
+        """Read the next `limit` bytes into Python, fewer at the end. For documents, never for blobs."""
         ...
 
     async def cancel(self) -> None:
-        """Give up what was not read, so that its connection is free again. Does nothing after the end."""
+        """Discard the unread rest, which frees the connection. Does nothing after the end."""
         ...
 
 
@@ -119,32 +119,32 @@ class Body(Source, Protocol):
 
     @property
     def taken(self) -> int:
-        """Bytes of it that were read, or handed over to be read."""
+        """Bytes that were read, or handed over to be read."""
         ...
 
     async def discard(self) -> None:
-        """Read what is left and forget it, without a turn of the loop for each piece. Never raises."""
+        """Read and discard the rest, without a turn of the event loop for each piece. Never raises."""
         ...
 
 
 class Pipe(Protocol):
-    """A stream of a known number of bytes: written on one side, given on the other to `put`, a part, or a client."""
+    """A stream of a known number of bytes: one side is written, the other goes to `put`, a part, or a client."""
 
     @property
     def content(self) -> Source:
-        """The side to hand on."""
+        """The readable side."""
         ...
 
     async def write(self, content: "Content") -> None:
-        """Pass bytes on; returns when they were taken, so the buffer may be filled again. Raises PipeBroken."""
+        """Write bytes; returns when the reader took them and the buffer may be filled again. Raises PipeBroken."""
         ...
 
     async def close(self) -> None:
-        """All bytes were written. Too few or too many: the storage's call fails and nothing is stored."""
+        """End the stream. After too few or too many bytes the storage's call fails and nothing is stored."""
         ...
 
     async def abort(self) -> None:
-        """Make the storage's call fail, and nothing is stored; a client sees its download break."""
+        """Break the stream: the storage's call fails and nothing is stored; a client's download breaks off."""
         ...
 
 
@@ -152,20 +152,20 @@ class Digester(Protocol):
     """Computes a digest of bytes on the runtime's side."""
 
     async def update(self, content: "Content") -> None:
-        """Take the next bytes; returns when the buffer may be filled again."""
+        """Add the next bytes; returns when the buffer may be filled again."""
         ...
 
     async def digest(self) -> Digest:
-        """End it; the digest of all bytes."""
+        """Finish, and return the digest of all bytes."""
         ...
 
     async def abort(self) -> None:
-        """Give up; `digest` will not be asked."""
+        """Discard the computation; `digest` will not be called."""
         ...
 
 
 class Content(Protocol):
-    """Bytes in memory on their way: an opaque value of the runtime, which can be sent again."""
+    """Bytes in memory to be sent: an opaque value of the runtime, which can be sent more than once."""
 
 
 class Streams(Protocol):
@@ -176,7 +176,7 @@ class Streams(Protocol):
         ...
 
     def content(self, data: bytes) -> Content:
-        """Python's bytes as content, for a pipe."""
+        """Convert Python's bytes into content for a pipe."""
         ...
 
     def pipe(self, size: int) -> Pipe:
@@ -190,7 +190,7 @@ class Streams(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class StoredBody:
-    """An object with its bytes, which must be read to the end or cancelled."""
+    """An object with its bytes. The body must be read to the end or cancelled."""
 
     object: StoredObject
     body: Source
@@ -198,7 +198,7 @@ class StoredBody:
 
 @dataclass(frozen=True, slots=True)
 class Attributes:
-    """What is stored beside the bytes. The metadata's keys and values have at most 2,048 bytes together."""
+    """What is stored beside an object's bytes. Keys and values of the metadata have at most 2,048 bytes in all."""
 
     content_type: str | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
@@ -206,7 +206,7 @@ class Attributes:
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """One page of a listing. A page may be short without being the last one: only `cursor` tells."""
+    """One page of a listing. A short page is not always the last one: only `cursor` shows that."""
 
     objects: Sequence[StoredObject]
     prefixes: Sequence[str]  # common prefixes up to the delimiter
@@ -228,11 +228,11 @@ class Storage(Protocol):
     """The bucket. Every method is one R2 call; all may raise StorageError."""
 
     async def head(self, key: str) -> StoredObject | None:
-        """What is known of an object, or None."""
+        """An object's properties; None if it does not exist."""
         ...
 
     async def get(self, key: str, byte_range: ByteRange | None = None) -> StoredBody | None:
-        """An object with its bytes, or None."""
+        """An object with its bytes; None if it does not exist."""
         ...
 
     async def put(
@@ -244,15 +244,15 @@ class Storage(Protocol):
         checksum: Digest | None = None,
         only_if: "str | NotAfter | None" = None,
     ) -> StoredObject | None:
-        """Store an object, whole or not at all; a Source must have a size and not be read yet.
+        """Store an object, whole or not at all. A Source must have a size and must not have been read yet.
 
-        `checksum`: R2 computes it and raises ChecksumMismatch when the bytes differ. `only_if`: ABSENT, the etag
-        the object must have, or until when it was put; the answer is None when that does not hold.
+        `checksum`: R2 verifies it; raises ChecksumMismatch when the bytes differ. `only_if` is a condition on the
+        present object: ABSENT, its etag, or NotAfter. Returns None when the condition does not hold.
         """
         ...
 
     async def delete(self, keys: Sequence[str]) -> None:
-        """Delete up to MAX_DELETE_KEYS objects; those that are not there are no error."""
+        """Delete up to MAX_DELETE_KEYS objects. A missing object is no error."""
         ...
 
     async def list(
@@ -267,7 +267,7 @@ class Storage(Protocol):
     ) -> Listing:
         """A page of the objects below `prefix`, in the order of their keys (UTF-8).
 
-        `with_metadata`: with content type and metadata, which makes pages shorter.
+        `with_metadata` includes content type and metadata, which makes pages shorter.
         """
         ...
 
@@ -276,30 +276,30 @@ class Storage(Protocol):
         ...
 
     async def upload_part(self, upload: MultipartUpload, number: int, content: Content | Source) -> str:
-        """Store part `number` (from 1), replacing an earlier one of that number; returns its etag."""
+        """Store part `number` (from 1) and return its etag. Replaces an earlier part with that number."""
         ...
 
     async def complete_upload(self, upload: MultipartUpload, etags: Sequence[str]) -> StoredObject:
-        """Join the parts 1, 2, ... with these etags into the object, replacing what was there.
+        """Join the parts 1, 2, ... with these etags into the object. Replaces an existing object.
 
         Raises UploadGone or PartChanged.
         """
         ...
 
     async def abort_upload(self, upload: MultipartUpload) -> None:
-        """Drop a multipart upload and its parts; one that is gone is no error."""
+        """Drop a multipart upload and its parts. A missing upload is no error."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class NotAfter:
-    """`only_if` of `put`: what lies there was put by then, or is gone.
+    """`only_if` of `put`: the stored object was put at this time or before, or there is none.
 
-    Equal bytes have equal etags: this tells a second push of the same bytes from the first.
+    Equal bytes have equal etags; the time distinguishes a second push of the same bytes from the first.
     """
 
-    uploaded: float  # seconds since the epoch, as a StoredObject has it: milliseconds
+    uploaded: float  # seconds since the epoch, to the millisecond as in a StoredObject
 
 
 ABSENT = "*"
-"""`only_if` of `put`: create the object, never replace one."""
+"""`only_if` of `put`: create the object, but never replace one."""

@@ -1,4 +1,4 @@
-"""Helpers around asyncio's tasks."""
+"""Helpers for asyncio's tasks."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -8,14 +8,14 @@ T = TypeVar("T")
 
 
 async def settled(task: asyncio.Future[Any]) -> None:
-    """Wait for a task's end, whatever it is, where an error of its own would only hide another."""
+    """Wait until a task ends, and ignore its error, which would only hide an earlier one."""
     await asyncio.wait((task,))
     if not task.cancelled():
         task.exception()
 
 
 async def within(seconds: float, sleep: Callable[[float], Awaitable[None]], work: Awaitable[T]) -> T:
-    """What `work` returns; raises TimeoutError when that takes longer, and then it was cancelled."""
+    """Return the result of `work`. After `seconds`, cancel it and raise TimeoutError."""
     task, timer = asyncio.ensure_future(work), asyncio.ensure_future(sleep(seconds))
     try:
         await asyncio.wait((task, timer), return_when=asyncio.FIRST_COMPLETED)
@@ -29,7 +29,7 @@ async def within(seconds: float, sleep: Callable[[float], Awaitable[None]], work
 
 
 async def beside(first: Awaitable[T], second: Awaitable[object]) -> T:
-    """Run two that use the same buffer: returns, or raises, only when neither uses it any more."""
+    """Run two operations on the same buffer. Returns or raises only after both ended, when the buffer is free."""
     tasks = asyncio.ensure_future(first), asyncio.ensure_future(second)
     await asyncio.wait(tasks)
     if not tasks[1].cancelled() and tasks[1].exception() is not None and tasks[0].exception() is None:

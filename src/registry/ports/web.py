@@ -1,4 +1,4 @@
-"""The port to the web: other servers, asked over HTTP."""
+"""The port to the web: HTTP requests to other servers."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -8,12 +8,12 @@ from registry.ports.storage import Source
 
 
 class WebError(Exception):
-    """The server cannot be reached, or its answer broke off."""
+    """The server cannot be reached, or its answer breaks off."""
 
 
 @dataclass(frozen=True, slots=True)
 class WebResponse:
-    """An answer. `header` takes a name in lower case. A body that is not read must be cancelled."""
+    """An answer. `header` takes a name in lower case. The caller must read the body to its end, or cancel it."""
 
     status: int
     header: Callable[[str], str | None]
@@ -21,11 +21,11 @@ class WebResponse:
 
 
 class Web(Protocol):
-    """Asks other servers. Redirects are not followed: they are answers like any other."""
+    """Sends requests to other servers. It does not follow redirects, but returns them like any other answer."""
 
     async def fetch(self, method: str, url: str, headers: Mapping[str, str], body: str = "") -> WebResponse:
-        """Ask; returns when the answer begins. Raises WebError, and so does reading the body.
+        """Send a request; returns when the answer begins. Raises WebError, and so does reading the body.
 
-        There is no time limit: who cancels this gives the request up.
+        There is no timeout: to stop waiting, cancel the task.
         """
         ...

@@ -1,1 +1,1 @@
-"""What the specifications name: names, errors, endpoints, manifests, ranges. No I/O; it uses no other package."""
+"""Terms of the specifications: names, errors, endpoints, manifests, ranges. No I/O; it imports no other package."""

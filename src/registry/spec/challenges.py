@@ -1,10 +1,10 @@
-"""WWW-Authenticate as other registries write it (RFC 9110, section 11.6.1), well or badly."""
+"""Parser for the WWW-Authenticate headers of other registries (RFC 9110, section 11.6.1), malformed ones included."""
 
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-# A parameter: quoted, or bare as some registries send it; or a scheme, which no "=" follows.
+# A parameter, whose value is quoted or, from some registries, not; or a scheme, which no "=" follows.
 _PART = re.compile(
     r'\s*(?:(?P<name>[A-Za-z][\w-]*)\s*=\s*(?:"(?P<quoted>(?:[^"\\]|\\.)*)"|(?P<bare>[^\s,"]+))'
     r"|(?P<scheme>[A-Za-z][\w-]*)(?![\w-]|\s*=))\s*,?",
@@ -16,14 +16,14 @@ _ESCAPED = re.compile(r"\\(.)")
 
 @dataclass(frozen=True, slots=True)
 class Challenge:
-    """What a server asks for: the scheme in lower case, and its parameters."""
+    """One challenge of a header: the scheme in lower case, and its parameters."""
 
     scheme: str
     parameters: Mapping[str, str]
 
 
 def parse_challenges(header: str) -> list[Challenge]:
-    """Every challenge of a header, several of them included; what cannot be read, or is too long, ends the list."""
+    """Return all challenges of a header. Parsing stops at malformed text and after _MAX_HEADER characters."""
     header = header[:_MAX_HEADER]
     found: list[tuple[str, dict[str, str]]] = []
     at = 0

@@ -1,7 +1,7 @@
-"""Every row of the spec's table "Endpoints" as a type: a request is parsed once, into one of these values.
+"""Every row of the spec's table "Endpoints" as a type: a request line is parsed once, into a value of one of them.
 
-`registry.spec.paths` makes them from a request line, and request lines from them. What a value holds was checked;
-handlers never look at a path again.
+`registry.spec.paths` converts between request lines and these values. The values are validated: handlers never parse
+a path.
 """
 
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from registry.spec.names import Digest, Reference, RepositoryName, Tag
 
 
 class Access(Enum):
-    """What a caller may do with a repository."""
+    """An action on a repository, which access control allows or denies."""
 
     PULL = "pull"
     PUSH = "push"
@@ -23,15 +23,15 @@ EVERYTHING = frozenset(Access)
 
 
 class Mode(Enum):
-    """What is collected, as serverless-registry has it, and the least of it."""
+    """What garbage collection deletes; each mode includes the one before. serverless-registry has the last two."""
 
-    DELETED = "deleted"  # only what deletions left: tombstones, and entries of referrers
+    DELETED = "deleted"  # only what deletions left behind: tombstones, and entries of referrers
     UNREFERENCED = "unreferenced"  # also blobs that no manifest refers to
     UNTAGGED = "untagged"  # also manifests that no tag reaches, and their blobs
 
 
 def parse_mode(text: str) -> Mode:
-    """A mode that can be asked for; the least is what the clean-up does anyway. Raises ValueError with a sentence."""
+    """Parse a mode that can be requested, so not DELETED, which always runs. Raises ValueError with a sentence."""
     mode = {one.value: one for one in (Mode.UNREFERENCED, Mode.UNTAGGED)}.get(text)
     if mode is None:
         raise ValueError("it is unreferenced or untagged")
@@ -41,13 +41,13 @@ def parse_mode(text: str) -> Mode:
 _PULL = frozenset({Access.PULL})
 _PUSH = frozenset({Access.PUSH})
 _DELETE = frozenset({Access.DELETE})
-# As in SR: HEAD tells no content, and a pusher asks with it what need not be uploaded.
+# As in serverless-registry: HEAD reveals no content, and a pusher uses it to skip blobs that are already stored.
 _PULL_OR_PUSH = frozenset({Access.PULL, Access.PUSH})
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Base of all rows: `row` is the spec's number, `access` what the caller needs (any one of it)."""
+    """Base of all endpoints: `row` is the spec's number; the caller needs one of the actions in `access`."""
 
     row: ClassVar[str]
     method: ClassVar[str]
@@ -56,33 +56,33 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True)
 class Open(Endpoint):
-    """An endpoint that anybody may ask, whatever credentials come along: it looks at them itself, if at all."""
+    """An endpoint without access control: the router ignores credentials; the handler checks them if it needs to."""
 
 
 @dataclass(frozen=True, slots=True)
 class ShowFrontPage(Open):
-    """GET /: what this is and how to log in."""
+    """GET /: a page that says what this server is and how to log in."""
 
     row, method, access = "front", "GET", frozenset()
 
 
 @dataclass(frozen=True, slots=True)
 class CheckHealth(Open):
-    """GET /healthz: whether the registry reaches its bucket."""
+    """GET /healthz, the health check: whether the registry reaches its bucket."""
 
     row, method, access = "health", "GET", frozenset()
 
 
 @dataclass(frozen=True, slots=True)
 class ShowMetrics(Endpoint):
-    """GET /metrics: what this isolate has answered, for Prometheus."""
+    """GET /metrics: counters of the requests that this isolate answered, for Prometheus."""
 
     row, method, access = "metrics", "GET", _PULL
 
 
 @dataclass(frozen=True, slots=True)
 class CheckVersion(Endpoint):
-    """GET /v2/: whether this is a registry, and whether the credentials are right."""
+    """GET /v2/: tells a client that this is a registry, and whether its credentials are valid."""
 
     row, method, access = "end-1", "GET", EVERYTHING
 
@@ -125,7 +125,7 @@ class StartUpload(InRepository):
 
 @dataclass(frozen=True, slots=True)
 class UploadBlob(InRepository):
-    """POST with the whole blob."""
+    """POST with the whole blob as the body."""
 
     row, method, access = "end-4b", "POST", _PUSH
     digest: Digest
@@ -133,7 +133,7 @@ class UploadBlob(InRepository):
 
 @dataclass(frozen=True, slots=True)
 class StartUploadFor(InRepository):
-    """POST that names the algorithm of the digest to come."""
+    """POST that names the digest algorithm of the blob to be uploaded."""
 
     row, method, access = "end-4c", "POST", _PUSH
     algorithm: str
@@ -141,7 +141,7 @@ class StartUploadFor(InRepository):
 
 @dataclass(frozen=True, slots=True)
 class MountBlob(InRepository):
-    """POST that asks for a blob of another repository; without `source` any repository would do."""
+    """POST that requests a cross-repository mount; without `source` the blob may come from any repository."""
 
     row, method, access = "end-11", "POST", _PUSH
     digest: Digest
@@ -152,8 +152,8 @@ class MountBlob(InRepository):
 class InSession(InRepository):
     """An endpoint of an upload session.
 
-    `session` is its id as the client gave it, not verified yet. `entry` is where the newest entry of its log starts,
-    as our `Location` named it, so that one read finds the state.
+    `session` is the session id that the client sent, not verified yet. `entry` is the start offset of the newest entry
+    in the session's log. The previous `Location` contained it, so that one read finds the session's state.
     """
 
     session: str
@@ -183,7 +183,7 @@ class CancelUpload(InSession):
 
 @dataclass(frozen=True, slots=True)
 class PutManifest(InRepository):
-    """PUT of a manifest; `tags` are the extra ones of end-7b."""
+    """PUT of a manifest; `tags` are the additional tags of end-7b."""
 
     row, method, access = "end-7", "PUT", _PUSH
     reference: Reference
@@ -219,7 +219,7 @@ class ListReferrers(InRepository):
 
 @dataclass(frozen=True, slots=True)
 class ListRepositories(Endpoint):
-    """GET /v2/_catalog, of Docker's registry API; the OCI spec has no row for it."""
+    """GET /v2/_catalog of Docker's registry API; the OCI spec does not have this endpoint."""
 
     row, method, access = "catalog", "GET", _PULL
     count: int | None
@@ -228,14 +228,14 @@ class ListRepositories(Endpoint):
 
 @dataclass(frozen=True, slots=True)
 class Migrate(Endpoint):
-    """POST /v2/_migrate: the next step of the migration from SR. Ours alone."""
+    """POST /v2/_migrate: the next step of the migration from serverless-registry. Only this registry has it."""
 
     row, method, access = "migrate", "POST", _DELETE
 
 
 @dataclass(frozen=True, slots=True)
 class CollectGarbage(InRepository):
-    """POST /v2/<name>/gc, as SR has it. `grace` is in seconds."""
+    """POST /v2/<name>/gc, which serverless-registry has, too. `grace` is in seconds."""
 
     row, method, access = "gc", "POST", _DELETE
     mode: Mode
@@ -245,14 +245,14 @@ class CollectGarbage(InRepository):
 
 @dataclass(frozen=True, slots=True)
 class VerifyRepository(InRepository):
-    """GET /v2/<name>/gc?mode=verify: whether everything is there."""
+    """GET /v2/<name>/gc?mode=verify: whether the repository lacks any object."""
 
     row, method, access = "verify", "GET", _DELETE
 
 
 @dataclass(frozen=True, slots=True)
 class PreviewRetention(Endpoint):
-    """GET /v2/_retention: what the rules would delete now. `last`: where an answer before ended."""
+    """GET /v2/_retention: what the retention rules would delete now. `last` is where the previous page ended."""
 
     row, method, access = "retention", "GET", _DELETE
     last: str | None
@@ -260,7 +260,7 @@ class PreviewRetention(Endpoint):
 
 @dataclass(frozen=True, slots=True)
 class GetToken(Open):
-    """GET of the distribution project's token specification; `scopes` as they came."""
+    """GET of the distribution project's token specification; `scopes` are not parsed yet."""
 
     row, method, access = "token", "GET", EVERYTHING
     scopes: tuple[str, ...]
@@ -269,6 +269,6 @@ class GetToken(Open):
 
 @dataclass(frozen=True, slots=True)
 class PostToken(Open):
-    """POST of its OAuth2 variant; what is asked for stands in the body."""
+    """POST of the token specification's OAuth2 variant; the body has the parameters."""
 
     row, method, access = "token", "POST", EVERYTHING

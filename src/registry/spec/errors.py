@@ -1,7 +1,7 @@
-"""What can be wrong with a request, as one table: error code, HTTP status, and the sentence the spec has for it.
+"""Every error of a request, as one table: error code, HTTP status and default message.
 
-Everything below the router raises `RegistryError` with a row of this table; `registry.api.router` renders it once.
-A message says what is wrong and what to do; it never repeats a secret.
+Code below the router raises `RegistryError` with a row of this table; `registry.api.router` makes the answer of it.
+A message says what is wrong and what to do; it never contains a secret.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,29 +28,29 @@ class Problem(Enum):
     NAME_INVALID = ("NAME_INVALID", 400, "invalid repository name")  # code-8
     NAME_UNKNOWN = ("NAME_UNKNOWN", 404, "repository name not known to registry")  # code-9
     SIZE_INVALID = ("SIZE_INVALID", 400, "provided length did not match content length")  # code-10
-    RANGE_INVALID = ("RANGE_INVALID", 416, "the range begins behind the last byte")  # not in the spec's table
+    RANGE_INVALID = ("RANGE_INVALID", 416, "the range begins after the last byte")  # not in the spec's table
     BLOB_TOO_LARGE = ("SIZE_INVALID", 413, "blob too large")  # code-10
     UNAUTHORIZED = ("UNAUTHORIZED", 401, "authentication required")  # code-11
     TOKEN_TOO_NARROW = (
         "UNAUTHORIZED",
         401,
-        "the token is not for this: ask for one with the challenge's scope",
+        "the token does not cover this request: request a token with the scope in WWW-Authenticate",
     )  # code-11
     DENIED = ("DENIED", 403, "requested access to the resource is denied")  # code-12
     UNSUPPORTED = ("UNSUPPORTED", 405, "the operation is unsupported")  # code-13
     NOT_MIGRATED = ("UNSUPPORTED", 409, "the bucket still has links of serverless-registry: POST /v2/_migrate first")
-    GC_BUSY = ("UNSUPPORTED", 409, "garbage of this repository is being collected by another run; try again later")
-    GC_UNSAFE = ("UNSUPPORTED", 409, "a manifest cannot be read, so nobody knows what is garbage")
-    NEEDS_MORE_CALLS = ("UNSUPPORTED", 409, "this takes more R2 calls than R2_CALLS allows")
-    BAD_REQUEST = ("UNSUPPORTED", 400, "the request cannot be understood")  # no row of the spec fits better
-    NOT_FOUND = ("UNSUPPORTED", 404, "there is nothing at this path")  # not a path of the spec
+    GC_BUSY = ("UNSUPPORTED", 409, "another garbage collection of this repository is running; try again later")
+    GC_UNSAFE = ("UNSUPPORTED", 409, "a manifest cannot be read, so garbage cannot be told from data: delete it")
+    NEEDS_MORE_CALLS = ("UNSUPPORTED", 409, "the operation needs more R2 calls than the setting R2_CALLS allows")
+    BAD_REQUEST = ("UNSUPPORTED", 400, "the request is malformed")  # no row of the spec fits better
+    NOT_FOUND = ("UNSUPPORTED", 404, "the registry has no such path")  # not a path of the spec
     TOO_SLOW = ("UNSUPPORTED", 408, "the body did not arrive in time; try again")
     TOO_MANY_REQUESTS = ("TOOMANYREQUESTS", 429, "too many requests")  # code-14
     UNAVAILABLE = ("TOOMANYREQUESTS", 503, "the storage did not answer; try again")
     # Not in the spec's table.
-    UPSTREAM_FAILED = ("UNAVAILABLE", 502, "a registry behind this one failed")
-    UPSTREAM_SLOW = ("UNAVAILABLE", 504, "a registry behind this one did not answer in time")
-    # The last one is not a row of the spec: a fault of ours, never of the client's.
+    UPSTREAM_FAILED = ("UNAVAILABLE", 502, "an upstream registry failed; try again")
+    UPSTREAM_SLOW = ("UNAVAILABLE", 504, "an upstream registry did not answer in time; try again")
+    # Not in the spec's table: a fault of the registry, never of the client.
     INTERNAL = ("UNKNOWN", 500, "internal error")
 
     def __init__(self, code: str, status: int, message: str) -> None:
@@ -59,15 +59,15 @@ class Problem(Enum):
         self.message = message
 
 
-_MAX_MESSAGE = 600  # characters: some of them may be a stranger's
+_MAX_MESSAGE = 600  # characters: a message may contain text of a client or of another server
 
 
 class RegistryError(Exception):
-    """The request ends here with `problem`.
+    """Ends the request with the error answer for `problem`.
 
-    `message` replaces the table's sentence, `details` are JSON values for the client, each in an entry of its own,
-    `headers` go on the answer (`Allow`, `Range`, `Location`, `Retry-After`). `account` is the existing one whose secret
-    was wrong: for the log alone.
+    `message` replaces the table's message. `details` are JSON values for the client, each in an error entry of its own.
+    `headers` are added to the answer (`Allow`, `Range`, `Location`, `Retry-After`). `account` is the existing account
+    whose secret was wrong; it appears only in the log.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class RegistryError(Exception):
         super().__init__(f"{problem.code}: {self.message}")
 
     def entries(self) -> list[dict[str, object]]:
-        """The `errors` array of the answer's body (spec, "Error Codes")."""
+        """Return the `errors` array of the answer's body (spec, "Error Codes")."""
         entry: dict[str, object] = {"code": self.problem.code, "message": self.message}
         return [{**entry, "detail": detail} for detail in self.details] or [entry]
 

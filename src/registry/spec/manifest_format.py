@@ -1,7 +1,7 @@
-"""What a manifest says: parsed to be checked, never to be written again. The received bytes are what is stored.
+"""Parser for manifests, for checks and indexing. A manifest is never serialized: the received bytes are stored.
 
-Image manifests, image indexes (OCI image spec), artifact manifests (its 1.1 release candidates), Docker's schema 2
-manifests and lists, and schema 1 as SR takes it.
+It takes image manifests and image indexes (OCI image spec), artifact manifests (its 1.1 release candidates), Docker's
+schema 2 manifests and lists, and schema 1 as serverless-registry does.
 """
 
 import json
@@ -20,27 +20,27 @@ OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 OCI_INDEX = "application/vnd.oci.image.index.v1+json"
 _DOCKER_MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
 _DOCKER_LIST = "application/vnd.docker.distribution.manifest.list.v2+json"
-# What other registries are asked for: whatever they have. Schema 1 they would make of something better.
+# The types to request from an upstream registry. Schema 1 is left out: a registry may convert newer manifests to it.
 PULLED_TYPES = (OCI_INDEX, OCI_MANIFEST, _DOCKER_LIST, _DOCKER_MANIFEST)
 _OCI_ARTIFACT = "application/vnd.oci.artifact.manifest.v1+json"
 _SCHEMA_1 = "application/vnd.docker.distribution.manifest.v1+json"
 _SCHEMA_1_TYPES = (_SCHEMA_1, "application/vnd.docker.distribution.manifest.v1+prettyjws")
-# Types whose documents have a list of that name, and types whose documents have none. A document of one kind with the
-# type of the other would be two images to two clients (CVE-2021-41190).
+# Types of documents with a list `manifests`, and types of documents without one. Two clients would see two different
+# images in a document of one kind that has a type of the other (CVE-2021-41190).
 _INDEX_TYPES = frozenset({OCI_INDEX, _DOCKER_LIST})
 _MANIFEST_TYPES = frozenset({OCI_MANIFEST, _DOCKER_MANIFEST, _OCI_ARTIFACT, *_SCHEMA_1_TYPES})
 _CONFIG_TYPES = frozenset(
     {"application/vnd.oci.image.config.v1+json", "application/vnd.docker.container.image.v1+json"}
 )
-# The types that a manifest may have: no browser shows or runs them (RFC 6838 for the characters).
+# The types that a manifest may have. Browsers neither show nor run them. RFC 6838 has the characters.
 _MEDIA_TYPE = re.compile(r"application/vnd\.[a-z0-9!#$&^_.+-]{1,100}\+(?:json|prettyjws)", re.ASCII | re.IGNORECASE)
-# What a client sends that does not know the type: the document says it.
+# The type that a client sends when it does not know the manifest's: then the member mediaType decides.
 _ANY_JSON = "application/json"
-# Layers of these types may lie elsewhere (image spec, layer.md, "Non-Distributable Layers"; Docker's foreign layers).
+# Layers of these types need not be in the registry (image spec, "Non-Distributable Layers"; Docker's foreign layers).
 _FOREIGN_LAYERS = ("application/vnd.oci.image.layer.nondistributable.", "application/vnd.docker.image.rootfs.foreign.")
 _SHOWN = 60  # characters of a name, in a message
-# The names that the specifications give to members of a manifest and of a descriptor. Go's clients read
-# "Layers" as "layers" (encoding/json folds case), others do not.
+# The member names of manifests and descriptors in the specifications. Clients in Go read "Layers" as "layers"
+# (encoding/json ignores case), other clients do not.
 _NAMES = {
     name.casefold(): name
     for name in (
@@ -63,19 +63,19 @@ class Descriptor:
 
     @property
     def may_lie_elsewhere(self) -> bool:
-        """Whether it need not be in the repository. It is referred to all the same: what was pushed stays."""
+        """Whether the blob need not be in the repository. Garbage collection keeps it nevertheless, if it is there."""
         return self.media_type.startswith(_FOREIGN_LAYERS)
 
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What is checked and indexed of a manifest."""
+    """The parts of a manifest that are checked and indexed."""
 
     media_type: str
     all_blobs: tuple[Descriptor, ...]  # config and layers
     children: tuple[Descriptor, ...]  # manifests of an index
     subject: Descriptor | None
-    artifact_type: str | None  # as listed by referrers
+    artifact_type: str | None  # for the referrers API
     annotations: dict[str, str]
 
     @property
@@ -90,28 +90,28 @@ def is_media_type(text: str | None) -> bool:
 
 
 def parse_manifest(data: bytes, content_type: str | None) -> Manifest:
-    """Parse a manifest that was sent with this Content-Type; raises MANIFEST_INVALID naming the JSON path."""
+    """Parse a manifest that was pushed with this Content-Type. Raises MANIFEST_INVALID with the JSON path."""
     sent = content_type.partition(";")[0].strip().lower() if content_type else None
     if sent == _ANY_JSON:
         sent = None
     if sent and not is_media_type(sent):
         raise RegistryError(
             Problem.MANIFEST_INVALID,
-            f"the header Content-Type is no manifest's: send the type of the manifest, for example {OCI_MANIFEST}",
+            f"the Content-Type is not a manifest's: send the media type of the manifest, for example {OCI_MANIFEST}",
         )
     document = _Json(_load(data), "")
     declared = document.optional_text("mediaType")
     if declared and sent and declared.lower() != sent:
         raise _invalid("mediaType", f"is not the Content-Type {sent}")
     if declared and not is_media_type(declared):
-        raise _invalid("mediaType", "is no manifest's type: application/vnd.….+json")
+        raise _invalid("mediaType", "is not a manifest's media type, which has the form application/vnd.….+json")
     return _parse(document, declared or sent)
 
 
 def parse_stored(data: bytes, content_type: str | None) -> Manifest:
-    """Parse a manifest that is stored, here or at another registry, by whatever rules were in force when it was pushed.
+    """Parse a manifest that is stored, here or in an upstream registry: checks that only a push needs are left out.
 
-    A media type that no manifest may have counts as none. Raises MANIFEST_INVALID.
+    A media type that no manifest may have is ignored. Raises MANIFEST_INVALID.
     """
     document = _Json(_load(data), "", is_pushed=False)
     declared = document.value.get("mediaType")
@@ -134,7 +134,7 @@ def _parse(document: "_Json", media_type: str | None) -> Manifest:
         for item in document.items("manifests"):
             descriptor = item.descriptor()
             if document.is_pushed:
-                item.get("platform")  # its names are checked: they decide who pulls what
+                item.get("platform")  # checks its member names: they decide which image a client pulls
             (blobs if _is_blob(descriptor.media_type) else children).append(descriptor)
     elif media_type == _OCI_ARTIFACT:
         default = _OCI_ARTIFACT
@@ -155,25 +155,25 @@ def _parse(document: "_Json", media_type: str | None) -> Manifest:
 
 
 def _check_kind(document: "_Json", media_type: str | None) -> None:
-    """Raise MANIFEST_INVALID for what can be read as two kinds: it must not be accepted as either (CVE-2021-41190)."""
+    """Raise MANIFEST_INVALID for a document that can be read as two kinds of manifest (CVE-2021-41190)."""
     version = document.value.get("schemaVersion")
     if isinstance(version, bool):
         raise _invalid("schemaVersion", "is not 2")
     if document.has("manifests") and (document.has("layers") or document.has("config")):
-        raise _invalid("manifests", "stands beside layers or config: a document is a manifest or an index, not both")
+        raise _invalid("manifests", "is beside layers or config: a document is either a manifest or an index")
     if document.is_pushed and media_type in (_MANIFEST_TYPES if document.has("manifests") else _INDEX_TYPES):
-        raise _invalid("mediaType", f"is {media_type}, and the document is of the other kind, manifest or index")
+        raise _invalid("mediaType", f"is {media_type}, which does not match the members: only an index has manifests")
     is_of_others = any(map(document.has, ("config", "layers", "manifests")))
     if version == 1 and (media_type not in (None, *_SCHEMA_1_TYPES) or is_of_others):
-        raise _invalid("schemaVersion", "is 1, and the type or the members are those of another version")
+        raise _invalid("schemaVersion", "is 1, but the media type or the members are those of version 2")
     if media_type == _OCI_ARTIFACT and is_of_others:
-        raise _invalid("blobs", "is what an artifact manifest has, not config, layers or manifests")
+        raise _invalid("blobs", "is the list that an artifact manifest has, instead of config, layers or manifests")
     if version not in (1, 2) and media_type != _OCI_ARTIFACT:
         raise _invalid("schemaVersion", "is not 2")
 
 
 def _is_blob(media_type: str) -> bool:
-    """Whether a child of an index is none of a manifest: BuildKit's cache is an index of layers and a config."""
+    """Whether an entry of an index is a blob, not a manifest: BuildKit's cache is an index of layers and a config."""
     return bool(media_type) and (not is_media_type(media_type) or media_type in _CONFIG_TYPES)
 
 
@@ -196,9 +196,9 @@ def _load(data: bytes) -> Any:
 
 
 class _Json:
-    """A JSON object and the path to it, so that every complaint names its place.
+    """A JSON object and its path in the document, which error messages name.
 
-    Of one that is pushed the names are checked: what the specification names is spelled as there.
+    In a pushed manifest, member names must be spelled exactly as in the specification.
     """
 
     def __init__(self, value: Any, path: str, *, is_pushed: bool = True) -> None:
@@ -258,10 +258,10 @@ class _Json:
         except RegistryError as error:
             if error.problem is Problem.MANIFEST_INVALID:
                 raise
-            raise _invalid(self._at(key), f"is no digest: {error.message}") from None
+            raise _invalid(self._at(key), f"is not a digest: {error.message}") from None
 
     def descriptor(self) -> Descriptor:
-        """Image spec, descriptor.md: media type, digest and size are REQUIRED; old images have only the second."""
+        """Image spec, descriptor.md: media type, digest and size are REQUIRED; old images have only the digest."""
         size = self.value.get("size")
         if size is not None and (not isinstance(size, int) or isinstance(size, bool) or size < 0):
             raise _invalid(self._at("size"), "is not a number of bytes")

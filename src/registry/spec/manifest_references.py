@@ -1,6 +1,6 @@
-"""What a manifest refers to, in few bytes: kept in its metadata, so that a listing is enough to collect garbage.
+"""A compact form of a manifest's references. Its metadata has them, so that garbage collection needs only a listing.
 
-A digest is cut to its first 96 bits. Two that begin alike only keep something alive that could go.
+A digest is truncated to its first 96 bits. A collision is harmless: an object is kept that could be deleted.
 """
 
 import base64
@@ -10,18 +10,18 @@ from dataclasses import dataclass
 
 from registry.spec.manifest_format import Manifest
 
-SHORT = 16  # characters of a cut digest: base64url of 12 bytes
-HEX_DIGITS = 24  # of a digest, that are left of it
-# Characters in metadata, which has 2,048 bytes for everything (docs/adr/0005). About 100 digests.
+SHORT = 16  # characters of a truncated digest: base64url of 12 bytes
+HEX_DIGITS = 24  # of a digest that are kept
+# Characters; about 100 digests. R2 allows an object 2,048 bytes of metadata in all (docs/adr/0005).
 MAX_LENGTH = 1_650
 _SEPARATOR = "."
 
 
 @dataclass(frozen=True, slots=True)
 class References:
-    """Cut digests: of blobs, and of manifests of an index; and the whole digest of the subject, or "".
+    """Truncated digests of blobs, and of an index's manifests (`children`); the whole digest of the subject, or "".
 
-    `elsewhere` are those of the blobs that need not be there.
+    `elsewhere` are those of the blobs that need not be in the repository.
     """
 
     blobs: frozenset[str] = frozenset()
@@ -31,23 +31,23 @@ class References:
 
 
 def short(digest: str) -> str:
-    """A cut digest."""
+    """Truncate a digest."""
     return base64.urlsafe_b64encode(bytes.fromhex(digest.partition(":")[2][:HEX_DIGITS])).decode()
 
 
 def hex_of(cut: str) -> str:
-    """The hex digits with which a cut digest begins."""
+    """Return the hex digits of a truncated digest."""
     return base64.urlsafe_b64decode(cut).hex()
 
 
 def cuts(shorts: Iterable[str]) -> Iterator[int]:
-    """The first 8 bytes of each of some cut digests, as a number (`registry.upkeep.garbage`)."""
+    """Yield the first 8 bytes of each truncated digest, as a number (`registry.upkeep.garbage`)."""
     for (cut,) in struct.iter_unpack(">Q4x", base64.urlsafe_b64decode("".join(shorts))):
         yield cut
 
 
 def references_of(manifest: Manifest) -> References:
-    """What a parsed manifest refers to."""
+    """Return the references of a parsed manifest."""
     required = frozenset(short(str(one.digest)) for one in manifest.blobs)
     blobs = frozenset(short(str(one.digest)) for one in manifest.all_blobs)
     children = frozenset(short(str(one.digest)) for one in manifest.children)
@@ -56,7 +56,7 @@ def references_of(manifest: Manifest) -> References:
 
 
 def pack(references: References) -> str | None:
-    """For metadata, without the subject, which stands there anyway; None when it is too long."""
+    """Encode for metadata; None when that is too long. Leaves out the subject, which has its own metadata entry."""
     kinds = [references.blobs - references.elsewhere, references.children]
     if references.elsewhere:
         kinds.append(references.elsewhere)
@@ -65,7 +65,7 @@ def pack(references: References) -> str | None:
 
 
 def unpack(text: str, subject: str) -> References:
-    """What `pack` made."""
+    """Decode what `pack` encoded."""
     blobs, children, *rest = map(_split, f"{text}{_SEPARATOR}".split(_SEPARATOR))
     elsewhere = frozenset[str]().union(*rest)
     return References(blobs | elsewhere, children, subject, elsewhere)

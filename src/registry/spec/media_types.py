@@ -1,4 +1,4 @@
-"""Media types that are not a manifest's."""
+"""Media types other than those of manifests."""
 
 JSON = "application/json"
 OCTETS = "application/octet-stream"

@@ -1,4 +1,4 @@
-"""Repository names, tags and digests: strings that were checked. Only the parsers of this module make them."""
+"""Validated repository names, tags and digests. Only the parsers of this module make them."""
 
 import re
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from registry.spec.errors import Problem, RegistryError
 RepositoryName = NewType("RepositoryName", str)
 Tag = NewType("Tag", str)
 
-# Spec, "Pulling manifests": <name> MUST match this expression, <tag-or-digest> as a tag the next.
+# Spec, "Pulling manifests": <name> MUST match the first expression; <tag-or-digest> as a tag MUST match the second.
 _NAME = re.compile(r"[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*(\/[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*)*", re.ASCII)
 _TAG = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}", re.ASCII)
 # OCI image spec, descriptor.md, "Digests": algorithm ":" encoded; registered algorithms are lower-case hex.
@@ -20,7 +20,7 @@ _HEX = re.compile(r"[a-f0-9]+", re.ASCII)
 # keeps every key of `registry.storage.keys` below R2's 1,024 bytes.
 MAX_NAME_LENGTH = 255
 
-# Algorithm -> hex digits. The algorithms the image spec registers and Web Crypto's DigestStream computes.
+# Algorithm -> hex digits. These algorithms are registered in the image spec and computed by Workers' DigestStream.
 ALGORITHMS = {"sha256": 64, "sha512": 128}
 _SUPPORTED = re.compile("|".join(f"{name}:[a-f0-9]{{{digits}}}" for name, digits in ALGORITHMS.items()), re.ASCII)
 
@@ -38,7 +38,7 @@ class Digest:
 
 
 Reference = Tag | Digest
-"""What names a manifest in its repository (spec: <tag-or-digest>)."""
+"""The name of a manifest in its repository (spec: <tag-or-digest>)."""
 
 
 def parse_name(text: str) -> RepositoryName:
@@ -85,6 +85,6 @@ def parse_reference(text: str) -> Reference:
     if not is_tag(text):
         raise RegistryError(
             Problem.MANIFEST_INVALID,
-            "a tag has 1 to 128 letters, digits, '_', '.' and '-', and begins with none of the last two",
+            "a tag has 1 to 128 letters, digits, '_', '.' and '-', and does not begin with '.' or '-'",
         )
     return Tag(text)

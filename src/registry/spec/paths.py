@@ -1,4 +1,4 @@
-"""Request lines: `parse` makes the endpoint that one names, `build` its path and query again. They are inverses."""
+"""Request lines: `parse` makes an endpoint of one, `build` makes path and query of an endpoint. They are inverses."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -50,13 +50,13 @@ from registry.spec.names import (
     parse_reference,
 )
 
-# ?tag= of one manifest: two R2 calls each. The specification asks for 10 at least.
+# Parameters ?tag= of one push, at two R2 calls each. The specification demands at least 10.
 MAX_TAGS = 50
-_OFFSET_DIGITS = 15  # of bytes; R2's largest object has 13
+_OFFSET_DIGITS = 15  # of an offset in bytes; the size of R2's largest object has 13
 
 
 class Query:
-    """The query of a request: at most one value a key, except where the spec wants several."""
+    """The query of a request: at most one value for each key, except where the spec allows several."""
 
     def __init__(self, text: str) -> None:
         try:
@@ -69,27 +69,27 @@ class Query:
         return [value for name, value in self._pairs if name == key]
 
     def one(self, key: str) -> str | None:
-        """The value of `key`; twice is refused, since two readers might take different ones."""
+        """The value of `key`. A repeated key is refused, since two readers might use different values."""
         values = self.all(key)
         if len(values) > 1:
             raise RegistryError(Problem.BAD_REQUEST, f"the query has {key} more than once")
         return values[0] if values else None
 
     def count(self, key: str, digits: int = 9) -> int | None:
-        """The value of `key` as a whole number of at most so many digits."""
+        """The value of `key` as a whole number of at most `digits` digits."""
         value = self.one(key)
         if value is None:
             return None
         if len(value) > digits or re.fullmatch(r"[0-9]+", value, re.ASCII) is None:
-            raise RegistryError(Problem.BAD_REQUEST, f"{key} is a whole number")
+            raise RegistryError(Problem.BAD_REQUEST, f"{key} must be a whole number of at most {digits} digits")
         return int(value)
 
 
 def parse(method: str, path: str, query: str) -> Endpoint:
     """Parse a request line.
 
-    `path` and `query` are as they came, percent-encoded; `query` has no "?". Raises NOT_FOUND for what is no path of
-    a registry, UNSUPPORTED with `Allow` for a method it does not have, and the error of the part that is malformed.
+    `path` and `query` are percent-encoded as received; `query` has no "?". Raises NOT_FOUND for an unknown path,
+    UNSUPPORTED with `Allow` for a method that the path does not have, and the specific error for a malformed part.
     """
     try:
         segments = [unquote(segment, errors="strict") for segment in path.split("/")]
@@ -100,22 +100,22 @@ def parse(method: str, path: str, query: str) -> Endpoint:
     parser = parsers.get(method)
     if parser is None:
         allowed = ", ".join(parsers)
-        raise RegistryError(Problem.UNSUPPORTED, f"this path takes {allowed}", headers={"Allow": allowed})
+        raise RegistryError(Problem.UNSUPPORTED, f"this path supports only {allowed}", headers={"Allow": allowed})
     return parser(name, last, Query(query))
 
 
 def _resource(segments: list[str]) -> tuple[str, str, str]:
-    """Which kind of path it is, its repository name (unchecked) and its last segment."""
+    """The kind of path, its repository name (unchecked) and its last segment."""
     match segments:
         case ["", "" | "healthz" | "metrics" as kind]:
             return kind, "", ""
         case ["", "v2", *rest]:
             return _api_resource(rest)
-    raise RegistryError(Problem.NOT_FOUND, "the registry's API is below /v2/")
+    raise RegistryError(Problem.NOT_FOUND, "no such path: the registry API is below /v2/")
 
 
 def _api_resource(segments: list[str]) -> tuple[str, str, str]:
-    """Read from the end, since a name may itself contain "blobs", "manifests" or "uploads"."""
+    """Match from the end, since a repository name may itself contain "blobs", "manifests" or "uploads"."""
     match segments:
         case [] | [""]:
             return "base", "", ""
@@ -131,7 +131,7 @@ def _api_resource(segments: list[str]) -> tuple[str, str, str]:
             return "gc", "/".join(name), ""
         case [*name, "blobs" | "manifests" | "referrers" as kind, last]:
             return kind, "/".join(name), last
-    raise RegistryError(Problem.NOT_FOUND, "this is no path of the registry API")
+    raise RegistryError(Problem.NOT_FOUND, "the registry API has no such path")
 
 
 def _start(name: str, _: str, query: Query) -> Endpoint:
@@ -145,7 +145,7 @@ def _start(name: str, _: str, query: Query) -> Endpoint:
 
 
 def _mount(repository: RepositoryName, mount: str, source: str | None) -> Endpoint:
-    """A mount, or an ordinary upload where it names what cannot be mounted (end-11: SHOULD)."""
+    """A cross-repository mount; an ordinary upload if the digest or the source is invalid (end-11: SHOULD)."""
     try:
         return MountBlob(repository, parse_digest(mount), None if source is None else parse_name(source))
     except RegistryError:
@@ -155,7 +155,7 @@ def _mount(repository: RepositoryName, mount: str, source: str | None) -> Endpoi
 def _close(name: str, session: str, query: Query) -> Endpoint:
     digest = query.one("digest")
     if digest is None:
-        raise RegistryError(Problem.DIGEST_INVALID, "the PUT that closes an upload names the blob: ?digest=<digest>")
+        raise RegistryError(Problem.DIGEST_INVALID, "the PUT that closes an upload must have ?digest=<digest>")
     return CloseUpload(parse_name(name), session, query.count("entry", _OFFSET_DIGITS), parse_digest(digest))
 
 
@@ -163,11 +163,11 @@ def _put_manifest(name: str, last: str, query: Query) -> Endpoint:
     reference, tags = parse_reference(last), query.all("tag")
     for tag in tags:
         if not is_tag(tag):
-            raise RegistryError(Problem.MANIFEST_INVALID, "the query parameter tag is not a tag")
+            raise RegistryError(Problem.MANIFEST_INVALID, "the value of the query parameter tag is not a valid tag")
     if len(tags) > MAX_TAGS:
-        raise RegistryError(Problem.TOO_MANY_TAGS, f"one request takes {MAX_TAGS} tags at most")
+        raise RegistryError(Problem.TOO_MANY_TAGS, f"a request may have at most {MAX_TAGS} tags: use several requests")
     if tags and not isinstance(reference, Digest):
-        raise RegistryError(Problem.MANIFEST_INVALID, "?tag= goes with a manifest pushed by digest")
+        raise RegistryError(Problem.MANIFEST_INVALID, "?tag= requires that the manifest is pushed by digest")
     return PutManifest(parse_name(name), reference, tuple(Tag(tag) for tag in dict.fromkeys(tags)))
 
 
@@ -179,13 +179,13 @@ def _collect(name: str, _: str, query: Query) -> Endpoint:
         raise RegistryError(Problem.BAD_REQUEST, f"mode: {error}") from None
     is_dry = query.one("dry_run")
     if is_dry not in (None, "", "true", "false"):
-        raise RegistryError(Problem.BAD_REQUEST, "dry_run is true or false")
+        raise RegistryError(Problem.BAD_REQUEST, "dry_run must be true or false")
     return CollectGarbage(parse_name(name), chosen, query.count("grace"), is_dry in ("", "true"))
 
 
 def _verify(name: str, _: str, query: Query) -> Endpoint:
     if query.one("mode") != "verify":
-        raise RegistryError(Problem.BAD_REQUEST, "GET takes mode=verify; garbage is collected with POST")
+        raise RegistryError(Problem.BAD_REQUEST, "GET requires mode=verify; use POST to collect garbage")
     return VerifyRepository(parse_name(name))
 
 
@@ -197,7 +197,7 @@ def _referrers(name: str, digest: str, query: Query) -> Endpoint:
 
 
 def _existing(last: str) -> Reference:
-    """The reference of a manifest that is asked for: what is neither tag nor digest names none (404, not 400)."""
+    """The reference of a requested manifest. Text that is neither tag nor digest names no manifest: 404, not 400."""
     if ":" not in last and not is_tag(last):
         raise RegistryError(Problem.MANIFEST_UNKNOWN)
     return parse_reference(last)
@@ -205,7 +205,7 @@ def _existing(last: str) -> Reference:
 
 _Parser = Callable[[str, str, Query], Endpoint]
 
-# Kind of path -> method -> how its value is made; the order of the methods is that of `Allow`.
+# Kind of path -> method -> parser of the endpoint. `Allow` lists the methods in this order.
 _ROWS: Mapping[str, Mapping[str, _Parser]] = {
     "": {"GET": lambda n, x, q: ShowFrontPage(), "HEAD": lambda n, x, q: ShowFrontPage()},
     "healthz": {"GET": lambda n, x, q: CheckHealth(), "HEAD": lambda n, x, q: CheckHealth()},
@@ -243,7 +243,7 @@ _ROWS: Mapping[str, Mapping[str, _Parser]] = {
 
 
 def build(endpoint: Endpoint) -> str:
-    """The path and query of `endpoint`: relative to the origin, as `Location` and `Link` carry it."""
+    """The path and query of `endpoint`, relative to the origin, for `Location` and `Link`."""
     match endpoint:
         case ShowFrontPage():
             return "/"

@@ -1,4 +1,4 @@
-"""Byte ranges on the wire, where ends are inclusive; inside, they are half-open."""
+"""Byte ranges. In HTTP headers their end is inclusive; in the code it is exclusive."""
 
 import re
 from dataclasses import dataclass
@@ -7,8 +7,8 @@ from registry.spec.errors import Problem, RegistryError
 
 # Spec, "Pushing a blob in chunks": <range> MUST match this. 15 digits: more bytes than an R2 object can have.
 _CONTENT_RANGE = re.compile(r"([0-9]{1,15})-([0-9]{1,15})", re.ASCII)
-# RFC 9110, section 14.1.2: the first byte, the last one, or how many from the end. Some clients write the largest
-# number that they know for the end.
+# RFC 9110, section 14.1.2: first and last byte, or a number of bytes at the end. Some clients send the largest number
+# they can represent as the last byte.
 _RANGE = re.compile(r"([0-9]{0,30})-([0-9]{0,30})", re.ASCII)
 MAX_RANGES = 100  # of one request; each is an R2 call
 _MAX_HEADER = 8 * 1024  # characters
@@ -16,7 +16,7 @@ _MAX_HEADER = 8 * 1024  # characters
 
 @dataclass(frozen=True, slots=True)
 class ByteRange:
-    """`length` bytes from `offset`; without `length` to the end."""
+    """`length` bytes from `offset`; without `length`, all bytes from there to the end."""
 
     offset: int
     length: int | None = None
@@ -24,7 +24,7 @@ class ByteRange:
 
 @dataclass(frozen=True, slots=True)
 class ChunkRange:
-    """Where a chunk lies: from `start` (bytes) to `end` (exclusive)."""
+    """The place of a chunk in its blob: from `start` (bytes) to `end` (exclusive)."""
 
     start: int
     end: int
@@ -36,26 +36,26 @@ class ChunkRange:
 
 
 def parse_chunk_range(header: str | None) -> ChunkRange | None:
-    """Parse a chunk's Content-Range; raises BLOB_UPLOAD_INVALID when it is malformed."""
+    """Parse the Content-Range of a chunk. Raises BLOB_UPLOAD_INVALID when it is malformed."""
     if header is None:
         return None
     match = _CONTENT_RANGE.fullmatch(header.strip())
     if match is None or int(match[2]) < int(match[1]):
-        raise RegistryError(Problem.UPLOAD_INVALID, "Content-Range is <first byte>-<last byte>, for example 0-1048575")
+        raise RegistryError(Problem.UPLOAD_INVALID, "Content-Range must be <first byte>-<last byte>, as in 0-1048575")
     return ChunkRange(int(match[1]), int(match[2]) + 1)
 
 
 def upload_range(offset: int) -> str:
-    """The Range header for `offset` bytes received. Nothing yet is "0-0", as Docker's registry has it."""
+    """The Range header of an upload session with `offset` bytes; "0-0" without any byte, as in Docker's registry."""
     return f"0-{max(offset - 1, 0)}"
 
 
 def parse_ranges(header: str | None, size: int) -> list[ByteRange]:
-    """The parts of `size` bytes that a Range header asks for, one at least; none when the answer is all of them.
+    """The ranges of `size` bytes that a Range header selects; empty when the answer is the whole content.
 
-    That is right for what cannot be understood (RFC 9110, section 14.2), and for more than MAX_RANGES. Parts that
-    overlap or touch become one, so that nobody gets more bytes than there are. Raises RANGE_INVALID when all of them
-    begin behind the end.
+    The answer is the whole content for a header that cannot be parsed (RFC 9110, section 14.2), and for more than
+    MAX_RANGES. Ranges that overlap or touch are merged, so that an answer never repeats a byte. Raises RANGE_INVALID
+    when all ranges begin after the end.
     """
     if header is None or len(header) > _MAX_HEADER or not header.strip().startswith("bytes="):
         return []
@@ -80,7 +80,7 @@ def parse_ranges(header: str | None, size: int) -> list[ByteRange]:
 
 
 def _joined(spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """In the order in which they were asked for, unless some overlap or touch: those are joined, and all are sorted."""
+    """The spans in the requested order; but if some overlap or touch, those are merged and all are sorted."""
     joined: list[tuple[int, int]] = []
     for start, end in sorted(spans):
         if joined and start <= joined[-1][1]:
@@ -91,6 +91,6 @@ def _joined(spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
 
 
 def content_range(part: ByteRange, size: int) -> str:
-    """The Content-Range of an answer with `part` of `size` bytes."""
+    """The Content-Range header of an answer with the range `part` of `size` bytes."""
     assert part.length is not None
     return f"bytes {part.offset}-{part.offset + part.length - 1}/{size}"

@@ -1,7 +1,7 @@
-"""The one reader of JSON that a stranger, a pusher, another server or an operator wrote.
+"""The only reader of JSON that comes from clients, other servers or the operator.
 
-Nesting and the number of values are counted in the bytes before a parser sees them. A parser recurses, and in Pyodide
-deep recursion ends the interpreter for the isolate's life (docs/adr/0020): there is no exception to catch.
+It limits nesting and the number of values before it parses. The parser is recursive, and in Pyodide deep recursion ends
+the interpreter for the rest of the isolate's life (docs/adr/0020): there is no exception to catch.
 """
 
 import json
@@ -9,20 +9,20 @@ import re
 from itertools import accumulate
 from typing import Any
 
-MAX_DEPTH = 100  # arrays and objects within each other, in a manifest; real ones have five
+MAX_DEPTH = 100  # levels of nested arrays and objects in a manifest; real manifests have five
 MAX_TOKEN_DEPTH = 32  # the same in tokens, keys, settings and other servers' answers
-# Values of a document: those behind a comma, and the first of each array and object. An index of 10,000 descriptors has
-# 70,000.
+# Values of a document, counted as commas and opening brackets. An index of 10,000 descriptors has 70,000.
 MAX_VALUES = 100_000
 
-# Bytes of a document with characters beyond U+FFFF: one of them makes Python take four bytes for every other one.
+# Bytes of a document with characters beyond U+FFFF: one of them makes Python use four bytes for every character.
 _MAX_WIDE = 1024 * 1024
-_NARROW = bytes(range(0xF0))  # UTF-8 has larger bytes for those characters alone
-_WIDE_ESCAPE = re.compile(rb"\\u[dD][89aAbB]")  # the first half of one
-# A string, or what is left of the document when its end is missing. Possessive: no input makes it go back.
+_NARROW = bytes(range(0xF0))  # UTF-8 uses larger bytes only for characters beyond U+FFFF
+_WIDE_ESCAPE = re.compile(rb"\\u[dD][89aAbB]")  # the first half of an escaped surrogate pair
+# A string; or the rest of the document when the closing quote is missing. Possessive, so that it never backtracks.
 _TEXT = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)'
 _STRING = re.compile(_TEXT, re.DOTALL)
-# A part of the document, with whole strings: to remove those of all of it at once would take 50 bytes for each.
+# A piece of the document with whole strings. Removing the strings of the whole document at once would take 50 bytes of
+# memory for each.
 _PART = re.compile(rb'(?:[^"]++|' + _TEXT + rb"){1,4096}+", re.DOTALL)
 _BRACKETS = b"[]{}"
 _NOT_BRACKETS = bytes(set(range(256)) - set(_BRACKETS))
@@ -30,10 +30,11 @@ _STEPS = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
 
 
 def read_json(data: str | bytes, size: int, depth: int = MAX_TOKEN_DEPTH) -> Any:
-    """The value of a document of at most `size` bytes, nested at most `depth` deep.
+    """Parse a document of at most `size` bytes with at most `depth` levels of nesting.
 
-    Raises ValueError with the reason, to be read behind "the document": for what is not JSON in UTF-8 (RFC 8259), is
-    larger, deeper or has more values, and for an object that has one name twice (two readers may each see another one).
+    Raises ValueError with the reason, which continues the sentence "the document ...": when it is not JSON in UTF-8
+    (RFC 8259), is too large, too deep or has too many values, or when an object has a name twice (two readers might use
+    different values).
     """
     raw = data.encode(errors="surrogatepass") if isinstance(data, str) else data
     if len(raw) > size:

@@ -1,4 +1,4 @@
-"""How the bucket is laid out and looked through: keys, listings in a bounded number of calls, the transfer of bytes.
+"""The layout of the bucket and access to it: keys, listings in a bounded number of calls, the transfer of bytes.
 
-It uses `registry.ports` and what is below.
+It imports `registry.ports` and the packages below.
 """

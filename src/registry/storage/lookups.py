@@ -1,4 +1,4 @@
-"""Which of many names lie in a folder of the bucket: asked for one by one, or listed, whichever takes less."""
+"""Finds which of many names exist in a folder of the bucket, by single heads or by listing, whichever is cheaper."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
@@ -8,9 +8,9 @@ from registry.ports.storage import IN_FLIGHT, StoredObject
 from registry.storage import keys
 from registry.storage.calls import Calls
 
-# So many are asked for one by one, five at once: a listing would not be done sooner.
+# Up to this number of names takes single heads, five at once: a listing would not be faster.
 MAX_HEADS = 40
-# A page of a listing costs as much as 12 heads (Class A and B), so pages have to tell of as many names on average.
+# A page of a listing costs as much as 12 heads (Class A and B), so a page must decide 12 names on average.
 WORTH_A_PAGE = 12
 
 
@@ -23,14 +23,14 @@ async def look_up(
     cut_to: int | None = None,
     with_metadata: bool = True,
 ) -> AsyncIterator[Mapping[str, StoredObject | None]]:
-    """What lies at each of the names, digests, in `folder`; in batches. Raises OutOfCalls.
+    """The object at each of `names`, which are digests, in `folder`; None if missing. In batches. Raises OutOfCalls.
 
-    `cut_to`: the names are the first so many characters of digests, which only listings find.
+    `cut_to`: the names are digests cut to this number of characters, which only listings can find.
     """
     storage, left = platform.storage, sorted(set(names))
-    # A listing for one name costs as much as a page; but five of them run at once.
+    # With `cut_to` a single look is a listing, too, and costs as much as a page; but five of them run at once.
     worth = WORTH_A_PAGE if cut_to is None else IN_FLIGHT
-    pages = told = 0  # so many pages told of so many names
+    pages = told = 0  # pages that were listed, and names that they decided
     is_listed = cut_to is not None or len(left) > MAX_HEADS
     while left:
         if (is_listed and told >= pages * worth) or len(left) > calls.left:

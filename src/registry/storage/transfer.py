@@ -1,4 +1,4 @@
-"""Moving bytes from sources to the storage, without ever holding more than a buffer of them."""
+"""Transfers bytes from sources to the storage; memory never holds more than a buffer of them."""
 
 import asyncio
 import contextlib
@@ -15,12 +15,12 @@ from registry.spec.names import Digest
 
 T = TypeVar("T")
 
-DRAIN_SECONDS = 5.0  # for which an unwanted body is read before its answer
+DRAIN_SECONDS = 5.0  # for which an unwanted body is read before the answer is sent
 DOCUMENT_SECONDS = (
     10.0  # that a document of MEDIUM_DOCUMENT may take to arrive; a larger one may take four times as long
 )
 SEND_SECONDS = 30.0  # that a client may take to read an answer of 4 MiB
-DOCUMENT_FACTOR = 3  # bytes of room for a byte that another registry sends: it, what is parsed, what is made of that
+DOCUMENT_FACTOR = 3  # bytes of memory per byte of an upstream's document: received, parsed, and the result
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,9 +34,9 @@ class Span:
 async def through_pipe(
     platform: Platform, size: int, write: Callable[[Pipe], Awaitable[None]], store: Callable[[Source], Awaitable[T]]
 ) -> T:
-    """Run `write`, which passes exactly `size` bytes on, beside `store`, which takes them.
+    """Run `write`, which writes exactly `size` bytes to a pipe, concurrently with `store`, which reads them.
 
-    When one of them fails the other is stopped, nothing is stored, and the error of the first is raised.
+    When one of them fails, the other is stopped, nothing is stored, and the first error is raised.
     """
     pipe = platform.streams.pipe(size)
     storing = asyncio.ensure_future(store(pipe.content))
@@ -48,7 +48,7 @@ async def through_pipe(
     writing = asyncio.ensure_future(written())
     await asyncio.wait((storing, writing), return_when=asyncio.FIRST_EXCEPTION)
     if storing.done() and storing.exception() is not None:
-        # It stopped listening: what the writer says of that does not matter.
+        # The reader failed: the writer's error is only a consequence.
         writing.cancel()
         await settled(writing)
         return storing.result()
@@ -56,7 +56,7 @@ async def through_pipe(
         await pipe.abort()
         await settled(storing)
         if isinstance(writing.exception(), PipeBroken):
-            return storing.result()  # why it stopped reading
+            return storing.result()  # raises the reader's error, which is the cause
     writing.result()
     return storing.result()
 
@@ -64,9 +64,9 @@ async def through_pipe(
 async def copy(
     platform: Platform, span: Span, pipe: Pipe, digester: Digester | None = None, *, pool: BufferPool | None = None
 ) -> None:
-    """Pass a span on to a pipe, and to a digester beside it; `pool` is that of copies, unless a client reads the pipe.
+    """Copy a span to a pipe, and also to `digester` if given. Without `pool` the buffers are the platform's `copies`.
 
-    Raises ClientGone when the source ends early.
+    A client's download needs another pool. Raises ClientGone when the source ends early.
     """
     left = span.size
     if left == 0:
@@ -84,7 +84,7 @@ async def copy(
 
 
 async def digest_of(platform: Platform, source: Source, algorithm: str) -> Digest:
-    """Read a source to its end; the digest of its bytes."""
+    """Read a source to its end and return the digest of its bytes."""
     digester = platform.streams.digester(algorithm)
     try:
         async with Turns(platform.copies) as turns:
@@ -100,10 +100,10 @@ async def digest_of(platform: Platform, source: Source, algorithm: str) -> Diges
 
 
 async def drain(platform: Platform, body: Body) -> None:
-    """Read and forget an unwanted body for DRAIN_SECONDS, without Python or a buffer of ours.
+    """Read and discard an unwanted body for up to DRAIN_SECONDS, without Python or a buffer of the registry.
 
-    An answer before the end of a large body may reach the client as a broken connection instead (docs/adr/0020). Who
-    sends nothing is answered all the same.
+    If the answer precedes the end of a large body, the client may see a broken connection instead (docs/adr/0020).
+    A client that sends nothing gets its answer after DRAIN_SECONDS.
     """
     if body.size == 0:
         return
@@ -113,7 +113,7 @@ async def drain(platform: Platform, body: Body) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """A document that arrived: its bytes, and the same for the storage; of a large one those stay outside of Python."""
+    """A received document: its bytes, and the same content for the storage, outside Python if it is large."""
 
     data: bytes
     content: bytes | Content
@@ -123,10 +123,10 @@ class Document:
 async def document(
     platform: Platform, ledger: Ledger, body: Source, limit: int, *, seconds: float = DOCUMENT_SECONDS
 ) -> AsyncIterator[Document]:
-    """A document of at most `limit` bytes; with one byte more than that where it has more.
+    """Receive a document of at most `limit` bytes; of a larger one, `limit` + 1 bytes, for the caller to refuse.
 
-    Memory is taken as bytes arrive: a little first, then room in a ledger or, for a large one, a buffer, for as long as
-    this lasts. Raises TOO_SLOW when the bytes do not arrive in time, and what the source raises.
+    Memory is reserved as bytes arrive: a little first, then room in a ledger or, for a large document, a buffer, until
+    the `with` block ends. Raises TOO_SLOW when the bytes do not arrive in time, and the errors of the source.
     """
     with contextlib.ExitStack() as leases:
         try:
@@ -152,7 +152,7 @@ async def document(
 
 
 async def read_all(source: Source, limit: int) -> bytes:
-    """The bytes of a small document, with one more than `limit` where it has more. Memory is taken as bytes arrive."""
+    """Read a small document; of one larger than `limit`, `limit` + 1 bytes. Memory is used as bytes arrive."""
     data = await source.read(min(SMALL_DOCUMENT, limit + 1))
     return data + await source.read(limit + 1 - len(data)) if len(data) == SMALL_DOCUMENT else data
 
@@ -160,7 +160,7 @@ async def read_all(source: Source, limit: int) -> bytes:
 async def send(
     platform: Platform, lease: Lease, data: bytes, keep_running: Callable[[Awaitable[None]], object]
 ) -> Source:
-    """A body that keeps a lease until the client has it, or for SEND_SECONDS: then it breaks off."""
+    """A body for an answer. It holds a lease until the client has read it. After SEND_SECONDS it breaks off."""
     pipe = platform.streams.pipe(len(data))
 
     async def write() -> None:

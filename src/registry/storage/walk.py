@@ -1,9 +1,9 @@
-"""Finding repositories among the keys of the bucket, in few calls however many there are.
+"""Finds the repositories in the bucket by its keys, in few R2 calls even if there are many repositories.
 
-The keys are a tree of folders. The folders beside each other are listed, a thousand a call; a plain page from the first
-of them on then shows everything of a small one, and of those that follow. A larger one is listed by itself, which tells
-what it has and which repositories lie in it. Below a folder named as one of a repository's own (`blobs`, `manifests`,
-...) nothing is looked for: docs/adr/0018.
+The keys form a tree of folders. A listing with a delimiter returns the child folders, a thousand a call. A page without
+a delimiter, from the first child on, then shows all objects of small folders. A larger folder is listed by itself,
+which shows what it contains and which repositories are in it. A folder that is named like a repository's own (`blobs`,
+`manifests`, ...) is not searched: docs/adr/0018.
 """
 
 import re
@@ -20,16 +20,16 @@ from registry.spec.names import RepositoryName, parse_name
 from registry.storage import keys
 from registry.storage.calls import Calls
 
-# Folders that are listed by themselves after one that no page showed whole: where one is large, others are.
+# After a folder that does not fit on a page, this number of folders is listed without trying: large ones come together.
 _LARGE_ONES = 8
-# The repository that a key belongs to, and which of its folders.
+# A key of a repository: the repository's name, and which of its folders has the key.
 _OWN_KEY = re.compile(rf"(.+?)/(?:({'|'.join(sorted(keys.REPOSITORY_FOLDERS))})/.+|{keys.REGISTER})", re.DOTALL)
 _key_of = attrgetter("key")
 
 
 @dataclass(frozen=True, slots=True)
 class Repository:
-    """A repository that was found: what it has of REPOSITORY_FOLDERS and REGISTER, and all of its objects, if small."""
+    """A repository: `has` names its REPOSITORY_FOLDERS and REGISTER that exist; `objects` is None if it is large."""
 
     name: RepositoryName
     has: frozenset[str]
@@ -38,18 +38,18 @@ class Repository:
 
 @dataclass(slots=True)
 class _Folder:
-    """A folder whose children are visited."""
+    """A folder whose children are being visited."""
 
-    name: str  # ends with "/", but for the root
-    start_after: str | None  # where its listing begins
-    is_new: bool  # it was not visited itself
+    name: str  # ends with "/"; the root is ""
+    start_after: str | None  # for its listing
+    is_new: bool  # not yet checked for being a repository
     cursor: str | None = None
-    is_listed: bool = False  # to its end
+    is_listed: bool = False  # the listing reached its end
     children: deque[str] = field(default_factory=deque)
 
 
 class Walk:
-    """The repositories behind `position`, in the order of their keys: a name stands where `<name>/` sorts."""
+    """Iterates over the repositories after `position`, ordered by `<name>/` as the keys are."""
 
     def __init__(
         self,
@@ -60,25 +60,25 @@ class Walk:
         *,
         with_metadata: bool = False,
     ) -> None:
-        """`may_enter` says whether anything in a folder is wanted, by its name without the last "/"."""
+        """`may_enter` tells whether to search a folder; its argument is the folder's name without the last "/"."""
         self._platform = platform
         self._calls = calls
         self._may_enter = may_enter
         self._with_metadata = with_metadata
-        self.position = position  # what lies up to here was visited, or is not wanted
+        self.position = position  # all keys up to here were visited or left out
         self._found: deque[Repository] = deque()
         self._folders = [_Folder("", *self._beside("", position))]
         for at in (at for at, letter in enumerate(position, 1) if letter == "/"):
             if not self._is_open(position[:at]):
                 break
             self._folders.append(_Folder(position[:at], *self._beside(position[:at], position)))
-        # A page of all keys, and which part of them it shows.
+        # The last page without a delimiter, and the range of keys that it covers.
         self._page: Sequence[StoredObject] = ()
         self._start, self._stop = "", ""
         self._large_ones = 0
 
     async def next(self) -> Repository | None:
-        """The next repository; None behind the last one. Raises OutOfCalls: another walk goes on at `position`."""
+        """The next repository; None after the last. Raises OutOfCalls; another walk can then continue at `position`."""
         while not self._found:
             if not self._folders:
                 return None
@@ -88,7 +88,7 @@ class Walk:
         return repository
 
     def skip(self) -> None:
-        """Leave out what cannot be listed; what is beside it goes on. The root is not left out."""
+        """After a failed listing: leave out that folder and continue with the next. The root is never left out."""
         folder = self._folders[-1]
         if folder.children:
             self._reach(keys.behind(folder.children.popleft()))
@@ -117,7 +117,7 @@ class Walk:
             self._found.extend(_repositories(objects))
 
     async def _list(self, folder: _Folder) -> None:
-        """List some more of a folder's children."""
+        """List the next page of a folder's children."""
         self._calls.take()
         page = await self._platform.storage.list(
             folder.name, start_after=folder.start_after, delimiter="/", cursor=folder.cursor
@@ -134,7 +134,7 @@ class Walk:
             self._reach(_last(page))
 
     async def _own(self, folder: str, page: Listing) -> frozenset[str]:
-        """What a repository has of its own, by the first page of its folder and, where that is not all, by looking."""
+        """The `has` of a Repository, from the first page of its folder; single listings find what comes after it."""
         has = {kind for kind in keys.REPOSITORY_FOLDERS if f"{folder}{kind}/" in page.prefixes}
         has |= {keys.REGISTER for found in page.objects if found.key == folder + keys.REGISTER}
         for kind in sorted(keys.REPOSITORY_FOLDERS) if page.cursor is not None else ():
@@ -145,7 +145,7 @@ class Walk:
         return frozenset(has)
 
     async def _all_of(self, folder: str, child: str) -> Sequence[StoredObject] | None:
-        """Everything below `child`, if a page shows it."""
+        """All objects below `child` if they fit on a page; otherwise None."""
         if not self._start <= child <= keys.behind(child) <= self._stop:
             if self._large_ones:
                 self._large_ones -= 1
@@ -168,7 +168,7 @@ class Walk:
         self.position = max(self.position, position)
 
     def _beside(self, folder: str, position: str) -> tuple[str | None, bool]:
-        """Where the listing of a folder begins whose children up to `position` were visited, and that it is not new."""
+        """The `start_after` and `is_new` of a folder whose children up to `position` were visited."""
         child, slash, _ = position[len(folder) :].partition("/")
         if slash:
             return keys.behind(f"{folder}{child}/"), False
@@ -183,12 +183,12 @@ class Walk:
 
 
 def _last(page: Listing) -> str:
-    """What a page shows last."""
+    """The last key or prefix of a page."""
     return max(*(found.key for found in page.objects[-1:]), *page.prefixes[-1:], "", "")
 
 
 def _repositories(objects: Sequence[StoredObject]) -> list[Repository]:
-    """The repositories to whom these objects belong."""
+    """Group objects by the repositories that they belong to."""
     own: dict[str, list[StoredObject]] = {}
     has: dict[str, set[str]] = {}
     for found in objects:

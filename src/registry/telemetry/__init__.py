@@ -1,1 +1,1 @@
-"""What operators see: the log, what is noted of a request, and the metrics. It uses `registry.spec`."""
+"""What operators see: the log, the record of each request, and metrics. It imports `registry.spec` only."""

@@ -1,14 +1,14 @@
-"""What a request costs, noted in its record: R2's calls by price class."""
+"""Counts the R2 calls of a request by price class, in the request's record."""
 
 from registry.telemetry.request_record import current
 
-# https://developers.cloudflare.com/r2/pricing/: Class A changes or lists, Class B reads; the methods of `Storage`.
+# Methods of `Storage` by price class: A changes or lists, B reads (https://developers.cloudflare.com/r2/pricing/).
 _CLASS_A = frozenset({"put", "list", "create_upload", "upload_part", "complete_upload"})
 _CLASS_B = frozenset({"head", "get"})
 
 
 def count(call: str) -> None:
-    """Note a call, before it is sent."""
+    """Count a call in the current request's record, before the call is sent."""
     record = current.get()
     if record is None:
         return

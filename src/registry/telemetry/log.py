@@ -1,4 +1,4 @@
-"""What the operator reads: one JSON object a line. Never a secret, a token or a header's value."""
+"""The operator's log: one JSON object a line. It never contains a secret, a token or the value of a header."""
 
 import json
 
@@ -8,6 +8,6 @@ _encode = json.JSONEncoder(default=str).encode
 
 
 def log(event: str, **fields: object) -> None:
-    """Write a line; while a request is answered it carries that request's id."""
+    """Write a line; during a request it includes the request's id."""
     record = current.get()
     print(_encode({"event": event, **({} if record is None else {"request": record.id}), **fields}))

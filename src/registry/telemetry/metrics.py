@@ -1,7 +1,7 @@
-"""Numbers about the requests that were answered: counters for Prometheus, data points for Workers Analytics Engine.
+"""Metrics of answered requests: counters for Prometheus, data points for Workers Analytics Engine.
 
-An isolate only knows its own requests, and Cloudflare runs as many isolates as it likes: the counters carry a label
-`isolate`, and start at zero with each. Analytics Engine sees all of them.
+An isolate counts only its own requests, and Cloudflare runs any number of isolates: so the counters have the label
+`isolate`, and start at zero in each. Analytics Engine receives the data points of all isolates.
 """
 
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from registry.telemetry.request_record import RequestRecord
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"  # Prometheus's text format
 
-# Name, member of _Sums, meaning.
+# Name, member of _Sums, help text.
 _FAMILIES = (
     ("requests_total", "requests", "Requests answered."),
     ("request_seconds_total", "seconds", "Seconds from a request to the beginning of its answer."),
@@ -26,13 +26,13 @@ class DataPoints(Protocol):
     """A dataset of Workers Analytics Engine."""
 
     def write(self, index: str, blobs: list[str], doubles: list[float]) -> None:
-        """Write one point: at once, and without an answer. Never raises."""
+        """Write one data point. Returns at once, without a confirmation; never raises."""
         ...
 
 
 @dataclass(slots=True)
 class _Sums:
-    """What the requests of one endpoint and status had in common."""
+    """Sums over the requests of one endpoint with one status."""
 
     requests: int = 0
     seconds: float = 0.0
@@ -42,7 +42,7 @@ class _Sums:
 
 @dataclass(slots=True)
 class Metrics:
-    """What one isolate counts."""
+    """The counters of one isolate."""
 
     isolate: str
     points: DataPoints | None = None
@@ -50,7 +50,7 @@ class Metrics:
     _calls: dict[str, int] = field(default_factory=lambda: {"A": 0, "B": 0, "free": 0})
 
     def note(self, record: RequestRecord, status: int, seconds: float, received: int, sent: int) -> None:
-        """Count a request that was answered."""
+        """Count an answered request; `received` and `sent` are bytes."""
         kind = record.kind or ""
         sums = self._sums.setdefault((kind, status), _Sums())
         sums.requests += 1
