@@ -6,7 +6,7 @@ The SDK's wrapper of the binding is not used, because it handles every byte of a
 import contextlib
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Unpack
 
 import js
 from pyodide.ffi import JsException, jsnull, to_js
@@ -21,6 +21,7 @@ from registry.ports.storage import (
     ClientGone,
     Content,
     Listing,
+    ListOptions,
     MultipartUpload,
     NotAfter,
     PartChanged,
@@ -43,6 +44,7 @@ _ERRORS: dict[str, type[StorageError]] = {
     "10058": StorageBusy,
 }
 # The two messages of a put whose request body ends because the client disconnected: the same reset causes either.
+_LIST_OPTIONS = {"start_after": "startAfter", "delimiter": "delimiter", "cursor": "cursor", "limit": "limit"}
 _CLIENT_GONE = ("Network connection lost", "client disconnected")
 
 
@@ -91,26 +93,14 @@ class R2Storage:
     async def delete(self, keys: Sequence[str]) -> None:
         await _result(self._bucket.delete(to_js(list(keys))))
 
-    async def list(
-        self,
-        prefix: str,
-        *,
-        start_after: str | None = None,
-        delimiter: str | None = None,
-        cursor: str | None = None,
-        limit: int = MAX_LIST_KEYS,
-        with_metadata: bool = False,
-    ) -> Listing:
-        options: dict[str, Any] = {"prefix": prefix, "limit": limit}
-        if start_after is not None:
-            options["startAfter"] = start_after
-        if delimiter is not None:
-            options["delimiter"] = delimiter
-        if cursor is not None:
-            options["cursor"] = cursor
-        if with_metadata:
-            options["include"] = ["httpMetadata", "customMetadata"]
-        page = await _result(self._bucket.list(as_js(options)))
+    async def list(self, prefix: str, **options: Unpack[ListOptions]) -> Listing:
+        sent: dict[str, Any] = {"prefix": prefix, "limit": MAX_LIST_KEYS}
+        for ours, theirs in _LIST_OPTIONS.items():
+            if (value := options.get(ours)) is not None:
+                sent[theirs] = value
+        if options.get("with_metadata"):
+            sent["include"] = ["httpMetadata", "customMetadata"]
+        page = await _result(self._bucket.list(as_js(sent)))
         return Listing(
             [_describe(found) for found in page.objects],
             list(page.delimitedPrefixes),

@@ -7,16 +7,16 @@ import contextlib
 import math
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextvars import ContextVar
-from typing import TypeVar
+from typing import TypeVar, Unpack
 
 from registry.ports.storage import (
     ABSENT,
-    MAX_LIST_KEYS,
     NO_ATTRIBUTES,
     Attributes,
     ChecksumMismatch,
     Content,
     Listing,
+    ListOptions,
     MultipartUpload,
     NotAfter,
     PartChanged,
@@ -142,27 +142,8 @@ class RetryingStorage:
     async def delete(self, keys: Sequence[str]) -> None:
         await self._retry("delete", lambda: self._storage.delete(keys))
 
-    async def list(
-        self,
-        prefix: str,
-        *,
-        start_after: str | None = None,
-        delimiter: str | None = None,
-        cursor: str | None = None,
-        limit: int = MAX_LIST_KEYS,
-        with_metadata: bool = False,
-    ) -> Listing:
-        return await self._retry(
-            "list",
-            lambda: self._storage.list(
-                prefix,
-                start_after=start_after,
-                delimiter=delimiter,
-                cursor=cursor,
-                limit=limit,
-                with_metadata=with_metadata,
-            ),
-        )
+    async def list(self, prefix: str, **options: Unpack[ListOptions]) -> Listing:
+        return await self._retry("list", lambda: self._storage.list(prefix, **options))
 
     async def create_upload(self, key: str, attributes: Attributes = NO_ATTRIBUTES) -> MultipartUpload:
         # If the reply was lost, R2 drops the unused upload after seven days.

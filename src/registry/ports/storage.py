@@ -7,7 +7,7 @@ directs the bytes from one to another.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypedDict, Unpack, runtime_checkable
 
 from registry.spec.names import Digest
 from registry.spec.ranges import ByteRange
@@ -224,6 +224,16 @@ class MultipartUpload:
 NO_ATTRIBUTES = Attributes()
 
 
+class ListOptions(TypedDict, total=False):
+    """Options of a listing. An absent one and None are the same."""
+
+    start_after: str | None  # a key; the page begins behind it
+    delimiter: str | None  # keys that share a prefix up to it are one entry of `prefixes`
+    cursor: str | None  # of the page before
+    limit: int  # objects and prefixes, at most and by default MAX_LIST_KEYS
+    with_metadata: bool  # includes content type and metadata, which makes pages shorter
+
+
 class Storage(Protocol):
     """The bucket. Every method is one R2 call; all may raise StorageError."""
 
@@ -255,20 +265,8 @@ class Storage(Protocol):
         """Delete up to MAX_DELETE_KEYS objects. A missing object is no error."""
         ...
 
-    async def list(
-        self,
-        prefix: str,
-        *,
-        start_after: str | None = None,
-        delimiter: str | None = None,
-        cursor: str | None = None,
-        limit: int = MAX_LIST_KEYS,
-        with_metadata: bool = False,
-    ) -> Listing:
-        """A page of the objects below `prefix`, in the order of their keys (UTF-8).
-
-        `with_metadata` includes content type and metadata, which makes pages shorter.
-        """
+    async def list(self, prefix: str, **options: Unpack[ListOptions]) -> Listing:
+        """A page of the objects below `prefix`, in the order of their keys (UTF-8)."""
         ...
 
     async def create_upload(self, key: str, attributes: Attributes = NO_ATTRIBUTES) -> MultipartUpload:
