@@ -17,6 +17,6 @@ from registry.settings import CHUNK_STEP, DEFAULT_CHUNK_MAX_LENGTH, read_setting
     ],
 )
 def test_chunk_max_length(value: str | None, length: int, is_told: bool, capsys: pytest.CaptureFixture[str]) -> None:
-    """A multiple of 8 MiB; anything else is told in the log and ignored."""
+    """The value must be a multiple of 8 MiB; any other is ignored, with an event in the log."""
     assert read_settings({"CHUNK_MAX_LENGTH": value}.get).chunk_max_length == length
     assert ("setting-ignored" in capsys.readouterr().out) == is_told

@@ -1,4 +1,4 @@
-"""docs/settings.md says what the code does: every setting, its default, an example, and what a wrong value is told."""
+"""docs/settings.md agrees with the code: every setting, its default, its example, and the message for a wrong value."""
 
 import json
 import re
@@ -17,17 +17,17 @@ _CODE = re.compile(r"`(.*?)`")
 
 
 class Row(NamedTuple):
-    """A line of the page's tables, without the quotes of code."""
+    """A row of the page's tables, without the backquotes."""
 
     name: str
-    default: str | None  # None: there is none
+    default: str | None  # None: the setting has no default
     example: str
-    wrong: str | None  # None: no value is wrong
+    wrong: str | None  # None: every value is valid
     sentence: str
 
 
 def _set(name: str, value: str | None) -> Callable[[str], str | None]:
-    """Nothing but one setting."""
+    """Variables in which only one setting is set."""
     return lambda asked: value if asked == name else None
 
 
@@ -54,7 +54,7 @@ EXAMPLES = {name: row.example for name, row in ROWS.items()}
 
 
 def test_the_page_has_every_setting() -> None:
-    """What the code asks for is what the page has."""
+    """The page has exactly the settings that the code reads."""
     asked: set[str] = set()
 
     def variable(name: str) -> None:
@@ -65,7 +65,7 @@ def test_the_page_has_every_setting() -> None:
 
 
 def test_examples_are_right(capsys: pytest.CaptureFixture[str]) -> None:
-    """All of them together are taken, and each one changes something."""
+    """All examples together are valid, and each one changes the result."""
     everything = read_settings(EXAMPLES.get)
     assert capsys.readouterr().out == ""
     for name in ROWS:
@@ -74,14 +74,14 @@ def test_examples_are_right(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.parametrize("row", [row for row in ROWS.values() if row.default is not None], ids=lambda row: row.name)
 def test_defaults(row: Row, capsys: pytest.CaptureFixture[str]) -> None:
-    """Setting the default changes nothing."""
+    """A setting that is set to its default has no effect."""
     assert read_settings(_set(row.name, row.default)) == read_settings(_set("", None))
     assert capsys.readouterr().out == ""
 
 
 @pytest.mark.parametrize("row", [row for row in ROWS.values() if row.wrong is not None], ids=lambda row: row.name)
 def test_wrong_values(row: Row, capsys: pytest.CaptureFixture[str]) -> None:
-    """A wrong value is ignored, and the log says what the page says."""
+    """A wrong value is ignored, and the log has the message on the page."""
     assert read_settings(_set(row.name, row.wrong)) == read_settings(_set("", None))
     told = json.loads(capsys.readouterr().out)
     assert (told["setting"], told["help"]) == (row.name, row.sentence)
