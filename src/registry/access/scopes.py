@@ -28,7 +28,7 @@ class Scopes:
         return Permissions(tuple(table for one in tables for table in one.tables))
 
     def cut(self, allowed: Permissions) -> "Scopes":
-        """Reduce to what is allowed."""
+        """Reduce to the access that `allowed` permits."""
         repositories = tuple((name, access & allowed.on(name)) for name, access in self.repositories)
         return Scopes(repositories, self.catalog and Access.PULL in allowed.anywhere())
 

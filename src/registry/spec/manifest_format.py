@@ -109,7 +109,7 @@ def parse_manifest(data: bytes, content_type: str | None) -> Manifest:
 
 
 def parse_stored(data: bytes, content_type: str | None) -> Manifest:
-    """Parse a manifest that is stored, here or in an upstream registry: checks that only a push needs are left out.
+    """Parse a manifest from the bucket or an upstream registry. Leaves out the checks that only a push needs.
 
     A media type that no manifest may have is ignored. Raises MANIFEST_INVALID.
     """

@@ -1,6 +1,6 @@
 """The keys of all objects in the bucket: this module alone builds and parses them.
 
-Keys that serverless-registry (SR) and this registry have in common::
+Keys that serverless-registry (SR) and this registry (ours) have in common::
 
     <name>/manifests/<digest>             the manifest's bytes, content type, R2 checksum
     <name>/manifests/<tag>                a copy of the manifest: one get answers a pull by tag;

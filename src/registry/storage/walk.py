@@ -95,7 +95,7 @@ class Walk:
         elif folder.name:
             self._reach(keys.behind(self._folders.pop().name))
 
-    # ------------------------------------------------------------------ a step
+    # ------------------------------------------------------------------ steps
     async def _advance(self) -> None:
         folder = self._folders[-1]
         if folder.children:
@@ -163,7 +163,7 @@ class Walk:
         first = bisect_left(self._page, child, key=_key_of)
         return self._page[first : bisect_left(self._page, keys.behind(child), key=_key_of)]
 
-    # ------------------------------------------------------------------ what is where
+    # ------------------------------------------------------------------ positions and folders
     def _reach(self, position: str) -> None:
         self.position = max(self.position, position)
 

@@ -1,4 +1,4 @@
-"""User names and passwords, anonymous pulls, what the log says of refusals."""
+"""User names and passwords, anonymous pulls, and the log of refused requests."""
 
 import asyncio
 import base64
@@ -20,14 +20,14 @@ BASIC = 'Basic realm="container registry", charset="UTF-8"'
 
 
 def stretched(password: str, salt: bytes = b"0123456789abcdef") -> str:
-    """A password as ACCOUNTS_JSON has it."""
+    """The hash of a password for ACCOUNTS_JSON."""
     digest = hashlib.pbkdf2_hmac("sha256", password.encode(), salt, PBKDF2_ITERATIONS)
     salt_text, digest_text = (base64.urlsafe_b64encode(part).decode().rstrip("=") for part in (salt, digest))
     return f"pbkdf2-sha256:{PBKDF2_ITERATIONS}:{salt_text}:{digest_text}"
 
 
 def hashed(token: str) -> str:
-    """A generated token as ACCOUNTS_JSON has it."""
+    """The hash of a generated token for ACCOUNTS_JSON."""
     return f"sha256:{hashlib.sha256(token.encode()).hexdigest()}"
 
 
@@ -40,12 +40,12 @@ ACCOUNTS = [
 
 
 def team(**variables: str) -> FakeRegistry:
-    """A registry with several accounts beside the two pairs."""
+    """A registry with ACCOUNTS, and the two accounts of VARIABLES."""
     return FakeRegistry(settings=read_settings({**VARIABLES, "ACCOUNTS_JSON": json.dumps(ACCOUNTS), **variables}.get))
 
 
 async def test_without_credentials_there_is_a_challenge(registry: FakeRegistry) -> None:
-    """401 UNAUTHORIZED with a fixed realm, for every path, also one that is none."""
+    """Every path, even an invalid one, answers 401 UNAUTHORIZED with a fixed realm; but /v2/token is disabled."""
     for url in (
         "/v2/",
         "/v2/a/manifests/1",
@@ -69,15 +69,15 @@ async def test_without_credentials_there_is_a_challenge(registry: FakeRegistry) 
     "user", [("hello", "wrong"), ("nobody", "world"), ("hello", ""), ("", ""), ("hello:world", ""), ("reader", "world")]
 )
 async def test_wrong_credentials_are_refused(registry: FakeRegistry, user: tuple[str, str]) -> None:
-    """The same answer for an unknown user and a wrong password."""
+    """An unknown user and a wrong password get the same answer."""
     answer = await registry.call("GET", "/v2/", user=user)
     assert answer.status == 401
     assert answer.headers["WWW-Authenticate"] == BASIC
     assert b"wrong user name or password" in answer.body
 
 
-async def test_every_account_comes_in() -> None:
-    """Both pairs and those of ACCOUNTS_JSON, side by side."""
+async def test_every_account_is_accepted() -> None:
+    """USERNAME, READONLY_USERNAME and the accounts of ACCOUNTS_JSON all work together."""
     registry = team()
     secrets = {
         "ci": "generated",
@@ -96,7 +96,7 @@ async def test_every_account_comes_in() -> None:
     ("name", "status"), [("team/app", 202), ("team/a/b", 202), ("team/base", 403), ("team", 403), ("other/app", 403)]
 )
 async def test_an_account_has_its_repositories(name: str, status: int) -> None:
-    """403 DENIED for the others, with the permission that is missing and where."""
+    """Other repositories are 403 DENIED, with a message that names the missing permission and the repository."""
     answer = await team().call("POST", f"/v2/{name}/blobs/uploads/", user=("ci", "generated"))
     assert answer.status == status
     if status == 403:
@@ -105,7 +105,7 @@ async def test_an_account_has_its_repositories(name: str, status: int) -> None:
 
 
 async def test_the_work_does_not_tell_who_exists() -> None:
-    """A wrong password costs the same for a known account of either kind and for nobody: one PBKDF2."""
+    """A wrong password costs one PBKDF2, for an existing account of either kind and for an unknown name."""
     registry = team()
     for user in (("ann", "x"), ("bob", "her password"), ("ci", "x"), ("hello", "x"), ("stranger", "x"), ("", "")):
         before = registry.crypto.stretched
@@ -114,7 +114,7 @@ async def test_the_work_does_not_tell_who_exists() -> None:
 
 
 async def test_wrong_passwords_are_limited() -> None:
-    """429 with Retry-After; the same credentials again cost nothing, and other addresses and accounts go on."""
+    """Too many get 429 with Retry-After. Repeated ones do not count; other addresses and accounts are not affected."""
     registry = team()
     registry.pause = 0.0
     statuses: dict[int, int] = {}
@@ -128,7 +128,7 @@ async def test_wrong_passwords_are_limited() -> None:
     assert registry.crypto.stretched == PER_NAME.burst
     assert (await registry.call("GET", "/v2/", user=("ann", "wrong 0"))).status == 401
     assert registry.crypto.stretched == PER_NAME.burst
-    # Others, from the same address and from elsewhere; and she herself, a little later.
+    # Other accounts from the same address, the same account from another address, and after a pause from the same.
     assert (await registry.call("GET", "/v2/", user=("bob", "his password"))).status == 200
     assert (await registry.call("GET", "/v2/", user=("ci", "generated"))).status == 200
     elsewhere = {"cf-connecting-ip": "192.0.2.1"}
@@ -142,7 +142,7 @@ async def test_wrong_passwords_are_limited() -> None:
 
 
 async def test_few_passwords_are_stretched_at_once() -> None:
-    """Who finds no turn within seconds is told to come again."""
+    """At most AT_ONCE PBKDF2s run concurrently; a request that waits too long for its turn gets 429."""
     registry = team()
     most = 0
 
@@ -171,8 +171,8 @@ async def test_few_passwords_are_stretched_at_once() -> None:
     assert {answer.status for answer in answers} == {401, 429}
 
 
-async def test_a_password_is_stretched_once_in_a_while() -> None:
-    """The isolate remembers who was right, five minutes long, and nobody who was wrong."""
+async def test_valid_passwords_are_cached() -> None:
+    """The isolate caches valid credentials for five minutes."""
     registry = team()
     for _ in range(10):
         assert (await registry.call("GET", "/v2/", user=("ann", "her password"))).status == 200
@@ -182,8 +182,8 @@ async def test_a_password_is_stretched_once_in_a_while() -> None:
     assert registry.crypto.stretched == 2
 
 
-async def test_what_is_remembered_is_bounded() -> None:
-    """A client with ever new headers does not fill the isolate's memory."""
+async def test_the_cache_of_credentials_is_bounded() -> None:
+    """A client that varies its header does not fill the isolate's memory."""
     registry = FakeRegistry()
     for number in range(2_100):
         header = basic("hello", "world").replace("Basic ", "Basic " + " " * number)
@@ -191,8 +191,8 @@ async def test_what_is_remembered_is_bounded() -> None:
     assert len(registry.registry.authenticator._remembered) <= 1_000  # noqa: SLF001
 
 
-async def test_without_configuration_the_door_is_closed(capsys: pytest.CaptureFixture[str]) -> None:
-    """Nobody comes in, not even with empty credentials, and the log says what is missing."""
+async def test_without_accounts_every_request_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    """No credentials are accepted, not even empty ones, and the log says what is missing."""
     registry = FakeRegistry(settings=Settings())
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [line["event"] for line in lines] == ["no-credentials-configured"]
@@ -209,10 +209,10 @@ async def test_without_configuration_the_door_is_closed(capsys: pytest.CaptureFi
         ({"USERNAME": "a:b", "PASSWORD": "s3cret"}, "no colon"),
     ],
 )
-async def test_half_an_account_is_none(
+async def test_incomplete_accounts_are_ignored(
     variables: dict[str, str], missing: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A name without a password must not become an account with an empty one."""
+    """A name without a password must not become an account with an empty password."""
     registry = FakeRegistry(settings=read_settings(variables.get))
     printed = capsys.readouterr().out
     assert missing in printed
@@ -245,8 +245,8 @@ def _account(**members: object) -> list[dict[str, Any]]:
         (json.dumps(_account() + _account()), "account 2: 'x' is there twice"),
     ],
 )
-async def test_malformed_accounts_close_the_door(value: str, sentence: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """None of its accounts comes in, the right ones neither; the log says what is wrong; other methods go on."""
+async def test_malformed_accounts_are_ignored(value: str, sentence: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """One mistake in ACCOUNTS_JSON disables all of its accounts, but no others. The log says what is wrong."""
     registry = FakeRegistry(settings=read_settings({**VARIABLES, "ACCOUNTS_JSON": value}.get))
     line = json.loads(capsys.readouterr().out)
     assert (line["event"], line["setting"]) == ("setting-ignored", "ACCOUNTS_JSON")
@@ -257,7 +257,7 @@ async def test_malformed_accounts_close_the_door(value: str, sentence: str, caps
 
 
 async def test_a_password_may_contain_anything() -> None:
-    """RFC 7617: only the first colon divides; the charset is UTF-8; the scheme has no case."""
+    """RFC 7617: the first colon ends the user name; the charset is UTF-8; the scheme is not case-sensitive."""
     registry = FakeRegistry(settings=read_settings({"USERNAME": "jörg", "PASSWORD": "pass:wörd ✓"}.get))
     header = basic("jörg", "pass:wörd ✓")
     for sent in (header, header.replace("Basic", "bAsIc"), header.replace(" ", "   ")):
@@ -281,7 +281,7 @@ MANGLED = st.one_of(
 @settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(header=MANGLED)
 async def test_mangled_headers_are_refused(header: str, registry: FakeRegistry) -> None:
-    """Whatever stands there: 401, never a 5xx, on every kind of path."""
+    """Any malformed Authorization header gets 401, never a 5xx, on every kind of path."""
     for url in ("/v2/", "/v2/a/manifests/1", "/v2/_catalog"):
         answer = await registry.call("GET", url, user=None, headers={"authorization": header})
         assert (answer.status, answer.codes) == (401, ["UNAUTHORIZED"])
@@ -289,12 +289,12 @@ async def test_mangled_headers_are_refused(header: str, registry: FakeRegistry) 
 
 # ------------------------------------------------------------------ anonymous
 async def push(registry: FakeRegistry, name: str) -> str:
-    """A blob in `name`."""
+    """Push a blob to the repository `name`; return its digest."""
     return await registry.push_blob(name, b"public or not")
 
 
 async def test_anonymous_pull() -> None:
-    """What the globs match is pulled without credentials, by whoever has an account too; nothing else is."""
+    """Repositories that the globs match can be pulled without credentials and by every account; no others can."""
     registry = team(ANONYMOUS_PULL="public/**, base")
     for name, status in (("public/app", 200), ("base", 200), ("team/app", 401), ("public", 401)):
         digest = await push(registry, name)
@@ -309,7 +309,7 @@ async def test_anonymous_pull() -> None:
 
 
 async def test_nobody_pushes_anonymously() -> None:
-    """Not even where everything is public; wrong credentials are wrong there, too; /v2/ still asks."""
+    """Anonymous clients only pull, even with ANONYMOUS_PULL=**; wrong credentials and /v2/ still get 401."""
     registry = FakeRegistry(settings=read_settings({"ANONYMOUS_PULL": "**"}.get))
     for method, url in (
         ("POST", "/v2/a/blobs/uploads/"),
@@ -329,7 +329,7 @@ async def test_nobody_pushes_anonymously() -> None:
 
 
 async def test_a_public_source_can_be_mounted() -> None:
-    """Who may push to one repository mounts what everybody may pull."""
+    """An account that may push to a repository can mount blobs of a public repository."""
     registry = team(ANONYMOUS_PULL="public/**")
     digest = await push(registry, "public/app")
     answer = await registry.call(
@@ -340,7 +340,7 @@ async def test_a_public_source_can_be_mounted() -> None:
 
 @pytest.mark.parametrize("value", ["Public/*", "public/**,,x y/", "a**"])
 async def test_malformed_globs_open_nothing(value: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """One mistake, and nobody pulls without credentials."""
+    """One malformed glob disables anonymous pulls."""
     registry = FakeRegistry(settings=read_settings({**VARIABLES, "ANONYMOUS_PULL": value}.get))
     assert "ANONYMOUS_PULL" in capsys.readouterr().out
     assert (await registry.call("GET", "/v2/public/app/manifests/1", user=None)).status == 401
@@ -348,7 +348,7 @@ async def test_malformed_globs_open_nothing(value: str, capsys: pytest.CaptureFi
 
 # ------------------------------------------------------------------ log
 async def test_refusals_are_logged(capsys: pytest.CaptureFixture[str]) -> None:
-    """One line for each: who, if that is known, what and why; never a secret, nor a name that nobody has."""
+    """Each refused request is one log line with account, endpoint and reason, but no secret and no unknown name."""
     registry = team()
     capsys.readouterr()
     calls: list[tuple[tuple[str, str] | None, int, str | None]] = [
@@ -375,7 +375,7 @@ async def test_refusals_are_logged(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 async def test_addresses_of_one_network_and_long_names() -> None:
-    """Who has an IPv6 network has one allowance; a name may be as long as it likes, and takes no memory."""
+    """All addresses of an IPv6 /64 share one limit, and long names and addresses take little memory."""
     registry = team()
     registry.pause = 0.0
     statuses = set()

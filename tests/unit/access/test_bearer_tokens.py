@@ -31,35 +31,35 @@ def with_bearer(**variables: str) -> FakeRegistry:
 
 @pytest.fixture
 def registry() -> FakeRegistry:
-    """Accounts and Bearer tokens."""
+    """A registry with accounts and Bearer tokens."""
     return with_bearer()
 
 
 async def get_token(registry: FakeRegistry, *scopes: str, user: tuple[str, str] | None = CI, **query: str) -> Answer:
-    """GET, as docker asks."""
+    """Request a token with GET, as docker does."""
     pairs = [("service", "registry.example"), *(("scope", scope) for scope in scopes), *query.items()]
     return await registry.call("GET", f"/v2/token?{urlencode(pairs)}", user=user)
 
 
 async def post_token(registry: FakeRegistry, **form: str) -> Answer:
-    """POST, as the OAuth2 variant has it."""
+    """Request a token with POST, as in the OAuth2 variant."""
     headers = {"content-type": "application/x-www-form-urlencoded"}
     return await registry.call("POST", "/v2/token", urlencode(form).encode(), user=None, headers=headers)
 
 
 def body(answer: Answer) -> dict[str, Any]:
-    """A successful answer."""
+    """The JSON of a successful answer."""
     assert answer.status == 200, answer
     return dict(json.loads(answer.body))
 
 
 def claims(answer: Answer) -> dict[str, Any]:
-    """What the token says, to who does not verify it."""
+    """The claims of the token in an answer, not verified."""
     return dict(jwt.decode(body(answer)["token"], options={"verify_signature": False}))
 
 
 async def use(registry: FakeRegistry, token: str, method: str, url: str) -> Answer:
-    """A request with a Bearer token."""
+    """Send a request with a Bearer token."""
     return await registry.call(method, url, user=None, headers={"authorization": f"Bearer {token}"})
 
 
@@ -88,7 +88,7 @@ async def test_the_challenge(registry: FakeRegistry) -> None:
 
 
 async def test_the_docker_flow(registry: FakeRegistry) -> None:
-    """A token for push and pull is asked for once and does for a whole push."""
+    """One token for push and pull suffices for a whole push."""
     answer = await get_token(registry, "repository:team/app:pull,push")
     assert answer.headers["Cache-Control"] == "no-store"
     token = body(answer)
@@ -102,12 +102,12 @@ async def test_the_docker_flow(registry: FakeRegistry) -> None:
 
 
 async def test_basic_keeps_working(registry: FakeRegistry) -> None:
-    """In the same mode, on every endpoint."""
+    """With BEARER_TOKENS, Basic credentials still work on every endpoint."""
     assert (await registry.call("POST", "/v2/team/app/blobs/uploads/", user=CI)).status == 202
 
 
 async def test_scopes_are_cut_down(registry: FakeRegistry) -> None:
-    """To what the account may do; the rest is 403 and not a reason to ask again."""
+    """A token gets only what the account may do. The denied rest is 403, not a 401 that asks for another token."""
     answer = await get_token(
         registry, "repository:team/base:pull,push,delete repository:other:pull", "registry:catalog:*"
     )
@@ -128,7 +128,7 @@ async def test_scopes_are_cut_down(registry: FakeRegistry) -> None:
 
 
 async def test_the_password_is_stretched_once(registry: FakeRegistry) -> None:
-    """What Bearer tokens are for: later requests cost no PBKDF2, in another isolate neither."""
+    """The purpose of Bearer tokens: requests with one cost no PBKDF2, not even in another isolate."""
     token = body(await get_token(registry, "repository:a:pull", user=("ann", "her password")))["token"]
     assert registry.crypto.stretched == 1
     registry.restart()
@@ -138,7 +138,7 @@ async def test_the_password_is_stretched_once(registry: FakeRegistry) -> None:
 
 
 async def test_a_token_costs_no_r2_call(registry: FakeRegistry) -> None:
-    """But one for the key, once in the life of an isolate."""
+    """Tokens cost one R2 call for the key in the lifetime of an isolate, and no others."""
     await get_token(registry, "repository:a:pull")
     before = registry.bucket.usage.class_a, registry.bucket.usage.class_b
     token = body(await get_token(registry, "repository:team/a:pull"))["token"]
@@ -150,7 +150,7 @@ async def test_a_token_costs_no_r2_call(registry: FakeRegistry) -> None:
 
 
 async def test_tokens_are_short_lived(registry: FakeRegistry) -> None:
-    """After five minutes the client is sent to fetch a new one; a token of the operator's ends no later."""
+    """An access token expires after five minutes, or with the operator's signed token that it was issued for."""
     token = body(await get_token(registry))["token"]
     registry.clock.now += ACCESS_SECONDS - 2
     assert (await use(registry, token, "GET", "/v2/")).status == 200
@@ -165,19 +165,19 @@ async def test_tokens_are_short_lived(registry: FakeRegistry) -> None:
 
 
 async def test_wrong_credentials_at_the_token_endpoint(registry: FakeRegistry) -> None:
-    """401 with a Basic challenge: that is what this endpoint takes."""
+    """The token endpoint answers 401 with a Basic challenge, since it accepts only Basic credentials."""
     for user in (None, ("ci", "wrong"), ("stranger", "x")):
         answer = await get_token(registry, "repository:team/app:pull", user=user)
         assert (answer.status, answer.codes) == (401, ["UNAUTHORIZED"])
         assert answer.headers["WWW-Authenticate"].startswith("Basic ")
     token = body(await get_token(registry, "repository:team/app:pull"))["token"]
-    assert (await use(registry, token, "GET", "/v2/token")).status == 401, "a token does not prolong itself"
+    assert (await use(registry, token, "GET", "/v2/token")).status == 401, "an access token cannot get another"
     for name in ("ci", ""):
         assert (await get_token(registry, user=(name, token))).status == 401
 
 
 async def test_without_the_setting_there_are_no_tokens() -> None:
-    """404, and the challenge is Basic."""
+    """The token endpoint answers 404, and challenges are Basic."""
     registry = FakeRegistry()
     assert (await get_token(registry)).status == 404
     assert (await post_token(registry, grant_type="password", username="hello", password="world")).status == 404
@@ -186,7 +186,7 @@ async def test_without_the_setting_there_are_no_tokens() -> None:
 
 # ------------------------------------------------------------------ anonymous
 async def test_anonymous_tokens() -> None:
-    """Docker asks without credentials for what it has none for: it gets a token for what is public."""
+    """Docker requests a token without credentials if it has none; it gets one for public repositories."""
     registry = with_bearer(ANONYMOUS_PULL="public/**", BEARER_TOKENS="")
     answer = await get_token(registry, "repository:public/app:pull,push", "registry:catalog:*", user=None)
     assert claims(answer)["access"] == [{"type": "repository", "name": "public/app", "actions": ["pull"]}]
@@ -206,7 +206,7 @@ async def test_anonymous_tokens() -> None:
 
 # ------------------------------------------------------------------ OAuth2 and refresh tokens
 async def test_post_with_a_password(registry: FakeRegistry) -> None:
-    """grant_type=password; the scopes stand in one field."""
+    """grant_type=password; one field has all scopes."""
     answer = await post_token(
         registry,
         grant_type="password",
@@ -222,7 +222,7 @@ async def test_post_with_a_password(registry: FakeRegistry) -> None:
 
 
 async def test_refresh_tokens(registry: FakeRegistry) -> None:
-    """Docker stores one instead of the password; it brings tokens as long as the account's secret stays."""
+    """Docker stores a refresh token instead of the password; it is valid until the account's secret changes."""
     refresh = body(await get_token(registry, offline_token="true", account="ci"))["refresh_token"]
     posted = body(
         await post_token(registry, grant_type="password", username="ci", password="generated", access_type="offline")
@@ -233,13 +233,13 @@ async def test_refresh_tokens(registry: FakeRegistry) -> None:
             registry, grant_type="refresh_token", refresh_token=token, scope="repository:team/a:push"
         )
         assert claims(answer)["access"] == [{"type": "repository", "name": "team/a", "actions": ["push"]}]
-        assert (await get_token(registry, user=("any", token))).status == 200, "in place of the password, too"
-        assert (await use(registry, token, "GET", "/v2/")).status == 401, "it is for the token endpoint alone"
+        assert (await get_token(registry, user=("any", token))).status == 200, "valid in place of the password, too"
+        assert (await use(registry, token, "GET", "/v2/")).status == 401, "it is valid at the token endpoint only"
         assert (await registry.call("GET", "/v2/", user=("ci", token))).status == 401
 
 
 async def test_refresh_tokens_end_and_are_renewed_by_use(registry: FakeRegistry) -> None:
-    """After 30 days, or as many as the operator says; one that is used in time brings its successor."""
+    """A refresh token expires after 30 days, or the number that the operator set; each use returns a new one."""
     token = body(await get_token(registry, offline_token="true"))["refresh_token"]
     for _ in range(3):
         registry.clock.now += 29 * 24 * 3600
@@ -258,7 +258,7 @@ async def test_refresh_tokens_end_and_are_renewed_by_use(registry: FakeRegistry)
 
 
 async def test_a_refresh_token_without_an_end(registry: FakeRegistry) -> None:
-    """Older versions issued them: they are no longer taken."""
+    """Older versions issued refresh tokens without `exp`: they are no longer accepted."""
     refresh = body(await get_token(registry, offline_token="true"))["refresh_token"]
     values = jwt.decode(refresh, options={"verify_signature": False})
     del values["exp"]
@@ -267,7 +267,7 @@ async def test_a_refresh_token_without_an_end(registry: FakeRegistry) -> None:
 
 
 async def test_deleting_the_secret_revokes_within_a_minute(registry: FakeRegistry) -> None:
-    """Of an isolate that goes on running, with credentials that it remembers."""
+    """An isolate that goes on running refuses even credentials in its cache."""
     answer = body(await get_token(registry, "repository:team/a:pull", offline_token="true"))
     access, refresh = answer["token"], answer["refresh_token"]
     assert (await use(registry, access, "GET", "/v2/")).status == 200
@@ -280,7 +280,7 @@ async def test_deleting_the_secret_revokes_within_a_minute(registry: FakeRegistr
 
 @pytest.mark.parametrize("change", ["secret", "name", "gone", "key"])
 async def test_a_refresh_token_ends_with_its_account(change: str, registry: FakeRegistry) -> None:
-    """A changed secret, another name, no account any more, or a deleted signing key."""
+    """A changed secret, a changed name, a removed account or a deleted signing key revokes a refresh token."""
     refresh = body(await get_token(registry, offline_token="true"))["refresh_token"]
     accounts = [account for account in ACCOUNTS if account["name"] != "ci"]
     if change in {"secret", "name"}:
@@ -296,7 +296,7 @@ async def test_a_refresh_token_ends_with_its_account(change: str, registry: Fake
 
 
 async def test_permissions_are_looked_up_when_refreshed(registry: FakeRegistry) -> None:
-    """What is taken from an account is not in the next token."""
+    """A permission that the operator removed from an account is not in the next access token."""
     refresh = body(await get_token(registry, offline_token="true"))["refresh_token"]
     fewer = [{**ACCOUNTS[0], "permissions": {"team/app": ["pull"]}}]
     registry.settings = with_bearer(ACCOUNTS_JSON=json.dumps(fewer)).settings
@@ -318,19 +318,19 @@ async def test_permissions_are_looked_up_when_refreshed(registry: FakeRegistry) 
     ],
 )
 async def test_forms_that_make_no_sense(registry: FakeRegistry, form: dict[str, str]) -> None:
-    """400 with a sentence."""
+    """A form with missing, unknown or too long fields gets 400."""
     assert (await post_token(registry, **form)).status == 400
 
 
 async def test_broken_forms(registry: FakeRegistry) -> None:
-    """Bytes that are no form."""
+    """A body that is not a form gets 400."""
     for data in (b"\xff\xfe", b"grant_type=password&grant_type=refresh_token", b"%ff=%ff", b"", b"{}"):
         assert (await registry.call("POST", "/v2/token", data, user=None)).status == 400
 
 
 # ------------------------------------------------------------------ attacks
 async def test_forged_tokens(registry: FakeRegistry) -> None:
-    """With another key, without one, and with what an access token may not be."""
+    """Tokens with another key, without a signature or with a broken one, and a refresh token, are refused."""
     good = body(await get_token(registry, "repository:team/app:pull", offline_token="true"))
     payload = jwt.decode(good["token"], options={"verify_signature": False})
     head, encoded, signature = good["token"].split(".")
@@ -348,7 +348,7 @@ async def test_forged_tokens(registry: FakeRegistry) -> None:
 
 
 async def test_forged_tokens_do_not_cost_r2_calls(registry: FakeRegistry) -> None:
-    """The key is read again for them once a minute at most: an operator may have deleted it."""
+    """Wrong tokens cause at most one read of the key a minute, which finds out whether the operator deleted it."""
     good = body(await get_token(registry))["token"]
     before = registry.bucket.usage.class_b
     for number in range(50):
@@ -380,27 +380,27 @@ async def test_forged_tokens_do_not_cost_r2_calls(registry: FakeRegistry) -> Non
     ],
 )
 def test_scope_grammar(scope: str, granted: list[tuple[str, list[str]]]) -> None:
-    """What is unknown is not granted, and no error."""
+    """Unknown scopes and actions are not granted, and are no error."""
     found = parse_scopes([scope]).repositories
     assert [(name, sorted(one.value for one in access)) for name, access in found] == granted
 
 
 @given(st.lists(st.text()))
 def test_any_scope_is_read(values: list[str]) -> None:
-    """No input raises, and a token stays small."""
+    """No input raises an error, and the number of scopes is bounded."""
     assert len(parse_scopes(values * 30).repositories) <= 50
 
 
 async def test_scopes_that_make_a_token_too_long(registry: FakeRegistry) -> None:
-    """Better no token than one that is refused when it is used."""
+    """The token endpoint issues no token that the API would refuse for its length."""
     scopes = [f"repository:{'x' * 200}/{number}:pull" for number in range(50)]
     answer = await get_token(registry, *scopes)
     assert (answer.status, answer.codes) == (400, ["UNSUPPORTED"])
     assert b"ask for fewer" in answer.body
 
 
-async def test_a_read_of_the_secret_that_fails_buys_no_time(registry: FakeRegistry) -> None:
-    """What was deleted is not believed for another minute."""
+async def test_a_failed_read_does_not_prolong_the_cached_secret(registry: FakeRegistry) -> None:
+    """After a failed read the next request reads the secret again, so a deleted secret is not used another minute."""
     key = registry.registry.signing_key
     old = await key.secret()
     await registry.bucket.delete([keys.SIGNING_KEY])

@@ -1,4 +1,4 @@
-"""Every endpoint with every kind of credential and every permission: the expected status."""
+"""Access control: the status of every endpoint with every kind of credential and every permission."""
 
 import json
 from itertools import combinations
@@ -14,7 +14,7 @@ from tests.unit.spec.test_endpoints import ROWS
 
 DIGEST = f"sha256:{'0' * 64}"
 NAME = "team/app"
-# Method, path, what is needed (any one of it), what an empty repository answers who has it.
+# Method, path, actions of which the caller needs one, status in an empty repository if the caller has one.
 ENDPOINTS = [
     ("GET", "/v2/", {"pull", "push", "delete"}, 200),
     ("HEAD", f"/v2/{NAME}/blobs/{DIGEST}", {"pull", "push"}, 404),
@@ -41,9 +41,9 @@ ENDPOINTS = [
     ("POST", f"/v2/{NAME}/gc", {"delete"}, 200),
     ("GET", f"/v2/{NAME}/gc?mode=verify", {"delete"}, 200),
 ]
-# They concern the whole bucket.
+# Endpoints for the whole bucket.
 WHOLE = ("/v2/_migrate", "/v2/_retention", "/metrics")
-# Who does not say who it is, or says it wrongly, is never more than nobody.
+# Missing, wrong and malformed credentials.
 NOBODIES = {
     "nothing": None,
     "wrong-password": basic("account", "wrong"),
@@ -59,7 +59,7 @@ KINDS = ["token-account", "password-account", "jwt-as-basic", "jwt-as-bearer", "
 
 
 def make_registry(allowed: set[str], glob: str, public: str = "") -> FakeRegistry:
-    """One account of each kind, with these permissions; a key for tokens; Bearer tokens."""
+    """A registry with an account of each kind, which has these permissions, a public key, and Bearer tokens."""
     table = {glob: sorted(allowed)}
     accounts = [
         {"name": "account", "secret": hashed("secret"), "permissions": table},
@@ -104,7 +104,7 @@ ALL_SCOPES = f"scope=repository:{NAME}:pull,push,delete&scope=registry:catalog:*
 
 
 def test_every_endpoint_is_in_the_matrix() -> None:
-    """But those that anybody may ask, which have tests of their own."""
+    """The matrix has all endpoints but the open ones, which have tests of their own."""
     rows = {(type(row[2]).row, type(row[2]).method) for row in ROWS if not isinstance(row[2], Open)}
     registry = {("end-1", "GET"), ("catalog", "GET"), ("migrate", "POST"), ("retention", "GET")}
     assert len(ENDPOINTS) == len({type(row[2]) for row in ROWS if not isinstance(row[2], Open)})
@@ -114,18 +114,18 @@ def test_every_endpoint_is_in_the_matrix() -> None:
 @pytest.mark.parametrize("allowed", PERMISSIONS, ids=lambda allowed: "+".join(sorted(allowed)) or "none")
 @pytest.mark.parametrize("kind", KINDS)
 async def test_matrix(kind: str, allowed: set[str]) -> None:
-    """Right credentials: 403 DENIED where they are not enough, and the endpoint's own answer where they are."""
+    """Valid credentials get the endpoint's own answer if the permissions suffice, and 403 DENIED otherwise."""
     for glob in ("team/*", "**"):
         registry = make_registry(allowed, glob)
         header = await credentials(registry, kind, allowed, glob, ALL_SCOPES)
         for method, url, needed, status in ENDPOINTS:
             is_enough = bool(allowed & needed)
             if url in WHOLE:
-                # Bearer tokens have no scope for that.
+                # There is no scope for these endpoints, so access tokens never suffice.
                 has_everything = glob == "**" or kind in {"jwt-as-basic", "jwt-as-bearer"}
                 is_enough = is_enough and has_everything and kind not in {"bearer", "refreshed"}
             if url == "/v2/" and kind in {"bearer", "refreshed"}:
-                is_enough = True  # the token is right, whatever it is for
+                is_enough = True  # a valid token suffices, whatever its scope
             answer = await registry.call(method, url, user=None, headers={"authorization": header})
             assert answer.status == (status if is_enough else 403), (method, url, glob, answer)
             if not is_enough:
@@ -134,7 +134,7 @@ async def test_matrix(kind: str, allowed: set[str]) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 async def test_other_repositories(kind: str) -> None:
-    """What is allowed in one place is allowed there."""
+    """Permissions on other repositories do not apply."""
     everything = {"pull", "push", "delete"}
     registry = make_registry(everything, "elsewhere/**")
     header = await credentials(registry, kind, everything, "elsewhere/**", ALL_SCOPES)
@@ -150,7 +150,7 @@ async def test_other_repositories(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", NOBODIES)
 async def test_nobody(kind: str) -> None:
-    """401 everywhere, with a challenge that names the scope; HEAD answers have the same status."""
+    """Without valid credentials every endpoint, HEAD included, answers 401 with a challenge that names the scope."""
     registry = make_registry({"pull", "push", "delete"}, "**", "public/**")
     header = NOBODIES[kind]
     headers = {} if header is None else {"authorization": header}
@@ -159,18 +159,18 @@ async def test_nobody(kind: str) -> None:
         assert (answer.status, answer.codes) == (401, ["UNAUTHORIZED"]), (method, url)
         challenge = answer.headers["WWW-Authenticate"]
         if header is None and url.startswith("/v2/_catalog"):
-            assert challenge.startswith("Basic "), "pages that show registries would never ask for a password"
+            assert challenge.startswith("Basic "), "a web UI would get an anonymous token"
             continue
         assert challenge.startswith('Bearer realm="https://registry.example/v2/token",service="registry.example"')
         assert (f'scope="repository:{NAME}:' in challenge) == (NAME in url)
-    # Public is public: but wrong credentials are not taken for none.
+    # Anonymous pulls work without credentials, but not with wrong ones.
     answer = await registry.call("GET", "/v2/public/app/manifests/1", user=None, headers=headers)
     assert answer.status == (404 if header is None else 401)
 
 
 @pytest.mark.parametrize("kind", ["bearer", "refreshed"])
 async def test_a_narrow_token(kind: str) -> None:
-    """A token that was not asked for this: 401 with insufficient_scope, so that the client asks again."""
+    """A token whose scope does not cover the request gets 401 with insufficient_scope: the client requests another."""
     everything = {"pull", "push", "delete"}
     for method, url, _, _ in ENDPOINTS:
         registry = make_registry(everything, "**")

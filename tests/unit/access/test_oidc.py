@@ -48,12 +48,12 @@ class IssuerKeys:
         self.rotate(0)
 
     def rotate(self, which: int) -> None:
-        """From now on these keys; one of a kind that nobody here knows."""
+        """Serve this key from now on, and one of an unknown kind."""
         keys = [{"kty": "new", "kid": "x"}, jwk("RS256", which, kid=f"key-{which}", use="sig", alg="RS256")]
         self.answer = (200, json.dumps({"keys": keys}).encode())
 
     async def __call__(self, request: WebRequest) -> Reply:
-        """Answer."""
+        """Answer a request for the keys."""
         assert request.url == JWKS
         status, data = self.answer
         return Reply(status, chunks=[data])
@@ -61,7 +61,7 @@ class IssuerKeys:
 
 @pytest.fixture
 def keys() -> IssuerKeys:
-    """The issuer's keys."""
+    """The issuer's JWKS page."""
     return IssuerKeys()
 
 
@@ -79,18 +79,18 @@ def identity(which: int = 0, header: Mapping[str, object] | None = None, **more:
 
 
 async def exchange(registry: FakeRegistry, token: str, scope: str = SCOPE) -> Answer:
-    """As docker does after `docker login --password-stdin`."""
+    """Exchange an identity token, as docker does after `docker login --password-stdin`."""
     return await get_token(registry, scope, user=("github", token), offline_token="true")
 
 
 def access(answer: Answer) -> list[str]:
-    """What was granted of one repository's scope."""
+    """The actions that were granted on the first repository."""
     token = jwt.decode(body(answer)["token"], options={"verify_signature": False})
     return list(token["access"][0]["actions"])
 
 
 async def test_an_identity_token_is_exchanged(registry: FakeRegistry) -> None:
-    """For what the rules give to its claims; by GET, by password, and by token exchange (RFC 8693)."""
+    """An access token has the permissions of the matching rules; by GET, password and token exchange (RFC 8693)."""
     answers = [
         await exchange(registry, identity()),
         await post_token(registry, grant_type="password", username="x", password=identity(), scope=SCOPE),
@@ -124,7 +124,7 @@ async def test_an_identity_token_is_exchanged(registry: FakeRegistry) -> None:
     ],
 )
 async def test_rules(registry: FakeRegistry, claims: dict[str, Any], granted: list[str] | None) -> None:
-    """Every claim of a rule must match; rules add up; who fits none is told so: 403."""
+    """All claims of a rule must match. All matching rules apply. If no rule matches, the answer is 403."""
     answer = await exchange(registry, identity(**claims))
     if granted is None:
         assert (answer.status, answer.codes) == (403, ["DENIED"])
@@ -147,19 +147,19 @@ async def test_rules(registry: FakeRegistry, claims: dict[str, Any], granted: li
     ],
 )
 async def test_wrong_identity_tokens(registry: FakeRegistry, token: Any) -> None:
-    """Another audience, time, key, algorithm or issuer: 401."""
+    """A token with a wrong audience, time, key, algorithm or issuer gets 401."""
     answer = await exchange(registry, token())
     assert (answer.status, answer.codes) == (401, ["UNAUTHORIZED"])
 
 
 async def test_only_the_token_endpoint_takes_identity_tokens(registry: FakeRegistry) -> None:
-    """They live for minutes and say nothing of repositories."""
+    """All other endpoints refuse identity tokens, which do not name repositories."""
     assert (await registry.call("GET", "/v2/", user=("x", identity()))).status == 401
     assert (await use(registry, identity(), "GET", "/v2/")).status == 401
 
 
-async def test_a_job_is_longer_than_its_token(registry: FakeRegistry) -> None:
-    """The refresh token that docker keeps lives as long as the setting says; it falls with the rules."""
+async def test_refresh_tokens_for_long_jobs(registry: FakeRegistry) -> None:
+    """A job may outlast its identity token: docker's refresh token is valid for `session`, or until a rule changes."""
     refresh = body(await exchange(registry, identity()))["refresh_token"]
     registry.clock.now += 1500
     form = {"grant_type": "refresh_token", "refresh_token": refresh, "scope": SCOPE}
@@ -176,8 +176,8 @@ async def test_a_job_is_longer_than_its_token(registry: FakeRegistry) -> None:
 
 
 # ------------------------------------------------------------------ the issuer's keys
-async def test_an_unknown_key_is_looked_for_once_a_minute(registry: FakeRegistry, keys: IssuerKeys) -> None:
-    """The issuer rotates its keys; strangers who invent key names do not make us ask for each."""
+async def test_keys_are_fetched_at_most_once_a_minute(registry: FakeRegistry, keys: IssuerKeys) -> None:
+    """An unknown `kid` causes a fetch, since the issuer rotates its keys; but not each invented `kid` does."""
     assert (await exchange(registry, identity())).status == 200
     keys.rotate(1)
     registry.clock.now += 60
@@ -190,7 +190,7 @@ async def test_an_unknown_key_is_looked_for_once_a_minute(registry: FakeRegistry
 
 
 async def test_keys_are_fetched_again_after_an_hour(registry: FakeRegistry, keys: IssuerKeys) -> None:
-    """A key that the issuer has withdrawn is not trusted for ever."""
+    """A key that the issuer withdrew is no longer trusted."""
     assert (await exchange(registry, identity())).status == 200
     keys.rotate(1)
     registry.clock.now += 3601
@@ -198,7 +198,7 @@ async def test_keys_are_fetched_again_after_an_hour(registry: FakeRegistry, keys
 
 
 async def test_known_keys_outlast_an_outage(registry: FakeRegistry, keys: IssuerKeys) -> None:
-    """For a day; then the answer is 503, not a key of yesterday."""
+    """While the issuer does not answer, known keys are used for a day; then the answer is 503."""
     assert (await exchange(registry, identity())).status == 200
     keys.answer = (500, b"oops")
     registry.clock.now += 7200
@@ -214,7 +214,7 @@ async def test_known_keys_outlast_an_outage(registry: FakeRegistry, keys: Issuer
 async def test_an_issuer_that_does_not_answer(
     registry: FakeRegistry, keys: IssuerKeys, answer: tuple[int, bytes] | None, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """503 with Retry-After, a line in the log, and not a request for each token that comes."""
+    """Tokens get 503 with Retry-After, the log has an event, and not every token causes a fetch."""
     if answer is None:
         del registry.web.servers[URL]
     else:
@@ -226,8 +226,8 @@ async def test_an_issuer_that_does_not_answer(
     assert "issuer-keys-not-fetched" in capsys.readouterr().out
 
 
-async def test_an_issuer_that_falls_silent(registry: FakeRegistry) -> None:
-    """Its keys begin to arrive and never end: 503 after seconds."""
+async def test_an_issuer_that_stalls(registry: FakeRegistry) -> None:
+    """An answer that begins and never ends leads to 503 after a timeout."""
 
     async def keys(request: WebRequest) -> Reply:
         return Reply(200, chunks=[b"{", lambda: registry.clock.sleep(3600), b"}"])
@@ -256,7 +256,7 @@ async def test_an_issuer_that_falls_silent(registry: FakeRegistry) -> None:
     ],
 )
 def test_malformed_issuers(value: str, sentence: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """The log says what is wrong, and nobody is trusted."""
+    """The log says what is wrong, and no issuer is trusted."""
     assert read_settings({"OIDC_ISSUERS_JSON": value}.get).access.issuers == ()
     line = json.loads(capsys.readouterr().out)
     assert (line["event"], line["setting"]) == ("setting-ignored", "OIDC_ISSUERS_JSON")

@@ -33,7 +33,7 @@ PULL, PUSH = Access.PULL, Access.PUSH
     ],
 )
 def test_globs(glob: str, matching: list[str], others: list[str]) -> None:
-    """A star stays within its segment; two are whole segments, at least one."""
+    """`*` matches within a segment; `**` matches one or more whole segments."""
     parsed = parse_glob(glob)
     assert [name for name in matching + others if parsed.matches(name)] == matching
 
@@ -42,13 +42,13 @@ def test_globs(glob: str, matching: list[str], others: list[str]) -> None:
     "glob", ["", None, 3, "Team/*", "a//b", "/a", "a/", "a**", "**a/b", "**/**/**", "_a", "a b", "[ab]"]
 )
 def test_wrong_globs(glob: object) -> None:
-    """What can match no repository is a mistake of who wrote it."""
+    """A glob that can match no repository name is refused."""
     with pytest.raises(ValueError, match="glob"):
         parse_repository_glob(glob)
 
 
 def test_only_two_wildcards_exist() -> None:
-    """What fnmatch has beyond the star is literal: claims of identity tokens may contain it."""
+    """The other wildcards of fnmatch are literal characters, which claims of identity tokens may contain."""
     assert parse_glob("a?[b]").matches("a?[b]")
     assert not parse_glob("a?").matches("ab")
     assert not parse_glob("[ab]").matches("a")
@@ -67,7 +67,7 @@ def test_only_two_wildcards_exist() -> None:
     ],
 )
 def test_the_longest_match_wins(table: dict[str, list[str]], allowed: set[Access]) -> None:
-    """More literal characters, then fewer stars; of equals only what both allow."""
+    """More literal characters win, then fewer stars. Equally specific globs allow only what both allow."""
     assert parse_permissions(table).on("team/app") == allowed
 
 
@@ -75,13 +75,13 @@ def test_the_longest_match_wins(table: dict[str, list[str]], allowed: set[Access
     "value", [None, [], {}, {"a": "pull"}, {"a": ["Pull"]}, {"a": [1]}, {"a": [["pull"]]}, {"A": ["pull"]}, {"a": None}]
 )
 def test_wrong_permissions(value: object) -> None:
-    """A sentence, whatever stands there."""
+    """Any wrong value raises ValueError with a sentence."""
     with pytest.raises(ValueError, match=r"glob|allowed"):
         parse_permissions(value)
 
 
 def test_tables_add_up() -> None:
-    """What one table takes away, another may still give."""
+    """An action is allowed if any table allows it, even if another table does not."""
     both = parse_permissions({"**": ["pull"], "secret/**": []}) | allow({PUSH}, "secret/*")
     assert both.on("secret/a") == {PUSH}
     assert both.on("open") == {PULL}
@@ -89,7 +89,7 @@ def test_tables_add_up() -> None:
 
 
 def test_everywhere_is_without_exception() -> None:
-    """Who lacks something in one repository does not have it everywhere."""
+    """An action that a table does not allow on some repository is not allowed everywhere."""
     assert allow(EVERYTHING, "**").everywhere() == EVERYTHING
     assert parse_permissions({"**": ["pull", "delete"], "a/**": ["pull"]}).everywhere() == {PULL}
     assert allow(EVERYTHING, "*", "a/**").everywhere() == NOTHING
@@ -102,8 +102,8 @@ NAME = st.lists(st.text("ab", min_size=1, max_size=3), min_size=1, max_size=4).m
 
 
 @given(GLOB.filter(lambda glob: glob.split("/").count("**") < 3), NAME)
-def test_what_may_be_pulled_is_found_by_folders(glob: str, name: str) -> None:
-    """The catalogue's walk reaches every repository that may be pulled: no folder above one is left out."""
+def test_folders_of_repositories_that_may_be_pulled(glob: str, name: str) -> None:
+    """The catalogue's walk may enter every folder above a repository that may be pulled."""
     permissions = allow({PULL}, parse_glob(glob).text)
     if permissions.on(name):
         segments = name.split("/")
@@ -112,7 +112,7 @@ def test_what_may_be_pulled_is_found_by_folders(glob: str, name: str) -> None:
 
 @given(GLOB.filter(lambda glob: glob.split("/").count("**") < 3), NAME)
 def test_a_token_carries_permissions(glob: str, name: str) -> None:
-    """As JSON and back, they allow the same."""
+    """Permissions that are encoded as JSON and decoded again allow the same."""
     permissions = allow({PULL}, glob) | allow({PUSH}, "a")
     (first, second) = json.loads(json.dumps(permissions.as_json()))
     assert (parse_permissions(first) | parse_permissions(second)).on(name) == permissions.on(name)

@@ -1,4 +1,4 @@
-"""Signed tokens of the operator, and their public keys. One test per known attack."""
+"""Tokens that the operator signs, and their public keys. One test for each known attack."""
 
 import base64
 import hmac
@@ -20,26 +20,26 @@ from tests.tokens import CLAIMS, encode, jwk, pem, private_key, setting, sign
 
 
 def with_key(key: object, **variables: str) -> FakeRegistry:
-    """A registry with a public key and nothing else."""
+    """A registry whose only credentials are tokens verified with this public key."""
     return FakeRegistry(settings=read_settings({"JWT_REGISTRY_TOKENS_PUBLIC_KEY": setting(key), **variables}.get))
 
 
 @pytest.fixture
 def registry() -> FakeRegistry:
-    """It knows the ES256 key."""
+    """A registry with the ES256 key."""
     return with_key(jwk("ES256"))
 
 
 async def ask(
     registry: FakeRegistry, token: str, method: str = "GET", url: str = "/v2/", scheme: str = "basic"
 ) -> Answer:
-    """A request with a token, as the password or as Bearer."""
+    """Send a request with a token, as the password or as Bearer."""
     header = basic("anything", token) if scheme == "basic" else f"Bearer {token}"
     return await registry.call(method, url, user=None, headers={"authorization": header})
 
 
 async def refused(registry: FakeRegistry, token: str) -> str:
-    """The message with which a token is refused; it is the same both ways."""
+    """Assert that a token is refused, as the password and as Bearer; return the message."""
     answers = [await ask(registry, token, scheme=scheme) for scheme in ("basic", "bearer")]
     messages = [json.loads(answer.body)["errors"][0]["message"] for answer in answers]
     assert [answer.status for answer in answers] == [401, 401], messages
@@ -47,11 +47,11 @@ async def refused(registry: FakeRegistry, token: str) -> str:
     return str(messages[1])
 
 
-# ------------------------------------------------------------------ what works
+# ------------------------------------------------------------------ valid tokens
 @pytest.mark.parametrize("algorithm", sorted(ALGORITHMS))
 @pytest.mark.parametrize("form", ["jwk", "set", "pem", "plain"])
 async def test_every_algorithm_and_form_of_key(algorithm: str, form: str) -> None:
-    """A JWK, a JWK set, a PEM, each in base64, and a JWK as it is. A PEM of RSA is for RS256."""
+    """A JWK, a JWK set and a PEM, each in base64, and a JWK as plain text. A PEM of RSA is for RS256."""
     if (algorithm, form) == ("PS256", "pem"):
         return
     key: object = {"jwk": jwk(algorithm), "set": {"keys": [jwk(algorithm)]}, "pem": pem(algorithm)}.get(form)
@@ -61,8 +61,8 @@ async def test_every_algorithm_and_form_of_key(algorithm: str, form: str) -> Non
         assert (await ask(registry, sign(algorithm=algorithm), scheme=scheme)).status == 200
 
 
-async def test_a_key_that_sr_made(registry: FakeRegistry) -> None:
-    """Web Crypto's export has key_ops and ext; the payload is that of SR's createToken."""
+async def test_keys_and_tokens_of_serverless_registry(registry: FakeRegistry) -> None:
+    """Its key, exported by Web Crypto, has key_ops and ext; the claims are those of its createToken."""
     registry = with_key(jwk("ES256", key_ops=["verify"], ext=True))
     claims = {
         "username": "v0",
@@ -87,7 +87,7 @@ async def test_a_key_that_sr_made(registry: FakeRegistry) -> None:
 async def test_capabilities(
     registry: FakeRegistry, capabilities: list[str], head: int, get: int, post: int, delete: int
 ) -> None:
-    """As SR has it: HEAD takes pull or push, GET pull, changes push; and delete is its own."""
+    """As in serverless-registry: HEAD needs pull or push, GET needs pull, uploads need push. Deletions need delete."""
     token = sign(capabilities=capabilities)
     calls = (
         ("HEAD", "manifests/1", head),
@@ -101,7 +101,7 @@ async def test_capabilities(
 
 
 async def test_access_limits_a_token_to_repositories(registry: FakeRegistry) -> None:
-    """The claim of the distribution token specification, with globs; `capabilities` cuts it where both are there."""
+    """`access` is the claim of the distribution token specification, with globs; `capabilities` limits it further."""
     access = [
         {"type": "repository", "name": "team/*", "actions": ["pull", "push"]},
         {"type": "repository", "name": "base", "actions": ["*"]},
@@ -121,7 +121,7 @@ async def test_access_limits_a_token_to_repositories(registry: FakeRegistry) -> 
 
 
 async def test_passwords_and_tokens_at_once() -> None:
-    """All methods work beside each other; a password may look like a token."""
+    """All methods of authentication work together, even with a password that looks like a token."""
     lookalike = sign(which=9)
     variables = {"USERNAME": "u", "PASSWORD": "p", "READONLY_USERNAME": "r", "READONLY_PASSWORD": lookalike}
     registry = with_key(jwk("ES256"), **variables)
@@ -130,7 +130,7 @@ async def test_passwords_and_tokens_at_once() -> None:
 
 
 async def test_a_signature_is_verified_once(registry: FakeRegistry) -> None:
-    """The isolate remembers, until the token expires: then it is looked at again."""
+    """The isolate caches a verified token until the token expires."""
     token = sign(exp=int(START) + 100)
     for _ in range(5):
         assert (await ask(registry, token)).status == 200
@@ -140,7 +140,7 @@ async def test_a_signature_is_verified_once(registry: FakeRegistry) -> None:
 
 
 async def test_kid_picks_the_key() -> None:
-    """Of several keys the named one verifies, and no other; with no name there would be a choice."""
+    """Of several keys, only the one that `kid` names verifies a token. Without `kid` no key does."""
     keys = {"keys": [jwk("ES256", 1, kid="one"), jwk("ES256", 2, kid="two"), jwk("RS256", kid="rsa")]}
     registry = with_key(keys)
     for which, kid in ((1, "one"), (2, "two")):
@@ -152,7 +152,7 @@ async def test_kid_picks_the_key() -> None:
 
 
 async def test_audience_is_checked_when_configured() -> None:
-    """`aud` is one or several; without the setting anything goes, as in SR."""
+    """`aud` may be one audience or a list. Without the setting any `aud` is accepted, as in serverless-registry."""
     registry = with_key(jwk("ES256"), JWT_REGISTRY_TOKENS_AUDIENCE="https://registry.example")
     assert (await ask(registry, sign(aud="https://registry.example"))).status == 200
     assert (await ask(registry, sign(aud=["other", "https://registry.example"]))).status == 200
@@ -163,7 +163,7 @@ async def test_audience_is_checked_when_configured() -> None:
 
 # ------------------------------------------------------------------ attacks
 async def test_alg_none(registry: FakeRegistry) -> None:
-    """An unsigned token, whatever the case of its algorithm."""
+    """An unsigned token is refused, whatever the case of its algorithm."""
     for name in ("none", "None", "NONE"):
         head = encode({"alg": name, "typ": "JWT"})
         await refused(registry, f"{head}.{encode(CLAIMS)}.")
@@ -179,7 +179,7 @@ async def test_hs256_with_the_public_key_as_the_secret(registry: FakeRegistry) -
 
 
 async def test_an_algorithm_that_the_key_has_not(registry: FakeRegistry) -> None:
-    """A right signature of another kind of key, and one of the same key under another name."""
+    """A valid signature of a key of another kind, and one of the same key with another algorithm."""
     await refused(registry, sign(algorithm="RS256"))
     await refused(registry, sign(algorithm="ES384"))
     rsa = with_key(jwk("RS256"))
@@ -188,13 +188,13 @@ async def test_an_algorithm_that_the_key_has_not(registry: FakeRegistry) -> None
 
 
 async def test_another_key(registry: FakeRegistry) -> None:
-    """Somebody else's key, its public half in the token's header, too."""
+    """A token signed with another key is refused, even with that public key in its header."""
     await refused(registry, sign(which=1))
     await refused(registry, sign(which=1, header={"jwk": jwk("ES256", 1)}))
 
 
 async def test_key_urls_in_the_header_are_ignored(registry: FakeRegistry) -> None:
-    """`jku` and `x5u` name keys of the attacker's: nothing is fetched."""
+    """`jku` and `x5u` may point to an attacker's keys: the registry fetches nothing."""
     header = {"jku": "https://evil.example/jwks", "x5u": "https://evil.example/cert", "x5c": ["MII"]}
     await refused(registry, sign(which=1, header=header))
     assert (await ask(registry, sign(header=header))).status == 200
@@ -202,7 +202,7 @@ async def test_key_urls_in_the_header_are_ignored(registry: FakeRegistry) -> Non
 
 
 async def test_a_wrong_kid_is_no_path(registry: FakeRegistry) -> None:
-    """`kid` is compared with names of keys, and does nothing else; it must be a string."""
+    """`kid` must be a string, and is only compared with the names of keys."""
     registry = with_key(jwk("ES256", kid="mine"))
     for kid in ("other", "../../etc/passwd", "' OR 1=1 --", ""):
         await refused(registry, sign(header={"kid": kid}))
@@ -212,20 +212,20 @@ async def test_a_wrong_kid_is_no_path(registry: FakeRegistry) -> None:
 
 
 async def test_expired(registry: FakeRegistry) -> None:
-    """After the leeway, which is for clocks and not for tokens."""
+    """A token is refused once LEEWAY has passed after `exp`."""
     assert (await ask(registry, sign(exp=int(START) - LEEWAY + 10))).status == 200
     assert "expired" in await refused(registry, sign(exp=int(START) - LEEWAY))
 
 
 async def test_not_yet_valid(registry: FakeRegistry) -> None:
-    """`nbf`, and `iat` of the future."""
+    """A token with `nbf` or `iat` in the future is refused."""
     for claim in ("nbf", "iat"):
         assert "not yet valid" in await refused(registry, sign({**CLAIMS, claim: int(START) + LEEWAY + 60}))
         assert (await ask(registry, sign({**CLAIMS, claim: int(START) + LEEWAY - 10}))).status == 200
 
 
 async def test_missing_or_strange_exp(registry: FakeRegistry) -> None:
-    """SR takes a token without `exp` for ever; here it is demanded, and it is a number."""
+    """`exp` is required and must be a number. serverless-registry accepts a token without it forever."""
     claims = {name: value for name, value in CLAIMS.items() if name != "exp"}
     assert "exp" in await refused(registry, sign(claims))
     strange: list[object] = [None, "never", [], {}, float("inf"), float("nan"), True, "", -1]
@@ -237,14 +237,14 @@ async def test_missing_or_strange_exp(registry: FakeRegistry) -> None:
 
 
 async def test_huge_token(registry: FakeRegistry) -> None:
-    """A bounded number of characters is looked at."""
+    """A token of more than MAX_TOKEN characters is not parsed."""
     await refused(registry, sign(padding="x" * MAX_TOKEN))
     await refused(registry, "x." * 100_000)
     await refused(registry, f"{encode(b'[' * 5_000)}.{encode(b'[' * 500)}.AAAA")
 
 
 async def test_duplicate_json_keys(registry: FakeRegistry) -> None:
-    """Of two readers, each may take another one; in the header and deep in the claims."""
+    """Two parsers might use different values: refused in the header and deep in the claims."""
     exp = CLAIMS["exp"]
     payloads = (
         f'{{"capabilities":["pull"],"exp":{exp},"capabilities":["push"]}}',
@@ -261,14 +261,14 @@ async def test_duplicate_json_keys(registry: FakeRegistry) -> None:
 
 
 async def test_a_changed_token(registry: FakeRegistry) -> None:
-    """Other claims under a right signature."""
+    """Claims that were changed after the token was signed."""
     head, _, signature = sign(capabilities=["pull"]).split(".")
     await refused(registry, f"{head}.{encode(CLAIMS)}.{signature}")
 
 
 @pytest.mark.parametrize("algorithm", sorted(ALGORITHMS))
 async def test_truncated_and_lengthened_signatures(algorithm: str) -> None:
-    """One byte less, half, none, and one more."""
+    """Signatures that lack a byte, a half or all bytes, or have a byte more, are refused."""
     registry = with_key(jwk(algorithm))
     signed, _, encoded = sign(algorithm=algorithm).rpartition(".")
     signature = jwt.utils.base64url_decode(encoded)
@@ -278,7 +278,7 @@ async def test_truncated_and_lengthened_signatures(algorithm: str) -> None:
 
 @pytest.mark.parametrize("algorithm", sorted(ALGORITHMS))
 async def test_signatures_of_zeros(algorithm: str) -> None:
-    """CVE-2022-21449: an ECDSA signature of zeros fits everything where r and s are not checked."""
+    """CVE-2022-21449: an ECDSA signature of zeros is valid for everything if r and s are not checked."""
     registry = with_key(jwk(algorithm))
     signed, _, encoded = sign(algorithm=algorithm).rpartition(".")
     size = len(jwt.utils.base64url_decode(encoded))
@@ -312,21 +312,21 @@ async def test_unencoded_and_critical_headers(registry: FakeRegistry) -> None:
     ],
 )
 async def test_claims_that_make_no_sense(registry: FakeRegistry, claims: dict[str, Any]) -> None:
-    """A right signature does not make them right; the message says what is wrong."""
+    """Invalid claims are refused even with a valid signature; the message says what is wrong."""
     token = sign({"exp": CLAIMS["exp"], "capabilities": ["pull"], **claims})
     assert "not valid" in await refused(registry, token)
 
 
 @given(st.text(st.characters(codec="ascii"), max_size=200), st.integers(0, 3))
-def test_anything_is_read_or_is_none(text: str, dots: int) -> None:
-    """No input raises."""
+def test_any_text_is_parsed_or_none(text: str, dots: int) -> None:
+    """No input raises an error."""
     read_token(text)
     read_token(".".join([encode(text.encode())] * dots))
 
 
 # ------------------------------------------------------------------ keys
 def wrong_keys() -> Iterator[tuple[str, object]]:
-    """What is no public key, and the sentence about it."""
+    """Yield part of the message, and a value that is not a supported public key."""
     private = jwt.get_algorithm_by_name("ES256").to_jwk(private_key("ES256"), as_dict=True)
     yield "secret key", private
     yield "secret key", {"kty": "oct", "k": "AAAA"}
@@ -351,7 +351,7 @@ def wrong_keys() -> Iterator[tuple[str, object]]:
 
 @pytest.mark.parametrize(("sentence", "key"), [*wrong_keys()])
 def test_wrong_keys(sentence: str, key: object, capsys: pytest.CaptureFixture[str]) -> None:
-    """The log says what is wrong, without the key; no token comes in."""
+    """The log says what is wrong, without the key; no token is accepted."""
     settings = read_settings({"JWT_REGISTRY_TOKENS_PUBLIC_KEY": setting(key)}.get)
     line = json.loads(capsys.readouterr().out)
     assert (line["event"], line["setting"]) == ("setting-ignored", "JWT_REGISTRY_TOKENS_PUBLIC_KEY")
@@ -360,14 +360,14 @@ def test_wrong_keys(sentence: str, key: object, capsys: pytest.CaptureFixture[st
 
 
 async def test_a_key_off_the_curve(capsys: pytest.CaptureFixture[str]) -> None:
-    """What only shows when the key is used: every token is refused, and the log says why."""
+    """A mistake that appears only when the key is used: every token is refused, and the log says why."""
     registry = with_key({"kty": "EC", "crv": "P-256", "x": encode(b"1" * 32), "y": encode(b"2" * 32)})
     await refused(registry, sign())
     assert "key-unusable" in capsys.readouterr().out
 
 
 def test_base64_of_either_alphabet() -> None:
-    """With padding or without, wrapped or not."""
+    """Both alphabets, with padding or without, wrapped or not."""
     text = json.dumps(jwk("ES256", kid="??>>"))
     for encoded in (
         base64.b64encode(text.encode()).decode(),
@@ -380,7 +380,7 @@ def test_base64_of_either_alphabet() -> None:
 
 @pytest.mark.parametrize("algorithm", ["none", "HS256", "RS256", None])
 async def test_a_token_that_names_another_algorithm(registry: FakeRegistry, algorithm: str | None) -> None:
-    """Its signature may be right for our key: it is refused all the same (RFC 8725, section 3.1)."""
+    """The token is refused even if its signature is valid for the key (RFC 8725, section 3.1)."""
     header = {"typ": "JWT"} if algorithm is None else {"typ": "JWT", "alg": algorithm}
     signed = ".".join(encode(json.dumps(part).encode()) for part in (header, CLAIMS))
     signature = jwt.get_algorithm_by_name("ES256").sign(signed.encode(), private_key("ES256"))

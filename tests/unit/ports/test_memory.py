@@ -1,4 +1,4 @@
-"""The memory of all uploads together: `registry.ports.memory`."""
+"""Bounds on the memory of an isolate's requests: `registry.ports.memory`."""
 
 import asyncio
 
@@ -17,7 +17,7 @@ from tests.unit.uploads.test_uploads import bytes_of, in_pieces
 
 
 class TricklingSource(FakeSource):
-    """A client that sends nothing for a long time."""
+    """The body of a client that sends nothing for a long time."""
 
     def __init__(self, clock: Clock, seconds: float) -> None:
         super().__init__([b"x"])
@@ -37,18 +37,18 @@ class TricklingSource(FakeSource):
 
 @pytest.fixture
 def clock() -> Clock:
-    """Time that tests move."""
+    """A clock that tests advance."""
     return Clock()
 
 
 @pytest.fixture
 def pool(clock: Clock) -> BufferPool:
-    """Room for two buffers of 10 bytes."""
+    """A pool of two buffers of 10 bytes."""
     return BufferPool(FakeStreams(), clock, clock.sleep, 10, 2)
 
 
 async def test_a_buffer_that_may_still_be_filled(pool: BufferPool, clock: Clock) -> None:
-    """Who is cancelled while a source fills a buffer gives back no buffer for others."""
+    """After a fill is cancelled, the source may still write to the buffer: the pool never lends it again."""
     source = TricklingSource(clock, 5)
     lease = await pool.take()
 
@@ -65,7 +65,7 @@ async def test_a_buffer_that_may_still_be_filled(pool: BufferPool, clock: Clock)
 
 
 async def test_no_more_than_the_limit(pool: BufferPool) -> None:
-    """A third one waits until one is given back."""
+    """A third request waits until a buffer is given back."""
     first, second = await pool.take(), await pool.take()
     assert pool.take_now() is None
     waiting = asyncio.ensure_future(pool.take())
@@ -81,15 +81,15 @@ async def test_no_more_than_the_limit(pool: BufferPool) -> None:
 
 
 async def test_buffers_are_used_again(pool: BufferPool) -> None:
-    """Memory that was given back is handed out before new memory is."""
+    """The pool lends a returned buffer before it makes a new one."""
     with await pool.take() as first:
         memory = first.buffer
     with await pool.take() as second:
         assert second.buffer is memory
 
 
-async def test_who_waits_too_long_is_told(pool: BufferPool, clock: Clock) -> None:
-    """503 with Retry-After."""
+async def test_waiting_for_a_buffer_times_out(pool: BufferPool, clock: Clock) -> None:
+    """A request that finds no buffer for WAIT_SECONDS gets 503 with Retry-After."""
     leases = [await pool.take(), await pool.take()]
     began = clock.now
     with pytest.raises(RegistryError) as caught:
@@ -101,7 +101,7 @@ async def test_who_waits_too_long_is_told(pool: BufferPool, clock: Clock) -> Non
 
 
 async def test_a_dropped_request_gives_its_buffer_back(pool: BufferPool, clock: Clock) -> None:
-    """Its `with` never ends, but the lease does."""
+    """The `with` block of a dropped request never ends, but its lease expires."""
     dropped = [await pool.take(), await pool.take()]
     assert pool.take_now() is None
     clock.now += LEASE_SECONDS
@@ -111,18 +111,18 @@ async def test_a_dropped_request_gives_its_buffer_back(pool: BufferPool, clock: 
     for late in dropped:
         with late:
             pass
-    assert pool.take_now() not in dropped, "who still uses it after its lease does not share it"
+    assert pool.take_now() not in dropped, "a buffer whose lease expired may still be in use: it is not lent again"
     assert lease.buffer.size == 10
 
 
 async def test_a_slow_client_may_be_slow_while_nobody_waits(pool: BufferPool, clock: Clock) -> None:
-    """It only costs others something when they wait."""
+    """A slow client is not refused while no other request waits for its buffer."""
     with await pool.take() as lease:
         assert await pool.fill(TricklingSource(clock, 10 * PATIENCE_SECONDS), lease, 10) == 0
 
 
-async def test_a_slow_client_makes_room_for_who_waits(pool: BufferPool, clock: Clock) -> None:
-    """503 for the slow one, its body is given up, and the other goes on."""
+async def test_a_slow_client_is_refused_while_others_wait(pool: BufferPool, clock: Clock) -> None:
+    """The slow client gets 503, its body is cancelled, and the waiting request gets the buffer."""
     source = TricklingSource(clock, 10 * PATIENCE_SECONDS)
 
     async def slow() -> None:
@@ -140,7 +140,7 @@ async def test_a_slow_client_makes_room_for_who_waits(pool: BufferPool, clock: C
 
 
 async def test_twenty_uploads_at_once(registry: FakeRegistry) -> None:
-    """All are acknowledged; together they never hold more than the pool has."""
+    """All uploads succeed, and together they never use more memory than the pool has."""
     registry.side_by_side = True
     registry.bucket.open_limit *= 20
     blobs = [bytes_of(2 * SMALL_PART + number) for number in range(20)]
@@ -159,9 +159,9 @@ async def test_twenty_uploads_at_once(registry: FakeRegistry) -> None:
     assert registry.registry.platform.copies.held == 0
 
 
-# ---------------------------------------------------------------------- in turn
+# ---------------------------------------------------------------------- order
 async def test_room_is_given_in_order(clock: Clock) -> None:
-    """A small share does not go before a large one that waits; who was dropped while it waited is passed over."""
+    """A small lease does not overtake a large one that waits. A request that was dropped while it waited is skipped."""
     ledger = Ledger(clock, clock.sleep, 10)
     held = await ledger.reserve(8)
     order: list[str] = []
@@ -187,7 +187,7 @@ async def test_room_is_given_in_order(clock: Clock) -> None:
 
 
 def slowly(registry: FakeRegistry, data: bytes, *, step: int, seconds: float) -> list[Chunk]:
-    """A body that arrives in steps, with a while between them."""
+    """A body that arrives in pieces of `step` bytes, with a pause of `seconds` after each."""
     chunks: list[Chunk] = []
     for at in range(0, len(data), step):
         chunks += [data[at : at + step], lambda: registry.clock.sleep(seconds)]
@@ -196,8 +196,8 @@ def slowly(registry: FakeRegistry, data: bytes, *, step: int, seconds: float) ->
 
 @pytest.mark.parametrize(("uploads", "rate"), [(10, 1_000_000), (14, 250_000), (5, 50_000)])
 @pytest.mark.parametrize("known", [False, True])
-async def test_slow_uploads_at_once_all_end_well(registry: FakeRegistry, uploads: int, rate: int, known: bool) -> None:
-    """However slow, and more of them than there are buffers: none is refused, and memory stays within its limits."""
+async def test_slow_uploads_at_once_all_succeed(registry: FakeRegistry, uploads: int, rate: int, known: bool) -> None:
+    """More slow uploads than buffers: none is refused, and memory stays within its limits."""
     registry.pause = 0.0
     registry.side_by_side = True
     registry.bucket.open_limit *= uploads
@@ -221,10 +221,10 @@ async def test_slow_uploads_at_once_all_end_well(registry: FakeRegistry, uploads
     assert registry.bucket.keys("a/uploads/") == []
 
 
-async def test_who_is_refused_for_being_slow_goes_on_where_it_was(
+async def test_a_client_refused_for_slowness_can_resume(
     registry: FakeRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """503 while others wait; the parts and pieces that were stored are in the session."""
+    """The client gets 503 while others wait. The session keeps the stored parts, and the client resumes after them."""
     registry.pause = 0.0
     registry.side_by_side = True
     registry.bucket.open_limit *= 20
@@ -253,8 +253,8 @@ async def test_who_is_refused_for_being_slow_goes_on_where_it_was(
     assert (await registry.call("GET", f"/v2/a/blobs/{digest_of(data)}")).body == data
 
 
-async def test_forms_and_manifests_that_stall(registry: FakeRegistry) -> None:
-    """408 after seconds, however much of them came."""
+async def test_manifests_that_stall(registry: FakeRegistry) -> None:
+    """A manifest that stops arriving gets 408 within a time limit, however much of it came."""
     registry.pause = 0.0
     for sent in (0, 10, SMALL_DOCUMENT, 100_000, 3_000_000):
         began = registry.clock.now

@@ -1,4 +1,4 @@
-"""What is tried again, and what of it is counted."""
+"""Retries of storage calls, and how they are counted: `registry.ports.retries`."""
 
 from collections.abc import Awaitable, Callable
 
@@ -14,7 +14,7 @@ from tests.fakes.streams import FakeSource
 
 UPLOAD = MultipartUpload("key", "upload")
 NONCE = Attributes(metadata={"nonce": "1"})
-# A call, what it counts as, and how often it is sent while it fails. A put that may have arrived is looked for.
+# A call, its price class, and how often it is sent while it fails. After a put that may have arrived, a head follows.
 CALLS: dict[str, tuple[Callable[[RetryingStorage], Awaitable[object]], str, int]] = {
     "head": (lambda storage: storage.head("key"), "class_b", 3),
     "get": (lambda storage: storage.get("key"), "class_b", 3),
@@ -31,7 +31,7 @@ CALLS: dict[str, tuple[Callable[[RetryingStorage], Awaitable[object]], str, int]
 
 
 def make(error: Exception, seconds: float = 0.0) -> tuple[RetryingStorage, Clock, list[str]]:
-    """A storage of which each call takes so long and fails, a clock, and the calls that were sent."""
+    """A storage whose calls all fail after `seconds`, its clock, and the list of the calls that were sent."""
     clock, sent = Clock(), list[str]()
 
     def fail(call: str, key: str) -> None:
@@ -46,7 +46,7 @@ def make(error: Exception, seconds: float = 0.0) -> tuple[RetryingStorage, Clock
 
 @pytest.mark.parametrize("name", CALLS)
 async def test_every_attempt_is_counted(name: str) -> None:
-    """By its price class; what cannot be sent twice is not."""
+    """Every attempt counts in its price class. A call that cannot be repeated is sent once."""
     call, price, attempts = CALLS[name]
     storage, _, sent = make(StorageError("broken"))
     record = RequestRecord("id")
@@ -61,8 +61,8 @@ async def test_every_attempt_is_counted(name: str) -> None:
     assert {price: getattr(record, price) for price in expected} == expected
 
 
-async def test_a_refusal_for_being_too_fast_took_no_effect() -> None:
-    """It is tried again, more slowly, whatever the call."""
+async def test_any_call_is_retried_after_storage_busy() -> None:
+    """StorageBusy means that the call took no effect: any call is retried, after a longer pause."""
     for name in ("put", "put of what is absent", "head"):
         storage, clock, sent = make(StorageBusy("slow down"))
         with pytest.raises(StorageBusy):
@@ -72,7 +72,7 @@ async def test_a_refusal_for_being_too_fast_took_no_effect() -> None:
 
 
 async def test_nothing_is_sent_after_the_deadline() -> None:
-    """Who may do something only for a while does not do it later, because the storage was slow to fail."""
+    """When a call fails after the deadline of `sent_by`, it is not retried."""
     storage, clock, sent = make(StorageError("broken"), seconds=95)
     with pytest.raises(StorageError), sent_by(clock.now + 60):
         await storage.delete(["key"])

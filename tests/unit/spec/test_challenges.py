@@ -1,4 +1,4 @@
-"""WWW-Authenticate as other registries write it."""
+"""WWW-Authenticate headers of other registries: `registry.spec.challenges`."""
 
 import pytest
 from hypothesis import given
@@ -34,19 +34,19 @@ from registry.spec.challenges import Challenge, parse_challenges
     ],
 )
 def test_challenges(header: str, expected: list[tuple[str, dict[str, str]]]) -> None:
-    """Quoted or not, one or several, well written or badly."""
+    """Quoted and unquoted values, one challenge and several, well-formed and malformed."""
     assert parse_challenges(header) == [Challenge(scheme, parameters) for scheme, parameters in expected]
 
 
 @given(st.text(alphabet='aB=," \\\t1-é', max_size=30))
 def test_any_header(header: str) -> None:
-    """Nothing is an error."""
+    """No header raises an error."""
     parse_challenges(header)
 
 
 @given(st.dictionaries(st.sampled_from(["realm", "service", "scope", "error"]), st.text(max_size=10), min_size=1))
-def test_what_is_quoted_is_read_back(parameters: dict[str, str]) -> None:
-    """As the RFC has it."""
+def test_quoted_values_are_read_back(parameters: dict[str, str]) -> None:
+    """Values quoted as in the RFC are parsed to the original values."""
     quoted = {name: value.replace("\\", "\\\\").replace('"', '\\"') for name, value in parameters.items()}
     header = "Bearer " + ", ".join(f'{name}="{value}"' for name, value in quoted.items())
     assert parse_challenges(header) == [Challenge("bearer", parameters)]

@@ -47,7 +47,7 @@ SHA256 = Digest("sha256", "0" * 64)
 SHA512 = Digest("sha512", "a" * 128)
 NAME = RepositoryName("team/app")
 
-# One of every row of the spec's table, and the paths that look alike.
+# At least one request line for every row of the spec's table, and paths that look alike.
 ROWS: list[tuple[str, str, Endpoint]] = [
     ("GET", "/", ShowFrontPage()),
     ("GET", "/healthz", CheckHealth()),
@@ -72,7 +72,7 @@ ROWS: list[tuple[str, str, Endpoint]] = [
     ("PATCH", "/v2/team/app/blobs/uploads/some.id", AppendChunk(NAME, "some.id", None)),
     ("PATCH", "/v2/team/app/blobs/uploads/some.id?entry=7", AppendChunk(NAME, "some.id", 7)),
     ("PUT", f"/v2/team/app/blobs/uploads/some.id?entry=7&digest={SHA256}", CloseUpload(NAME, "some.id", 7, SHA256)),
-    # 5 TiB, which is R2's largest object: offsets have more digits than counts.
+    # 5 TiB, the size of R2's largest object: offsets may have more digits than counts.
     ("PATCH", "/v2/team/app/blobs/uploads/some.id?entry=5497558138880", AppendChunk(NAME, "some.id", 5 * 1024**4)),
     ("GET", "/v2/team/app/blobs/uploads/some.id", GetUpload(NAME, "some.id", None)),
     ("DELETE", "/v2/team/app/blobs/uploads/some.id", CancelUpload(NAME, "some.id", None)),
@@ -103,7 +103,7 @@ ROWS: list[tuple[str, str, Endpoint]] = [
         GetToken(("repository:a/b:pull", "registry:catalog:*"), offline=True),
     ),
     ("POST", "/v2/token", PostToken()),
-    # Names that contain the words of the grammar.
+    # Repository names that contain words of the paths.
     ("GET", f"/v2/a/blobs/blobs/{SHA256}", GetBlob(RepositoryName("a/blobs"), SHA256)),
     ("GET", "/v2/manifests/manifests/manifests", GetManifest(RepositoryName("manifests"), Tag("manifests"))),
     ("GET", "/v2/tags/list/tags/list", ListTags(RepositoryName("tags/list"), None, None)),
@@ -126,13 +126,13 @@ def test_every_row_is_parsed(method: str, url: str, endpoint: Endpoint) -> None:
 
 @pytest.mark.parametrize(("method", "endpoint"), [(row[0], row[2]) for row in ROWS])
 def test_parse_and_build_are_inverses(method: str, endpoint: Endpoint) -> None:
-    """What we put into a Location is understood when it comes back."""
+    """A path from a Location header is parsed to the same endpoint."""
     assert endpoint.method == method
     assert parse_url(method, build(endpoint)) == endpoint
 
 
 def test_every_type_has_a_row() -> None:
-    """No endpoint type is left out of the table above."""
+    """The table above has every endpoint type."""
     types = {value for value in vars(endpoints).values() if isinstance(value, type) and hasattr(value, "row")}
     assert {type(row[2]) for row in ROWS} == types
 
@@ -174,15 +174,15 @@ MALFORMED = [
 
 
 @pytest.mark.parametrize(("method", "url", "code", "status"), MALFORMED)
-def test_what_is_malformed_says_so(method: str, url: str, code: str, status: int) -> None:
-    """Bad input gets the spec's code and a 4xx status."""
+def test_malformed_requests(method: str, url: str, code: str, status: int) -> None:
+    """A malformed request gets the spec's error code and a 4xx status."""
     with pytest.raises(RegistryError) as caught:
         parse_url(method, url)
     assert (caught.value.problem.code, caught.value.problem.status) == (code, status)
 
 
-def test_a_wrong_method_tells_the_right_ones() -> None:
-    """RFC 9110, 15.5.6: a 405 MUST have Allow."""
+def test_a_405_lists_the_allowed_methods() -> None:
+    """RFC 9110, section 15.5.6: a 405 MUST have Allow."""
     with pytest.raises(RegistryError) as caught:
         parse_url("POST", f"/v2/a/blobs/{SHA256}")
     assert caught.value.headers["Allow"] == "GET, HEAD, DELETE"
@@ -198,8 +198,8 @@ tags = st.from_regex(r"[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}", fullmatch=True)
 
 
 @given(names, digests, tags)
-def test_what_the_spec_allows_is_accepted(name: str, digest: str, tag: str) -> None:
-    """<name> MUST match the expression; <tag-or-digest> as a tag MUST match the other; and they come back unchanged."""
+def test_valid_names_digests_and_tags_are_accepted(name: str, digest: str, tag: str) -> None:
+    """Everything that the spec's expressions match is accepted, and parsed without a change."""
     assert parse_name(name) == name
     assert str(parse_digest(digest)) == digest
     assert parse_reference(tag) == tag
@@ -208,8 +208,8 @@ def test_what_the_spec_allows_is_accepted(name: str, digest: str, tag: str) -> N
 
 
 @given(st.text(), st.text(), st.sampled_from(["GET", "PUT", "POST", "PATCH", "DELETE", "HEAD", "OPTIONS", "x"]))
-def test_anything_else_is_an_error_of_ours(path: str, query: str, method: str) -> None:
-    """No other exception leaves the parser, whatever the bytes."""
+def test_any_request_line(path: str, query: str, method: str) -> None:
+    """The parser returns an endpoint or raises RegistryError with a 4xx status, whatever the text."""
     for prefix in ("", "/v2/", "/v2/a/blobs/uploads/", "/v2/a/manifests/"):
         try:
             result: Any = parse(method, prefix + path, query)
