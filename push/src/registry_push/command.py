@@ -32,15 +32,15 @@ _UNITS = {"": 1, "K": 1000, "M": 1000**2, "G": 1000**3, "KI": 1024, "MI": 1024**
 _PUSH_EXAMPLES = """\
 examples:
   # an image of the docker daemon
-  registry-push registry.example.com/team/app:1
+  registry-push r.example.com/team/app:1
   # an image of podman, to another name
-  registry-push app:1 --from podman --to registry.example.com/app:1
+  registry-push app:1 --from podman --to r.example.com/app:1
   # an archive that `docker save` wrote
-  registry-push app:1 --from docker-archive:a.tar --to registry.example.com/app:1
+  registry-push app:1 --from docker-archive:FILE --to r.example.com/app:1
   # an OCI layout
-  registry-push app:1 --from oci:folder --to registry.example.com/app:1
+  registry-push app:1 --from oci:DIR --to r.example.com/app:1
   # log in without docker
-  registry-push registry.example.com/app:1 --username me --password-stdin < file
+  registry-push r.example.com/app:1 --username me --password-stdin < file
 
 `registry-push proxy` does this for docker push and other clients;
 see registry-push proxy --help.
