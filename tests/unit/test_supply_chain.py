@@ -74,7 +74,9 @@ def test_what_is_vendored_is_what_ships() -> None:
     assert vendored == {f"{name.replace('-', '_')}=={version}" for name, version in what_ships().items()}
 
 
-@pytest.mark.parametrize("name", ["constraints.txt", "tests/clients/go-constraints.txt", "tests/push/twine-constraints.txt"])
+@pytest.mark.parametrize(
+    "name", ["constraints.txt", "tests/clients/go-constraints.txt", "tests/push/twine-constraints.txt"]
+)
 def test_pip_is_given_hashes_and_no_address(name: str) -> None:
     """Every line is a version with its hashes: no index, no link, no file."""
     assert HASHED.sub("", text(name)) == ""
