@@ -21,12 +21,13 @@ GO_NEWEST := build/go/.newest-ready
 PY_CLIENTS := build/py/.ready
 JS_CLIENTS := build/npm/.ready
 PUSH := $(VENV)/bin/registry-push
+TWINE_READY := build/twine/.ready
 
 # Number of inputs that `make fuzz` tries in workerd.
 FUZZ_IN_WORKERD := $(if $(COUNT),$(COUNT),100000)
 
 .DEFAULT_GOAL := help
-.PHONY: help serve dev test unit workerd attacks conformance clients ops fuzz smoke bench bench-memory bench-large bench-push lint types format install vendor constraints clean
+.PHONY: help serve dev test unit workerd attacks conformance clients package ops fuzz smoke bench bench-memory bench-large bench-push lint types format install vendor constraints clean
 .DELETE_ON_ERROR:
 
 help: ## list the commands
@@ -56,6 +57,11 @@ conformance: $(PY_READY) $(JS_READY) $(VENDORED) $(GO_READY) ## official conform
 
 clients: $(PY_READY) $(JS_READY) $(VENDORED) $(GO_CLIENTS) $(if $(NEWEST),$(GO_NEWEST)) $(PY_CLIENTS) $(JS_CLIENTS) $(PUSH) ## real clients (docs/clients.md) against the local registry (tests/clients/install.sh installs them; NEWEST=1 for more)
 	NEWEST=$(NEWEST) $(VENV)/bin/pytest -o addopts= tests/clients
+
+package: $(PY_READY) $(TWINE_READY) ## build registry-push for PyPI and check it with twine; the files are in build/package
+	rm -rf build/package
+	$(VENV)/bin/uv build --quiet --offline --out-dir build/package push
+	build/twine/bin/twine check --strict build/package/*
 
 ops: $(PY_READY) $(JS_READY) ## count the R2 calls of every flow and compare them with budgets (JSON=1, ONLY=post,...)
 	@PYTHONPATH=src:. $(VENV)/bin/python -m tests.ops
@@ -123,6 +129,11 @@ $(PUSH): push/pyproject.toml $(wildcard push/src/registry_push/*.py) $(PY_READY)
 	rm -rf build/push
 	$(VENV)/bin/uv build --quiet --offline --wheel --out-dir build/push push
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps --no-index --force-reinstall build/push/*.whl
+	@touch $@
+
+$(TWINE_READY): tests/push/twine-constraints.txt
+	$(PYTHON) -m venv build/twine
+	build/twine/bin/pip install --quiet --disable-pip-version-check --require-hashes -r $<
 	@touch $@
 
 $(GO): tests/clients/go-constraints.txt

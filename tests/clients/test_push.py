@@ -190,7 +190,7 @@ def test_it_goes_on_after_a_kill(pusher: Client, registry: Registry, lab: Lab, f
                     break
         assert process.returncode == -signal.SIGKILL
         result = pusher.succeeds(*command, "--chunk-size", "8MiB")
-    assert "goes on at byte" in result.stderr
+    assert "resumes at byte" in result.stderr
     assert edge.received < 64 * MIB + 9 * MIB
 
 
@@ -239,8 +239,8 @@ def test_exit_codes(pusher: Client, registry: Registry, lab: Lab, folder: Path) 
     cases = [
         (pusher, (lab.image(), *source), 0, ""),
         (pusher, (lab.image(), "--from", "oci:/nowhere"), 2, "no such folder"),
-        (pusher, ("app:1", *source), 2, "name the registry"),
-        (wrong, (f"{registry.host}/{lab.name}-2:1", *source), 3, "does not take the credentials of hello"),
+        (pusher, ("app:1", *source), 2, "does not name a registry"),
+        (wrong, (f"{registry.host}/{lab.name}-2:1", *source), 3, "refused the credentials of hello"),
         (pusher, ("localhost:1/app:1", *source, "--retries", "1"), 4, "tried 2 times"),
     ]
     for client, arguments, code, words in cases:

@@ -4,6 +4,8 @@ import base64
 import io
 import json
 import re
+import socket
+import tomllib
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
@@ -11,16 +13,20 @@ from typing import Any
 import httpx
 import pytest
 
-from registry_push.authentication import Authentication
+from registry_push.authentication import AsGiven, Authentication
+from registry_push.client import Client, new_http
 from registry_push.command import INTERRUPTED, main
 from registry_push.credentials import Credentials, find
-from registry_push.failures import Failure, Misused, Refused
+from registry_push.failures import Failure, Misused, Refused, Unreachable
 from registry_push.progress import Bars
 from registry_push.references import parse_registry, parse_target
+from registry_push.retries import Retries
 from registry_push.token_servers import TokenServers
 
 TOKEN_SERVERS = TokenServers(parse_registry("r.example", insecure=False), frozenset({"auth.example"}))
 ROOT = Path(__file__).parents[2]
+MIB = 1024 * 1024
+GIB = 1024 * MIB
 
 
 def encoded(name: str, password: str) -> str:
@@ -201,6 +207,113 @@ def test_ctrl_c(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPa
     assert "run the same command to resume" in capsys.readouterr().err
     assert main(["proxy", "--to", "r.example"]) == INTERRUPTED
     assert capsys.readouterr().err == "registry-push: the proxy was stopped\n"
+
+
+async def no_pause(seconds: float) -> None:
+    """Retry without waiting."""
+
+
+class Failing(httpx.AsyncBaseTransport):
+    """A network without any host, which gives the next of these errors, and after the last one answers."""
+
+    def __init__(self, *errors: OSError) -> None:
+        self.errors = list(errors)
+        self.asked = 0
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:  # noqa: ARG002 - the interface's
+        """Raise the next error."""
+        self.asked += 1
+        if self.errors:
+            raise httpx.ConnectError("no connection") from self.errors.pop(0)
+        return httpx.Response(200)
+
+
+UNKNOWN = socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+NO_DNS = socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+
+
+@pytest.mark.parametrize(
+    ("error", "asked", "words"),
+    [
+        (UNKNOWN, 1, "there is no host r.example"),
+        (NO_DNS, 3, "GET https://r.example/v2/: no connection, tried 3 times"),
+        (ConnectionRefusedError(), 3, "GET https://r.example/v2/: no connection, tried 3 times"),
+    ],
+)
+async def test_a_host_that_has_never_answered(error: OSError, asked: int, words: str) -> None:
+    """The message names the host, after few tries, which are reported."""
+    network = Failing(*[error] * 20)
+    said: list[str] = []
+    async with new_http(network) as http:
+        client = Client(http, "https://r.example", AsGiven(None), Retries(8, no_pause, said.append))
+        with pytest.raises(Unreachable, match=re.escape(words)):
+            await client.check()
+    assert network.asked == asked
+    assert len(said) == max(0, asked - 2)
+
+
+@pytest.mark.parametrize("error", [UNKNOWN, ConnectionRefusedError()])
+async def test_a_host_that_has_answered(error: OSError) -> None:
+    """After its first answer a host gets all retries: the network is down, and comes back."""
+    network = Failing()
+    async with new_http(network) as http:
+        client = Client(http, "https://r.example", AsGiven(None), Retries(8, no_pause))
+        await client.check()
+        network.errors = [error] * 8
+        assert (await client.ask("GET", "/v2/")).status_code == 200
+
+
+async def test_not_a_registry() -> None:
+    """A web server that answers 404 is reported before the image is read."""
+    async with new_http(httpx.MockTransport(lambda request: httpx.Response(404))) as http:
+        with pytest.raises(Misused, match=r"www\.example is not a registry"):
+            await Client(http, "https://www.example", AsGiven(None), Retries(8, no_pause)).check()
+
+
+def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
+    """--version prints the version of the package."""
+    version = tomllib.loads((ROOT / "push/pyproject.toml").read_text())["project"]["version"]
+    for arguments in (["--version"], ["proxy", "--version"]):
+        with pytest.raises(SystemExit) as exited:
+            main(arguments)
+        assert exited.value.code == 0
+        assert capsys.readouterr().out == f"registry-push {version}\n"
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["proxy", "--help"]])
+def test_the_help_has_examples(
+    arguments: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The examples of --help parse, and do not wrap."""
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit):
+        main(arguments)
+    text = capsys.readouterr().out
+    assert "  registry-push " in text
+    assert max(map(len, text.splitlines())) <= 80
+
+
+def test_bars_fit_80_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No bar wraps, also with the largest sizes; the speed of a resumed upload leaves out the earlier run."""
+    seconds = iter(range(1000))
+    monkeypatch.setattr("rich.console.monotonic", lambda: float(next(seconds)))
+    monkeypatch.setenv("COLUMNS", "80")
+    errors = io.StringIO()
+    bars = Bars(io.StringIO(), errors)
+    bars.begin("compress 0123456789ab", 999 * GIB)
+    bars.resumed("compress 0123456789ab", 500 * GIB)
+    for _ in range(5):
+        bars.advance("compress 0123456789ab", 900 * MIB)
+    bars.begin("docker save", None)
+    bars.advance("docker save", 7)
+    bars.begin("push 0123456789ab", 1)
+    bars.end("push 0123456789ab", "pushed")
+    bars.close()
+    [running, saving, done] = errors.getvalue().splitlines()
+    assert re.search(r" 504\.4 GiB/999\.0 GiB \d+\.\d MiB/s \d+:\d\d *$", running)
+    assert re.search(r"^docker save .* 7 B *$", saving)
+    assert re.search(r"^push 0123456789ab .* 1 B pushed *$", done)
+    assert all(len(line) <= 80 for line in (running, saving, done))
 
 
 def test_bars() -> None:

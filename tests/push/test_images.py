@@ -156,6 +156,87 @@ def test_invalid_sources(source: str, words: str, tmp_path: Path, loader: Loader
         loader.load(source.replace("{tmp}", str(tmp_path)), "app:1")
 
 
+# The names of the images of an archive, the name that is asked for, and the position of the image that it means.
+NAMES: list[tuple[list[list[str]], str, int | None]] = [
+    ([["app:1"]], "app:1", 0),
+    ([["app:1"]], "other:1", None),
+    ([["app:1"]], "app:2", None),
+    ([["app:latest"]], "app", 0),
+    ([[]], "any:1", 0),
+    ([["app:1"], ["app:2"]], "app:2", 1),
+    ([["app:1"], []], "other:1", None),
+    ([[], []], "app:1", None),
+    ([["docker.io/library/app:1"]], "app:1", 0),
+    ([["localhost/app:1"]], "app:1", 0),
+    ([["app:1"]], "docker.io/library/app:1", 0),
+    ([["r.example/team/app:1"]], "app:1", None),
+]
+
+
+@pytest.mark.parametrize(("names", "asked", "position"), NAMES)
+def test_a_name_never_means_another_image(
+    names: list[list[str]], asked: str, position: int | None, tmp_path: Path, loader: Loader
+) -> None:
+    """The name selects its image; for a wrong name the message lists the names that the archive has."""
+    files = {f"c{at}.json": json.dumps({"at": at}).encode() for at in range(len(names))}
+    entries = [{"Config": f"c{at}.json", "RepoTags": each or None, "Layers": []} for at, each in enumerate(names)]
+    path = tmp_path / "image.tar"
+    path.write_bytes(tarball({"manifest.json": json.dumps(entries).encode(), **files}))
+    if position is None:
+        with pytest.raises(Misused, match=f"has no image named {asked}; it has ") as caught:
+            loader.load(f"docker-archive:{path}", asked)
+        assert all(name in str(caught.value) for each in names for name in each)
+    else:
+        [config_blob] = loader.load(f"docker-archive:{path}", asked).blobs
+        assert json.loads(config_blob.content.read()) == {"at": position}
+
+
+FULL = "io.containerd.image.name"
+TAG = "org.opencontainers.image.ref.name"
+ANNOTATIONS: list[tuple[list[dict[str, str]], str, int | str]] = [
+    ([{TAG: "1"}], "app:1", 0),
+    ([{TAG: "1"}], "1", 0),
+    ([{TAG: "1"}], "app:2", "has no image named app:2; it has 1"),
+    ([{}], "app:1", 0),
+    ([{TAG: "1"}, {TAG: "2"}], "app:2", 1),
+    ([{TAG: "1"}, {}], "app:1", 0),
+    ([{TAG: "1", FULL: "docker.io/library/other:1"}], "app:1", "it has 1, docker.io/library/other:1"),
+    ([{TAG: "1", FULL: "docker.io/library/a:1"}, {TAG: "1", FULL: "docker.io/library/b:1"}], "b:1", 1),
+    ([{TAG: "1", FULL: "docker.io/library/a:1"}, {TAG: "1", FULL: "docker.io/library/b:1"}], "1", "2 images named 1"),
+]
+
+
+@pytest.mark.parametrize(("annotations", "asked", "expected"), ANNOTATIONS)
+def test_a_tag_never_means_another_image(
+    annotations: list[dict[str, str]], asked: str, expected: int | str, tmp_path: Path, loader: Loader
+) -> None:
+    """The tag of a layout's image counts only if the layout does not say the name of that image."""
+    layout = OciLayout(tmp_path / "layout")
+    images = [layout.add_image([layer(str(at), KIB)]) for at in range(len(annotations))]
+    entries = [{**image, "annotations": each} for image, each in zip(images, annotations, strict=True)]
+    (layout.folder / "index.json").write_text(json.dumps({"manifests": entries}))
+    if isinstance(expected, str):
+        with pytest.raises(Misused, match=expected):
+            loader.load(f"oci:{layout.folder}", asked)
+    else:
+        assert loader.load(f"oci:{layout.folder}", asked).digest == images[expected]["digest"]
+
+
+def test_the_docker_daemon(tmp_path: Path, loader: Loader, said: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`docker save` saves the image that was asked for, whatever it is called; the report begins before its output."""
+    content = layer("a", KIB)
+    (tmp_path / "image.tar").write_bytes(docker_archive("app:1", [content]))
+    program = tmp_path / "docker"
+    program.write_text(f'#!/bin/sh\nif [ "$1" = save ]; then cat {tmp_path}/image.tar; else echo sha256:1; fi\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    image = loader.load("docker", "sha256:0123")
+    assert layers_of(image) == [content]
+    events = [json.loads(line) for line in said.getvalue().splitlines()]
+    assert events[0] == {"event": "begin", "label": "docker save", "size": None}
+    assert {"event": "end", "label": "docker save", "outcome": "read"} in events
+
+
 def test_a_layout_with_a_missing_blob(tmp_path: Path, loader: Loader) -> None:
     """An image with a missing blob is not pushed, since nobody could pull it."""
     layout = OciLayout(tmp_path / "layout")

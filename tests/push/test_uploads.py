@@ -124,7 +124,7 @@ async def test_resuming_sends_only_the_rest(tmp_path: Path) -> None:
     edge.bodies.clear()
     run = Run(edge, tmp_path, chunk_size=100 * KIB)
     await run.push(source)
-    assert any("goes on at byte 204800" in event for event in run.events)
+    assert any("resumes at byte 204800" in event for event in run.events)
     assert [size for size in edge.bodies if size >= 100 * KIB] == [100 * KIB]
     await check_pull(edge, source)
 

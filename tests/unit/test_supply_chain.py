@@ -74,7 +74,9 @@ def test_what_is_vendored_is_what_ships() -> None:
     assert vendored == {f"{name.replace('-', '_')}=={version}" for name, version in what_ships().items()}
 
 
-@pytest.mark.parametrize("name", ["constraints.txt", "tests/clients/go-constraints.txt"])
+@pytest.mark.parametrize(
+    "name", ["constraints.txt", "tests/clients/go-constraints.txt", "tests/push/twine-constraints.txt"]
+)
 def test_pip_is_given_hashes_and_no_address(name: str) -> None:
     """Every line is a version with hashes; none is an index, a link or a file."""
     assert HASHED.sub("", text(name)) == ""
@@ -88,6 +90,14 @@ def test_npm_is_given_hashes_and_no_address() -> None:
     for name, package in packages.items():
         assert "resolved" not in package, name
         assert package["integrity"].startswith("sha512-"), name
+
+
+def test_registry_push_is_ready_for_pypi() -> None:
+    """Its package has its own copy of the licence, and what PyPI shows; `make package` checks the built files."""
+    project = tomllib.loads(text("push/pyproject.toml"))["project"]
+    assert text("push/LICENSE") == text("LICENSE")
+    assert {"readme", "license", "license-files", "urls", "classifiers"} <= project.keys()
+    assert "](../" not in text("push/README.md"), "a link that PyPI cannot follow"
 
 
 def test_actions_are_named_by_commit() -> None:

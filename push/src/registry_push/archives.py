@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Protocol, cast
 
 from registry_push.compression import kind_of
 from registry_push.failures import Misused
@@ -21,6 +21,12 @@ from registry_push.slices import BLOCK, Slice
 from registry_push.untrusted_json import LARGEST_DOCUMENT, read_json
 
 _TAR_MAGIC_AT = 257
+
+
+class Readable(Protocol):
+    """A stream of bytes."""
+
+    def read(self, size: int = -1, /) -> bytes: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +50,7 @@ def members_of_file(path: Path, scratch: Path) -> Iterator[Member]:
         yield from _members(archive, lambda info: Slice(path, info.offset_data, info.size))
 
 
-def members_of_stream(stream: IO[bytes], scratch: Path) -> Iterator[Member]:
+def members_of_stream(stream: Readable, scratch: Path) -> Iterator[Member]:
     """The members of an archive that can be read only once."""
 
     def spool(info: tarfile.TarInfo) -> Slice:
@@ -55,7 +61,7 @@ def members_of_stream(stream: IO[bytes], scratch: Path) -> Iterator[Member]:
             shutil.copyfileobj(source, file, BLOCK)
         return Slice(target, 0, info.size)
 
-    with _tar_errors_explained(), tarfile.open(fileobj=stream, mode="r|*") as archive:
+    with _tar_errors_explained(), tarfile.open(fileobj=cast("IO[bytes]", stream), mode="r|*") as archive:
         yield from _members(archive, spool)
 
 

@@ -1,16 +1,19 @@
 """Requests to one registry: adds credentials, and retries temporary failures."""
 
+import socket
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import replace
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from itertools import count
 from typing import Protocol
 from urllib.parse import quote
+from urllib.request import getproxies
 
 import httpx
 
 from registry_push.answers import location_of, read_answer, shown
-from registry_push.failures import Refused, Unreachable
+from registry_push.failures import Misused, Refused, Unreachable
 from registry_push.retries import RETRIED, Retries, described
 
 # Seconds. The registry answers a chunk only after it has stored it, which may take a while.
@@ -20,6 +23,9 @@ _MAX_REDIRECTS = 5
 _MAX_CHALLENGES = (
     3  # tries of one request: with an expired token, with another request's token that expired too, with a new one
 )
+# Retries of a connection to a host that has never answered: it is probably the wrong host, or not running.
+_FIRST_CONTACT_RETRIES = 2
+_UNKNOWN_NAME = frozenset({socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME)})
 # Loopback never goes through HTTP_PROXY: a proxy would see the password, and its loopback is another machine's.
 _DIRECT = ("all://localhost", "all://127.0.0.1", "all://[::1]")
 
@@ -60,12 +66,15 @@ class Client:
         authorizing: Authorizing,
         retries: Retries,
         wire: Callable[[str], None] = lambda line: None,
+        answered: set[str] | None = None,
     ) -> None:
+        """Create it; `answered` collects the hosts that have answered, also for other clients that share the set."""
         self.origin = httpx.URL(origin)
         self.retries = retries
         self._http = http
         self._authorizing = authorizing
         self._wire = wire
+        self._answered = set() if answered is None else answered
 
     async def once(
         self,
@@ -103,8 +112,13 @@ class Client:
         *,
         unread: bool = False,
     ) -> httpx.Response:
-        """As `once`, with retries after transport errors and the statuses in RETRIED; raises Unreachable at last."""
+        """As `once`, with retries after transport errors and the statuses in RETRIED; raises Unreachable at last.
+
+        A host that has never answered gets fewer retries, and none if DNS does not know its name.
+        """
+        target = self.url(url)
         for attempt in count(1):
+            retries = self.retries
             problem: httpx.Response | httpx.TransportError
             try:
                 problem = response = await self.once(method, url, headers, body, unread=unread)
@@ -113,8 +127,24 @@ class Client:
                 problem = await read_answer(response)
             except httpx.TransportError as error:
                 problem = error
-            await self.retries.pause(attempt, problem, f"{method} {shown(self.url(url).path)}")
+                if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout) and target.host not in self._answered:
+                    if _is_unknown_name(error):
+                        raise _unknown(target.host) from None
+                    retries = replace(retries, count=min(retries.count, _FIRST_CONTACT_RETRIES))
+            await retries.pause(attempt, problem, f"{method} {shown(str(target))}")
         raise AssertionError("count() ends")
+
+    async def check(self) -> httpx.Response:
+        """The response to the specification's check for a registry; raises Unreachable, or Misused for another server.
+
+        The status may be 401 or 403.
+        """
+        response = await self.ask("GET", "/v2/")
+        if response.status_code == 404:
+            raise Misused(
+                f"{self.origin.netloc.decode()} is not a registry: GET /v2/ answered 404; check the host's name"
+            )
+        return response
 
     def url(self, url: str | httpx.URL) -> httpx.URL:
         """The URL of a path with its query. No path can lead to another host than the registry's."""
@@ -137,6 +167,7 @@ class Client:
             request = self._http.build_request(method, url, headers=encoded, content=body() if body else b"")
             response = await self._http.send(request, stream=True)
             outcome = str(response.status_code)
+            self._answered.add(url.host)
         except httpx.TransportError as error:
             outcome = described(error)
             raise
@@ -165,6 +196,20 @@ def body_of(content: bytes) -> Body:
         yield content
 
     return stream
+
+
+def _is_unknown_name(error: BaseException | None) -> bool:
+    """Whether an error came from DNS, which has no such name. A DNS server that does not answer gives another one."""
+    while error is not None:
+        if isinstance(error, socket.gaierror) and error.errno in _UNKNOWN_NAME:
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _unknown(host: str) -> Unreachable:
+    proxies = ", or that of the proxy in HTTP_PROXY or HTTPS_PROXY" if getproxies() else ""
+    return Unreachable(f"there is no host {host}: DNS does not know this name{proxies}; check its spelling")
 
 
 def _authorization(header: str | None) -> dict[str, str]:

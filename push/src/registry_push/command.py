@@ -10,6 +10,7 @@ from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 
+from registry_push import __version__
 from registry_push.authentication import Authentication
 from registry_push.cache import DEFAULT_LIMIT, Cache, default_folder
 from registry_push.client import Client, new_http
@@ -23,11 +24,34 @@ from registry_push.pusher import Pusher
 from registry_push.references import Registry, parse_registry, parse_target
 from registry_push.retries import Retries
 from registry_push.sessions import ChunkSizes
-from registry_push.sources import Loader
+from registry_push.sources import Loader, check_source
 from registry_push.token_servers import TokenServers
 
 INTERRUPTED = 130  # the exit code that shells give a program that Ctrl-C ended
 _UNITS = {"": 1, "K": 1000, "M": 1000**2, "G": 1000**3, "KI": 1024, "MI": 1024**2, "GI": 1024**3}
+_PUSH_EXAMPLES = """\
+examples:
+  # an image of the docker daemon
+  registry-push r.example.com/team/app:1
+  # an image of podman, to another name
+  registry-push app:1 --from podman --to r.example.com/app:1
+  # an archive that `docker save` wrote
+  registry-push app:1 --from docker-archive:FILE --to r.example.com/app:1
+  # an OCI layout
+  registry-push app:1 --from oci:DIR --to r.example.com/app:1
+  # log in without docker
+  registry-push r.example.com/app:1 --username me --password-stdin < file
+
+`registry-push proxy` does this for docker push and other clients;
+see registry-push proxy --help.
+"""
+_PROXY_EXAMPLES = """\
+example:
+  registry-push proxy --to https://registry.example.com
+  # in another terminal:
+  docker login localhost:5000
+  docker push localhost:5000/team/app:1
+"""
 _LEVELS = {"gzip": (1, 9, 6), "zstd": (1, 22, 3)}  # lowest, highest, usual
 
 
@@ -57,7 +81,8 @@ def _push_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="registry-push",
         description="Push an image in chunks, so that large layers pass small request limits.",
-        epilog="`registry-push proxy` does this for docker push and other clients; see registry-push proxy --help.",
+        epilog=_PUSH_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         "image", metavar="IMAGE[:TAG]", help="the image to push; without --to also the target, as in docker push"
@@ -100,7 +125,9 @@ def _push_parser() -> argparse.ArgumentParser:
 def _proxy_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="registry-push proxy",
-        description="Run a local registry that forwards requests to another registry, and pushes to it in chunks.",
+        description="Run a local registry that forwards requests to another registry,\nand pushes to it in chunks.",
+        epilog=_PROXY_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--listen", default="127.0.0.1:5000", metavar="ADDRESS:PORT", help="127.0.0.1:5000 by default")
     parser.add_argument("--to", required=True, metavar="URL", help="the registry, such as https://registry.example.com")
@@ -134,21 +161,21 @@ def _common(parser: argparse.ArgumentParser) -> None:
         help="trust this token server with the registry's password; may be repeated",
     )
     parser.add_argument("--insecure", action="store_true", help="allow plain HTTP to other machines")
+    parser.add_argument("--version", action="version", version=f"registry-push {__version__}")
     parser.add_argument("--verbose", action="store_true", help="print every request, without secrets")
 
 
 async def _push(options: argparse.Namespace, report: Report) -> None:
     target = parse_target(options.to or options.image, insecure=options.insecure)
+    check_source(options.source)
     compression = _compression(options)
     credentials = _credentials(options, target.registry.host, target.repository)
     scopes = [f"repository:{target.repository}:pull,push"]
     scopes += [f"repository:{source}:pull" for source in options.mount_from]
     with closing(Cache(options.cache or default_folder(os.environ), options.cache_limit)) as cache:
-        loader = Loader(cache, compression, report)
-        image = await asyncio.to_thread(loader.load, options.source, options.image)
         async with new_http() as http:
             authentication = Authentication(http, credentials, scopes, _token_servers(options, target.registry))
-            retries = Retries(options.retries)
+            retries = Retries(options.retries, say=report.say)
             client = Client(http, target.registry.origin, authentication, retries, _wire(options, report))
             pusher = Pusher(
                 client=client,
@@ -160,6 +187,9 @@ async def _push(options: argparse.Namespace, report: Report) -> None:
                 mount_from=options.mount_from,
                 dry_run=options.dry_run,
             )
+            # First, because reading and compressing a large image takes minutes.
+            await pusher.check()
+            image = await asyncio.to_thread(Loader(cache, compression, report).load, options.source, options.image)
             digest = await pusher.push(image)
         cache.trim()
     report.result(str(target), digest, {**asdict(pusher.counts), "dry_run": options.dry_run})
@@ -184,10 +214,11 @@ async def _proxy(options: argparse.Namespace, report: Report) -> None:
             token_servers=_token_servers(options, registry),
             credentials=credentials,
             sizes=ChunkSizes(options.chunk_size),
-            retries=Retries(options.retries),
+            retries=Retries(options.retries, say=report.say),
             say=report.say,
             wire=_wire(options, report),
         )
+        await proxy.check()
         await proxy.serve(int(port))
 
 

@@ -10,22 +10,23 @@ from collections.abc import Mapping
 from typing import Any, Protocol, TextIO
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeRemainingColumn,
-    TransferSpeedColumn,
-)
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn
+from rich.table import Column
+from rich.text import Text
+
+# Characters. With the longest label (21) and state (38), and spaces between them, a line has 79 of 80.
+_BAR_WIDTH = 18
+_UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
 class Report(Protocol):
     """Receives the events of a run, from any thread. A `label` names a task; sizes are in bytes."""
 
-    def begin(self, label: str, size: int) -> None:
-        """A task begins."""
+    def begin(self, label: str, size: int | None) -> None:
+        """A task begins; `size` is None if it is not known."""
+
+    def resumed(self, label: str, position: int) -> None:
+        """A task continues at `position`, which an earlier run has reached."""
 
     def reached(self, label: str, position: int) -> None:
         """A task has reached `position`, which may be less than before."""
@@ -56,8 +57,11 @@ class Lines:
         self._out = out
         self._errors = errors
 
-    def begin(self, label: str, size: int) -> None:
-        self.say(f"{label}: begins, {size} bytes")
+    def begin(self, label: str, size: int | None) -> None:
+        self.say(f"{label}: begins" + ("" if size is None else f", {size} bytes"))
+
+    def resumed(self, label: str, position: int) -> None:
+        self.say(f"{label}: resumes at byte {position}")
 
     def reached(self, label: str, position: int) -> None:
         pass
@@ -87,21 +91,22 @@ class Bars(Lines):
     def __init__(self, out: TextIO, errors: TextIO) -> None:
         super().__init__(out, errors)
         self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            DownloadColumn(binary_units=True),
-            TransferSpeedColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[outcome]}"),
+            TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True)),
+            BarColumn(_BAR_WIDTH),
+            _State(table_column=Column(no_wrap=True)),
             console=Console(file=errors),
         )
         self._tasks: dict[str, TaskID] = {}
         self._lock = threading.Lock()
         self._progress.start()
 
-    def begin(self, label: str, size: int) -> None:
+    def begin(self, label: str, size: int | None) -> None:
         with self._lock:
             self._tasks[label] = self._progress.add_task(label, total=size, outcome="")
+
+    def resumed(self, label: str, position: int) -> None:
+        # Not `reached`: the bytes of the earlier run are not part of this run's speed.
+        self._progress.reset(self._tasks[label], completed=position)
 
     def reached(self, label: str, position: int) -> None:
         self._progress.update(self._tasks[label], completed=position)
@@ -114,10 +119,12 @@ class Bars(Lines):
             super().end(label, outcome)  # a line: without a size, a bar would show nothing
             return
         task = self._tasks[label]
-        self._progress.update(task, completed=self._progress.tasks[task].total, outcome=outcome)
+        known = self._progress.tasks[task]
+        size = known.completed if known.total is None else known.total
+        self._progress.update(task, completed=size, total=size, outcome=outcome)
 
     def say(self, text: str) -> None:
-        self._progress.console.print(printable(text), markup=False, highlight=False)
+        self._progress.console.print(printable(text), markup=False, highlight=False, soft_wrap=True)
 
     def result(self, reference: str, digest: str, facts: Mapping[str, Any]) -> None:
         self.close()
@@ -127,14 +134,35 @@ class Bars(Lines):
         self._progress.stop()
 
 
+class _State(ProgressColumn):
+    """The state of a task: transferred and total size, speed and remaining time; at the end its size and outcome."""
+
+    def render(self, task: Task) -> Text:
+        """Return the state of one task."""
+        if task.fields["outcome"]:
+            return Text(f"{_shown_size(task.completed)} {task.fields['outcome']}")
+        words = [_shown_size(task.completed)]
+        if task.total is not None:
+            words = [f"{words[0]}/{_shown_size(task.total)}"]
+        if task.speed:
+            words.append(f"{_shown_size(task.speed)}/s")
+        if task.time_remaining is not None:
+            minutes, seconds = divmod(int(task.time_remaining), 60)
+            words.append(f"{minutes}:{seconds:02}")
+        return Text(" ".join(words))
+
+
 class JsonLines:
     """One JSON object per line, on standard output; docs/push.md lists them."""
 
     def __init__(self, out: TextIO) -> None:
         self._out = out
 
-    def begin(self, label: str, size: int) -> None:
+    def begin(self, label: str, size: int | None) -> None:
         self._write(event="begin", label=label, size=size)
+
+    def resumed(self, label: str, position: int) -> None:
+        self.say(f"{label}: resumes at byte {position}")
 
     def reached(self, label: str, position: int) -> None:
         pass
@@ -164,6 +192,15 @@ class JsonLines:
 def printable(text: str) -> str:
     """Text without control characters: messages of registries and names in archives must not control the terminal."""
     return "".join(each if each.isprintable() or each == "\n" else "?" for each in text)
+
+
+def _shown_size(count: float) -> str:
+    """A number of bytes with a binary unit, in at most 10 characters."""
+    power = 0
+    while count >= 1000 and power < len(_UNITS) - 1:
+        count /= 1024
+        power += 1
+    return f"{count:.1f} {_UNITS[power]}" if power else f"{count:.0f} B"
 
 
 def new_report(*, as_json: bool) -> Report:

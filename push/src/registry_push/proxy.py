@@ -6,7 +6,7 @@ import re
 import socket
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from urllib.parse import unquote
 
 import httpx
@@ -46,6 +46,7 @@ class Proxy:
     retries: Retries
     say: Callable[[str], None]
     wire: Callable[[str], None]
+    answered: set[str] = field(default_factory=set)  # hosts that have answered, see Client
     # The offsets of recent sessions by location. For any other session the registry is asked first.
     _offsets: OrderedDict[str, int] = field(default_factory=OrderedDict)
     _logins: OrderedDict[str, Authentication] = field(default_factory=OrderedDict)
@@ -80,6 +81,12 @@ class Proxy:
             await self._push_at_once(request, upload["name"], send)
         else:
             await self._begin(request, send)
+
+    async def check(self) -> None:
+        """Check that the registry answers, before a client needs it; raises Unreachable or Misused."""
+        retries = replace(self.retries, count=min(_RETRIES, self.retries.count))
+        origin = self.token_servers.registry.origin
+        await Client(self.http, origin, AsGiven(None), retries, self.wire, self.answered).check()
 
     async def serve(self, port: int) -> None:
         """Serve on the guard's host until a signal arrives; raises OSError when the address is in use."""
@@ -230,13 +237,13 @@ class Proxy:
     def _client(self, request: Incoming) -> Client:
         """A client with the request's own credentials, or with this machine's when the request has none."""
         given = request.headers.get("authorization")
-        retries = Retries(min(_RETRIES, self.retries.count), self.retries.sleep)
+        retries = replace(self.retries, count=min(_RETRIES, self.retries.count))
         if _UPLOADS.match(request.target):
             retries = self.retries
         authorizing: AsGiven | Authentication = AsGiven(given)
         if given is None and self.credentials is not None:
             authorizing = self._login(request.target)
-        return Client(self.http, self.token_servers.registry.origin, authorizing, retries, self.wire)
+        return Client(self.http, self.token_servers.registry.origin, authorizing, retries, self.wire, self.answered)
 
     def _login(self, target: str) -> Authentication:
         found = _REPOSITORY.match(target)

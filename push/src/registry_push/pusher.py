@@ -42,6 +42,15 @@ class Pusher:
     dry_run: bool = False
     counts: Counts = field(default_factory=Counts)
 
+    async def check(self) -> None:
+        """Check that the target is a registry that accepts the credentials, before the image is read.
+
+        Raises Refused, Unreachable, or Misused if the host is not a registry.
+        """
+        response = await self.client.check()
+        if response.status_code in (401, 403):
+            raise refusal(response, f"logging in to {self.target.registry.host}")
+
     async def push(self, image: Manifest) -> str:
         """Push the blobs and manifests, and verify the result; returns the digest."""
         room = asyncio.Semaphore(self.jobs)
@@ -64,7 +73,7 @@ class Pusher:
 
     # ------------------------------------------------------------------ blobs
     async def _push_blob(self, blob: Blob) -> None:
-        label = f"push {blob.digest.partition(':')[2][:12]}"
+        label = _label(blob)
         if await self._has(blob):
             self.counts.existing += 1
             self.report.end(label, "exists already")
@@ -131,7 +140,7 @@ class Pusher:
                 self.cache.forget(self._about(blob))
             else:
                 if 0 < session.offset <= blob.content.size:
-                    self.report.say(f"{blob.digest}: goes on at byte {session.offset}")
+                    self.report.resumed(_label(blob), session.offset)
                     return session
         for source in self.mount_from:
             response = await self.client.ask("POST", self._path(f"blobs/uploads/?mount={blob.digest}&from={source}"))
@@ -184,3 +193,8 @@ class Pusher:
 
     def _path(self, rest: str) -> str:
         return f"/v2/{self.target.repository}/{rest}"
+
+
+def _label(blob: Blob) -> str:
+    """The name of a blob's upload in the progress report."""
+    return f"push {blob.digest.partition(':')[2][:12]}"

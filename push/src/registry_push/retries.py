@@ -23,11 +23,12 @@ class Retries:
 
     count: int
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+    say: Callable[[str], None] = lambda text: None  # tells the user why nothing happens
 
     async def pause(self, attempt: int, problem: Problem, what: str) -> None:
         """Wait after the failed `attempt` (1 is the first) with exponential backoff; raises Unreachable after the last.
 
-        `what` names the operation in the message.
+        `what` names the operation in the messages. The first retry is silent: it mostly succeeds.
         """
         if attempt > self.count:
             times = f"{attempt} times" if attempt > 1 else "once"
@@ -35,7 +36,10 @@ class Retries:
             raise Unreachable(f"{what}: {described(problem)}, tried {times}", response)
         asked = _asked(problem) if isinstance(problem, httpx.Response) else 0.0
         grown = min(_LONGEST, _FIRST * 2 ** (attempt - 1))
-        await self.sleep(max(asked, grown * random.uniform(0.5, 1)))  # noqa: S311 - jitter, not a secret
+        seconds = max(asked, grown * random.uniform(0.5, 1))  # noqa: S311 - jitter, not a secret
+        if attempt > 1:
+            self.say(f"{what}: {described(problem)}; retry {attempt} of {self.count} in {seconds:.0f} s")
+        await self.sleep(seconds)
 
 
 def described(problem: Problem) -> str:

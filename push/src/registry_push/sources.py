@@ -19,6 +19,13 @@ from registry_push.untrusted_json import LARGEST_DOCUMENT
 
 _SAVE = {"docker": ("docker", "save"), "podman": ("podman", "save", "--quiet", "--format", "docker-archive")}
 _NAMES = ("org.opencontainers.image.ref.name", "io.containerd.image.name")  # annotations of a layout's entries
+# Whether the file or folder of a source exists.
+_IS_THERE: Mapping[str, Callable[[Path], bool]] = {
+    "oci": Path.is_dir,
+    "docker-archive": Path.is_file,
+    "oci-archive": Path.is_file,
+}
+_LISTED_NAMES = 20  # names of an archive's images that an error message lists
 
 # A layer to push, with its media type.
 Layer = tuple[Blob, str]
@@ -40,41 +47,42 @@ class Loader:
 
         Raises Misused when the source is missing or malformed.
         """
+        check_source(source)
         kind, _, place = source.partition(":")
-        if source in _SAVE:
-            return self._from_engine(source, image)
+        if kind in _SAVE:
+            return self._from_engine(kind, image)
         path = Path(place)
-        match kind:
-            case "oci" if path.is_dir():
-                return _from_layout(path, image)
-            case "docker-archive" if path.is_file():
-                return self._from_docker_archive(path, image)
-            case "oci-archive" if path.is_file():
-                contents = Contents(members_of_file(path, self.cache.scratch))
-                return _chosen(contents.document("index.json"), image, contents.find_blob)
-            case "oci" | "docker-archive" | "oci-archive":
-                raise Misused(f"{place or source}: no such {'folder' if kind == 'oci' else 'file'}")
-        raise Misused(
-            f"--from {source}: unknown source; use docker, podman, oci:DIR, docker-archive:FILE or oci-archive:FILE"
-        )
+        if kind == "oci":
+            return _from_layout(path, image)
+        if kind == "docker-archive":
+            return self._from_docker_archive(path, image)
+        contents = Contents(members_of_file(path, self.cache.scratch))
+        return _chosen(contents.document("index.json"), image, contents.find_blob)
 
     def _from_engine(self, engine: str, image: str) -> Manifest:
         identity = _run(engine, "image", "inspect", "--format", "{{.Id}}", image).strip()
         about = f"{engine} {identity} {self.compression}"
         if (known := self._recall(about)) is not None:
             return known
+        label = f"{engine} save"
+        self.report.begin(label, None)
         with _output_of(*_SAVE[engine], image) as stream:
-            contents = Contents(members_of_stream(stream, self.cache.scratch), self._prepare)
-        return self._from_docker_contents(contents, image, about)
+            counted = _Counted(stream, lambda count: self.report.advance(label, count))
+            contents = Contents(members_of_stream(counted, self.cache.scratch), self._prepare)
+        self.report.end(label, "read")
+        return self._from_docker_contents(contents, None, about)
 
     def _from_docker_archive(self, path: Path, image: str) -> Manifest:
         status = path.stat()
-        about = f"{path.resolve()} {status.st_ino} {status.st_size} {status.st_mtime_ns} {image} {self.compression}"
+        about = (
+            f"archive {path.resolve()} {status.st_ino} {status.st_size} {status.st_mtime_ns} {image} {self.compression}"
+        )
         if (known := self._recall(about)) is not None:
             return known
         return self._from_docker_contents(Contents(members_of_file(path, self.cache.scratch)), image, about)
 
-    def _from_docker_contents(self, contents: Contents, image: str, about: str) -> Manifest:
+    def _from_docker_contents(self, contents: Contents, image: str | None, about: str) -> Manifest:
+        """Read the image of an archive that is named `image`; without a name, the archive's only image."""
         entries = contents.document("manifest.json")
         if not isinstance(entries, list):
             raise Misused(
@@ -144,6 +152,17 @@ class Loader:
         return make_manifest(Blob(known["config"], config), layers)
 
 
+def check_source(source: str) -> None:
+    """Check that the argument of --from is well-formed and that its file or folder exists; raises Misused."""
+    kind, _, place = source.partition(":")
+    if source not in _SAVE and kind not in _IS_THERE:
+        raise Misused(
+            f"--from {source}: unknown source; use docker, podman, oci:DIR, docker-archive:FILE or oci-archive:FILE"
+        )
+    if kind in _IS_THERE and not (place and _IS_THERE[kind](Path(place))):
+        raise Misused(f"{place or source}: no such {'folder' if kind == 'oci' else 'file'}")
+
+
 def _from_layout(folder: Path, image: str) -> Manifest:
     def find(digest: str) -> Slice | None:
         path = folder / blob_path(digest)
@@ -156,34 +175,63 @@ def _from_layout(folder: Path, image: str) -> Manifest:
 
 
 def _chosen(index: Any, image: str, find: Callable[[str], Slice | None]) -> Manifest:
-    """The image of a layout with the given name, or its only image."""
+    """The image of a layout with the given name; also its only image if that has no name."""
     try:
         entries = list(index["manifests"])
-        named = [entry for entry in entries if _is_called(entry, image)]
-        if not named and len(entries) != 1:
-            names = [name for entry in entries for name in _names_of(entry)] or "only images without names"
-            raise Misused(f"the layout has no image named {image} or by its tag; it has {names}")
-        return read_manifest((named or entries)[0], find)
+        return read_manifest(entries[_position([_names_of(entry) for entry in entries], image, "layout")], find)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise Misused(f"the layout's index or a manifest is malformed ({error!r})") from None
 
 
-def _is_called(entry: Mapping[str, Any], image: str) -> bool:
-    return any(name in (image, with_tag(image), with_tag(image).rpartition(":")[2]) for name in _names_of(entry))
-
-
 def _names_of(entry: Mapping[str, Any]) -> list[str]:
     annotations = entry.get("annotations") or {}
-    return [annotations[key] for key in _NAMES if key in annotations]
+    return [str(annotations[key]) for key in _NAMES if key in annotations]
 
 
-def _entry_of(entries: Sequence[Mapping[str, Any]], image: str) -> Mapping[str, Any]:
-    """The entry of a manifest.json with the given name, or its only entry."""
-    named = [entry for entry in entries if with_tag(image) in (entry.get("RepoTags") or [])]
-    if not named and len(entries) != 1:
-        names = [tag for entry in entries for tag in entry.get("RepoTags") or []]
-        raise Misused(f"the archive has no image named {image}; it has {names}")
-    return (named or entries)[0]
+def _entry_of(entries: Sequence[Mapping[str, Any]], image: str | None) -> Mapping[str, Any]:
+    """The entry of a manifest.json with the given name; also its only entry if that or `image` has no name."""
+    if image is None and len(entries) == 1:
+        return entries[0]
+    names = [[str(tag) for tag in entry.get("RepoTags") or []] for entry in entries]
+    return entries[_position(names, image or "", "archive")]
+
+
+def _position(names: Sequence[Sequence[str]], image: str, kind: str) -> int:
+    """The position of the image that is named `image`, given the names of each image of an archive or layout.
+
+    An only image without a name is the image. Raises Misused otherwise: another image must not be pushed instead.
+    """
+    if len(names) == 1 and not names[0]:
+        return 0
+    found = [at for at, each in enumerate(names) if image in each] or [
+        at for at, each in enumerate(names) if _are_names_of(each, image)
+    ]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise Misused(f"the {kind} has {len(found)} images named {image}: pass the full name of one")
+    listed = list(dict.fromkeys(name for each in names for name in each))
+    more = f" and {len(listed) - _LISTED_NAMES} more" if len(listed) > _LISTED_NAMES else ""
+    there = f"{', '.join(listed[:_LISTED_NAMES])}{more}" if listed else f"{len(names)} images without a name"
+    raise Misused(
+        f"the {kind} has no image named {image}; it has {there}: pass one of its names, and the target as --to"
+    )
+
+
+def _are_names_of(names: Sequence[str], image: str) -> bool:
+    """Whether the names of an entry include `image`. Tags alone count only for an entry without a full name."""
+    full = [name for name in names if "/" in name or ":" in name]
+    if full:
+        return _familiar(image) in map(_familiar, full)
+    return with_tag(image).rpartition(":")[2] in names
+
+
+def _familiar(image: str) -> str:
+    """An image's name with its tag, without the parts that engines add: docker.io/library/ and localhost/."""
+    name = image.removeprefix("localhost/")
+    if name.startswith("docker.io/"):
+        name = name.removeprefix("docker.io/").removeprefix("library/")
+    return with_tag(name)
 
 
 def with_tag(image: str) -> str:
@@ -219,3 +267,17 @@ def _output_of(*command: str) -> Iterator[IO[bytes]]:
             complaints.seek(0)
             words = complaints.read().decode(errors="replace").strip()
             raise Failure(f"{' '.join(command)}: {words or f'exit code {process.returncode}'}")
+
+
+class _Counted:
+    """A stream that reports how many bytes were read."""
+
+    def __init__(self, stream: IO[bytes], on_read: Callable[[int], None]) -> None:
+        self._stream = stream
+        self._on_read = on_read
+
+    def read(self, size: int = -1, /) -> bytes:
+        """Read at most `size` bytes."""
+        data = self._stream.read(size)
+        self._on_read(len(data))
+        return data
