@@ -9,6 +9,8 @@ VENV := .venv
 NODE := node_modules/.bin/node
 # Stamp files: each installation is repeated only when its lock file changes.
 PY_READY := $(VENV)/.ready
+# An empty virtual environment, which is enough to vendor the Worker's packages.
+PIP := $(VENV)/bin/pip
 JS_READY := node_modules/.ready
 VENDORED := $(VENV)/.vendored
 BUNDLE := build/python/bundle.sha256
@@ -27,7 +29,7 @@ TWINE_READY := build/twine/.ready
 FUZZ_IN_WORKERD := $(if $(COUNT),$(COUNT),100000)
 
 .DEFAULT_GOAL := help
-.PHONY: help serve dev test unit workerd attacks conformance clients package ops fuzz smoke bench bench-memory bench-large bench-push lint types format install vendor constraints clean
+.PHONY: help machine serve dev test unit workerd attacks conformance clients package ops fuzz smoke bench bench-memory bench-large bench-push lint types format install vendor constraints clean
 .DELETE_ON_ERROR:
 
 help: ## list the commands
@@ -46,7 +48,7 @@ test: lint types unit workerd ## lint, types, pytest, and the tests in workerd; 
 unit: $(PY_READY) ## unit, property and contract tests on fake bindings
 	$(VENV)/bin/pytest
 
-workerd: $(JS_READY) $(VENDORED) ## contract and API tests in workerd
+workerd: $(PY_READY) $(JS_READY) $(VENDORED) ## contract and API tests in workerd
 	$(NODE) --test --test-reporter=spec tests/workerd/*.test.mjs
 
 attacks: $(JS_READY) $(VENDORED) ## attacks on the registry in workerd (tests/attacks)
@@ -70,7 +72,7 @@ fuzz: $(PY_READY) $(JS_READY) $(VENDORED) ## fuzz the parsers: a million inputs,
 	@PYTHONPATH=src:. $(VENV)/bin/python -m tests.fuzz
 	@COUNT=$(FUZZ_IN_WORKERD) $(NODE) tests/workerd/fuzz.mjs
 
-smoke: $(PY_READY) ## push to, pull from and delete from a deployed registry: URL=https://… USERNAME= PASSWORD=
+smoke: $(PY_READY) ## push to, pull from and delete from a deployed registry: URL=https://… USERNAME= PASSWORD= (LARGE=0: not its body limit)
 	@PYTHONPATH=. $(VENV)/bin/python -m tests.smoke
 
 bench: $(JS_READY) $(VENDORED) ## compare the speed with a bare Worker and docker-registry (JSON=1, ONLY=bytes,..., BUDGET=1: fail on a missed budget)
@@ -99,12 +101,18 @@ format: $(PY_READY) ## format and fix with ruff
 install: $(PY_READY) $(BUNDLE) $(VENDORED) ## install the dependencies of the other commands, into this folder only
 
 # The lock files pin hashes but no addresses: pip and npm use the registries that are configured on the machine.
-$(PY_READY): constraints.txt
-	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/pip install --quiet --disable-pip-version-check --require-hashes -r constraints.txt
+machine:
+	@tools/check-machine "$(PYTHON)" "$(VENV)"
+
+# --clear, because an interrupted or older installation may have left files of another Python.
+$(PIP): | machine
+	$(PYTHON) -m venv --clear $(VENV)
+
+$(PY_READY): constraints.txt | $(PIP)
+	$(PIP) install --quiet --disable-pip-version-check --require-hashes -r constraints.txt
 	@touch $@
 
-$(JS_READY): package-lock.json
+$(JS_READY): package-lock.json | machine
 	npm ci --no-fund --no-audit --loglevel=error
 	@touch $@
 
@@ -114,21 +122,21 @@ $(BUNDLE): runtime/bundle.mjs $(JS_READY)
 	@touch $@
 
 # Vendors the Worker's packages as `pywrangler sync` does, but without downloading an interpreter.
-vendor: $(PY_READY) ## install the Worker's packages into python_modules, with hashes checked; `npx wrangler deploy` uploads them
+vendor: $(PIP) ## install the Worker's packages into python_modules, with hashes checked; `npx wrangler deploy` uploads them
 	rm -rf python_modules
 	awk '/^[a-z]/ { ships = /^(pyjwt|workers-runtime-sdk)==/ } ships' constraints.txt > $(VENDORED).txt
-	$(VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps --only-binary :all: --no-compile \
+	$(PIP) install --quiet --disable-pip-version-check --no-deps --only-binary :all: --no-compile \
 		--target python_modules --require-hashes -r $(VENDORED).txt
 	@touch $(VENDORED)
 
-$(VENDORED): constraints.txt $(PY_READY)
+$(VENDORED): constraints.txt | $(PIP)
 	@$(MAKE) --no-print-directory vendor
 
 # Builds and installs the push tool as its users do. uv brings the build backend.
 $(PUSH): push/pyproject.toml $(wildcard push/src/registry_push/*.py) $(PY_READY)
 	rm -rf build/push
 	$(VENV)/bin/uv build --quiet --offline --wheel --out-dir build/push push
-	$(VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps --no-index --force-reinstall build/push/*.whl
+	$(PIP) install --quiet --disable-pip-version-check --no-deps --no-index --force-reinstall build/push/*.whl
 	@touch $@
 
 $(TWINE_READY): tests/push/twine-constraints.txt

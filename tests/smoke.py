@@ -1,8 +1,9 @@
 """`make smoke URL=https://…`: pushes, pulls and deletes at a running registry, and checks the network in front of it.
 
-URL, USERNAME, PASSWORD and REPOSITORY (smoke/test) come from the environment. LARGE=1 also sends a chunk of the maximal
-size that the registry states, and one above 100 MB. Every check prints a line. The exit code is 1 when a check failed,
-and 2 when no registry answers.
+URL, USERNAME, PASSWORD and REPOSITORY (smoke/test) come from the environment. LARGE=0 leaves out the check of the body
+limit, which sends 190 MB: a chunk of the maximal size that the registry states, and one above 100 MB. At the end
+everything that was pushed is deleted, also after a failure. Every check prints a line. The exit code is 1 when a check
+failed, and 2 when no registry answers.
 """
 
 import base64
@@ -58,6 +59,7 @@ class Registry:
     password: str
     name: str
     pushed: list[str] = field(default_factory=list)
+    sessions: list[str] = field(default_factory=list)
     _bearer: str | None = None
 
     def ask(
@@ -94,7 +96,9 @@ class Registry:
 
     def start(self) -> Answer:
         """Start an upload session."""
-        return self.ask("POST", self.path("blobs/uploads/"), b"").must(202, "start of an upload")
+        answer = self.ask("POST", self.path("blobs/uploads/"), b"").must(202, "start of an upload")
+        self.sessions.append(answer.headers["Location"])
+        return answer
 
     def close(self, location: str, digest: str, body: bytes = b"") -> Answer:
         """Close an upload session; `body` holds the last bytes."""
@@ -219,8 +223,8 @@ def two_at_once(registry: Registry) -> str:
 
 def large_chunks(registry: Registry) -> str:
     """A chunk of OCI-Chunk-Max-Length passes; the response to one above the limit is printed."""
-    if os.environ.get("LARGE") != "1":
-        return "not tried: LARGE=1 sends 190 MB"
+    if os.environ.get("LARGE") == "0":
+        return "not tried, because of LARGE=0"
     started = registry.start()
     size = int(started.headers["OCI-Chunk-Max-Length"])
     data = noise(size)
@@ -234,14 +238,18 @@ def large_chunks(registry: Registry) -> str:
 
 
 def clean_up(registry: Registry) -> str:
-    """Delete the pushed objects, and check that they are gone."""
+    """Delete the pushed objects and the open upload sessions, and check that they are gone."""
+    for location in registry.sessions:
+        answer = registry.ask("DELETE", location)
+        if answer.status not in (204, 404):
+            answer.must(204, f"DELETE {urlsplit(location).path}")
     paths = sorted(set(registry.pushed), reverse=True)  # manifests before their blobs
     for path in paths:
         answer = registry.ask("DELETE", registry.path(path))
         if answer.status not in (202, 404):
             answer.must(202, f"DELETE {path}; delete it by hand")
         registry.ask("GET", registry.path(path), Accept=MANIFEST).must(404, "what was deleted")
-    return f"{len(paths)} deleted"
+    return f"{len(paths)} deleted; the scheduled cleanup removes {registry.name} from the catalogue"
 
 
 CHECKS: tuple[Callable[[Registry], str], ...] = (
@@ -273,7 +281,9 @@ def main() -> int:
             print(f"FAILED  {check.__name__.replace('_', ' ')}: {failure}", flush=True)
         except (OSError, http.client.HTTPException) as error:
             print(f"FAILED  {check.__name__.replace('_', ' ')}: no valid response from {url}: {error!r}")
-            return 2
+            if check is logins or check is clean_up:
+                return 2
+            failed = True
         if failed and check is logins:
             break
     return 1 if failed else 0
