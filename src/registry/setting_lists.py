@@ -20,7 +20,7 @@ def parse_list(text: str, noun: str, parse: Callable[[object], _T], name: Callab
     except ValueError as error:
         raise ValueError(f"it {error}") from None
     if not isinstance(entries, list):
-        raise ValueError(f"it is a list of {noun}s")
+        raise ValueError(f"must be a list of {noun}s")
     found: dict[str, _T] = {}
     for number, entry in enumerate(entries, 1):
         try:
@@ -36,7 +36,7 @@ def parse_list(text: str, noun: str, parse: Callable[[object], _T], name: Callab
 def check_members(entry: object, required: str, known: Sequence[str]) -> Mapping[str, object]:
     """Check that an entry is an object with `required` and only `known` members. Raises ValueError with a sentence."""
     if not isinstance(entry, Mapping) or required not in entry:
-        raise ValueError(f'it is an object with at least "{required}"')
+        raise ValueError(f'must be an object with at least "{required}"')
     unknown = sorted(set(entry) - set(known))
     if unknown:
         raise ValueError(f"there is no {unknown[0]!r}; the members are {', '.join(known)}")

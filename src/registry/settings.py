@@ -132,13 +132,13 @@ def _globs(text: str) -> tuple[Glob, ...]:
 
 def _switch(text: str) -> bool:
     if text not in {"true", "false"}:
-        raise ValueError("it is true or false")
+        raise ValueError("must be true or false")
     return text == "true"
 
 
 def _seconds(text: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) <= 9):
-        raise ValueError("it is a number of seconds")
+        raise ValueError("must be a number of seconds")
     return int(text)
 
 
@@ -148,7 +148,7 @@ def _origins(text: str) -> tuple[str, ...]:
     for origin in origins:
         url = urlsplit(origin)
         if origin not in (ANY_ORIGIN, f"{url.scheme}://{url.netloc}"):
-            raise ValueError("an origin is scheme, host and port, as https://ui.example.com")
+            raise ValueError("an origin must be scheme, host and port, for example https://ui.example.com")
     return origins
 
 
@@ -160,26 +160,26 @@ def _origin(text: str) -> str:
         or "@" in url.netloc
         or url.geturl() != f"{url.scheme}://{url.netloc}"
     ):
-        raise ValueError("it is scheme and host, as https://registry.example.com")
+        raise ValueError("must be scheme and host, for example https://registry.example.com")
     return url.geturl()
 
 
 def _days(text: str) -> int:
     days = int(text) if text.isascii() and text.isdigit() and len(text) <= 4 else 0
     if not 0 < days <= _MAX_REFRESH_DAYS:
-        raise ValueError(f"it is a number of days from 1 to {_MAX_REFRESH_DAYS}")
+        raise ValueError(f"must be a number of days from 1 to {_MAX_REFRESH_DAYS}")
     return days * 24 * 3600
 
 
 def _calls(text: str) -> int:
     count = int(text) if text.isascii() and text.isdigit() and len(text) <= 9 else 0
     if not MIN_CALLS <= count <= MAX_CALLS:
-        raise ValueError(f"it is a number from {MIN_CALLS} to {MAX_CALLS}")
+        raise ValueError(f"must be a number from {MIN_CALLS} to {MAX_CALLS}")
     return count
 
 
 def _chunk_length(text: str) -> int:
     size = int(text) if text.isascii() and text.isdigit() else 0
     if size == 0 or size % CHUNK_STEP:
-        raise ValueError(f"it is a number of bytes, a multiple of {CHUNK_STEP}")
+        raise ValueError(f"must be a number of bytes that is a multiple of {CHUNK_STEP}")
     return size

@@ -44,7 +44,7 @@ def parse_accounts(text: str) -> tuple[Account, ...]:
 
 def _parse_account(entry: object) -> Account:
     if not isinstance(entry, Mapping) or set(entry) != _MEMBERS:
-        raise ValueError(f"it is an object with exactly {', '.join(sorted(_MEMBERS))}")
+        raise ValueError(f"must be an object with exactly {', '.join(sorted(_MEMBERS))}")
     name, permissions = _parse_name(entry["name"]), parse_permissions(entry["permissions"])
     secret = entry["secret"] if isinstance(entry["secret"], str) else ""
     if found := _SHA256.fullmatch(secret):

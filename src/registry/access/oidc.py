@@ -70,7 +70,7 @@ def parse_issuers(text: str) -> tuple[Issuer, ...]:
 def _parse_issuer(entry: object) -> Issuer:
     members = {"issuer", "jwks", "audience", "rules"}
     if not isinstance(entry, Mapping) or set(entry) - {"session"} != members:
-        raise ValueError(f"it is an object with {', '.join(sorted(members))} and, if you like, session")
+        raise ValueError(f"must be an object with {', '.join(sorted(members))} and optionally session")
     if not all(isinstance(entry[name], str) and entry[name] for name in ("issuer", "jwks", "audience")):
         raise ValueError("issuer, jwks and audience are strings that are not empty")
     url = urlsplit(entry["jwks"])

@@ -54,7 +54,7 @@ def parse_glob(text: object) -> Glob:
         raise ValueError("a glob must be a string that is not empty")
     segments = text.split("/")
     if any("**" in segment and segment != "**" for segment in segments) or segments.count("**") > 2:
-        raise ValueError(f"glob {text!r}: ** is a segment of its own, at most twice")
+        raise ValueError(f"glob {text!r}: ** must be a whole segment and may occur at most twice")
     return Glob(text)
 
 

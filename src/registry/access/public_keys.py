@@ -37,7 +37,7 @@ def parse_public_keys(setting: str) -> tuple[PublicKey, ...]:
         try:
             text = _decode(text).decode().strip()
         except ValueError:
-            raise ValueError("it is the base64 of a JWK, of a JWK set, or of a PEM") from None
+            raise ValueError("must be the base64 of a JWK, of a JWK set, or of a PEM") from None
     if text.startswith("-----"):
         return (_from_pem(text),)
     try:
@@ -45,7 +45,7 @@ def parse_public_keys(setting: str) -> tuple[PublicKey, ...]:
     except ValueError:
         value = None
     if not isinstance(value, dict):
-        raise ValueError("it is the base64 of a JWK, of a JWK set, or of a PEM")
+        raise ValueError("must be the base64 of a JWK, of a JWK set, or of a PEM")
     if "keys" not in value:
         return (_from_jwk(value),)
     if not isinstance(value["keys"], list) or not value["keys"]:

@@ -34,7 +34,7 @@ def parse_mode(text: str) -> Mode:
     """Parse a mode that can be requested, so not DELETED, which always runs. Raises ValueError with a sentence."""
     mode = {one.value: one for one in (Mode.UNREFERENCED, Mode.UNTAGGED)}.get(text)
     if mode is None:
-        raise ValueError("it is unreferenced or untagged")
+        raise ValueError("must be unreferenced or untagged")
     return mode
 
 

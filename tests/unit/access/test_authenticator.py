@@ -230,7 +230,7 @@ def _account(**members: object) -> list[dict[str, Any]]:
     [
         ("{", "not JSON"),
         ("{}", "list of accounts"),
-        ('["x"]', "account 1: it is an object"),
+        ('["x"]', "account 1: must be an object"),
         (json.dumps(_account(password="p")), "exactly name, permissions, secret"),
         (json.dumps(_account(name="")), "user name"),
         (json.dumps(_account(name="a:b")), "user name"),

@@ -244,7 +244,7 @@ async def test_an_issuer_that_stalls(registry: FakeRegistry) -> None:
     [
         ("[", "not JSON"),
         ("{}", "list of issuers"),
-        (json.dumps([{**ISSUER, "more": 1}]), "issuer 1: it is an object"),
+        (json.dumps([{**ISSUER, "more": 1}]), "issuer 1: must be an object"),
         (json.dumps([{**ISSUER, "audience": ""}]), "are strings"),
         (json.dumps([{**ISSUER, "jwks": "http://evil.example/keys"}]), "https"),
         (json.dumps([{**ISSUER, "session": 10**9}]), "seconds"),

@@ -359,7 +359,7 @@ async def test_other_pages_and_no_setting(registry: FakeRegistry) -> None:
 def test_malformed_origins(value: str, capsys: pytest.CaptureFixture[str]) -> None:
     """The log tells the operator what a valid origin is."""
     assert read_settings({"CORS_ORIGINS": value}.get).cors_origins == ()
-    assert "an origin is scheme" in capsys.readouterr().out
+    assert "an origin must be scheme" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("header", ["bytes=-5", "bytes=-5,-6", "bytes=0-", "bytes=0-0"])

@@ -300,9 +300,9 @@ def test_what_a_tag_belongs_to() -> None:
 @pytest.mark.parametrize(
     ("rule", "message"),
     [
-        ([], "it is an object"),
+        ([], "must be an object"),
         ({"repositories": "a"}, "does not say"),
-        ({"keep_days": 1}, "it is an object"),
+        ({"keep_days": 1}, "must be an object"),
         ({"repositories": "a", "keep": 1}, "there is no 'keep'"),
         ({"repositories": "A", "keep_days": 1}, "glob"),
         ({"repositories": "a", "keep_days": 0}, "keep_days is a number"),
