@@ -2,6 +2,7 @@
 
 import json
 import re
+import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -20,6 +21,7 @@ class Row(NamedTuple):
     """A row of the page's tables, without the backquotes of code."""
 
     name: str
+    kind: str  # var or secret
     default: str | None  # None: no default
     example: str
     wrong: str | None  # None: no value is wrong
@@ -36,12 +38,13 @@ def _rows() -> Iterator[Row]:
         cells = [cell.strip() for cell in line.removeprefix("|").removesuffix("|").split("|")]
         if len(cells) != _COLUMNS or not cells[0].startswith("`"):
             continue
-        name, _, default, example, wrong, sentence = cells
+        name, kind, default, example, wrong, sentence = cells
         code = _CODE.match
         value, bad = code(default), code(wrong)
         shown = code(example)
         yield Row(
             name.strip("`"),
+            kind,
             value[1] if value else None,
             shown[1] if shown and name != "`JWT_REGISTRY_TOKENS_PUBLIC_KEY`" else setting(jwk("ES256")),
             bad[1] if bad else None,
@@ -85,3 +88,16 @@ def test_wrong_values(row: Row, capsys: pytest.CaptureFixture[str]) -> None:
     assert read_settings(_set(row.name, row.wrong)) == read_settings(_set("", None))
     told = json.loads(capsys.readouterr().out)
     assert (told["setting"], told["help"]) == (row.name, row.sentence)
+
+
+def test_the_example_configuration_is_right(capsys: pytest.CaptureFixture[str]) -> None:
+    """wrangler.toml.example has every var, and its values are accepted as they stand.
+
+    That each line is right where it stands is tests/workerd/deploy.test.mjs.
+    """
+    text = Path("wrangler.toml.example").read_text(encoding="utf-8")
+    commented = re.sub(r"^# (?=[A-Z_0-9]+ = )", "", text, flags=re.MULTILINE)
+    values = tomllib.loads(commented)["env"]["production"]["vars"]
+    assert set(values) == {row.name for row in ROWS.values() if row.kind == "var"}
+    read_settings(values.get)
+    assert capsys.readouterr().out == ""

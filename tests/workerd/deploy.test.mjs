@@ -4,9 +4,11 @@ import { execFileSync, spawnSync } from "node:child_process";
 import { appendFileSync, cpSync, existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, renameSync, rmSync, statSync, symlinkSync, writeFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { tmpdir } from "node:os";
-import { delimiter, dirname, join, resolve } from "node:path";
+import { delimiter, dirname, join, relative, resolve } from "node:path";
 import { after, test } from "node:test";
 import { fileURLToPath } from "node:url";
+import { isDeepStrictEqual } from "node:util";
+import { unstable_readConfig } from "wrangler";
 
 import { projectModules } from "../../runtime/local.mjs";
 
@@ -28,7 +30,11 @@ function project() {
 
 // {status, stdout, stderr}
 function deploy(root) {
-  return spawnSync(process.execPath, [WRANGLER, "deploy", "--dry-run", "--env", "production", "--outdir", "bundle"], {
+  return wrangler(root, ["deploy", "--dry-run", "--env", "production", "--outdir", "bundle"]);
+}
+
+function wrangler(root, command, variables = {}) {
+  return spawnSync(process.execPath, [WRANGLER, ...command], {
     cwd: root,
     encoding: "utf8",
     env: {
@@ -36,6 +42,7 @@ function deploy(root) {
       PATH: `${dirname(process.execPath)}${delimiter}${process.env.PATH}`, // as npx does
       WRANGLER_SEND_METRICS: "false",
       CI: "true",
+      ...variables,
     },
   });
 }
@@ -157,4 +164,80 @@ test("the list of tested files is what writing it gives", () => {
   const before = readFileSync(join(root, "vendored.sha256"), "utf8");
   execFileSync(process.execPath, [join(root, "tools/vendored.mjs"), "--write"]);
   assert.equal(readFileSync(join(root, "vendored.sha256"), "utf8"), before);
+});
+
+// The environment `production` of a configuration, as wrangler reads it: only what a deploy of ours uses.
+function production(text) {
+  const root = mkdtempSync(join(folder, "config-"));
+  writeFileSync(join(root, "wrangler.toml"), text);
+  const config = unstable_readConfig({ config: join(root, "wrangler.toml"), env: "production" }, { hideWarnings: true });
+  const { name, main, build, triggers, r2_buckets, observability, workers_dev, routes, limits, analytics_engine_datasets, vars } = config;
+  return {
+    ...{ name, main: relative(root, main), build: build.command, crons: triggers.crons, r2_buckets, observability },
+    ...{ workers_dev, routes, limits, analytics_engine_datasets, vars },
+  };
+}
+
+const EXAMPLE = readFileSync(join(ROOT, "wrangler.toml.example"), "utf8");
+// A commented setting is `# name = value` or `# [section]`; other comments are prose.
+const COMMENTED = /^# (?=\w+ = |\[)/;
+const SETTINGS = EXAMPLE.split("\n").filter((line) => COMMENTED.test(line));
+
+// What uncommenting these lines changes: {routes, limits, ..., vars}
+function changes(lines) {
+  const text = EXAMPLE.split("\n").map((line) => (lines.includes(line) ? line.replace(COMMENTED, "") : line)).join("\n");
+  const [before, after] = [production(EXAMPLE), production(text)];
+  return Object.fromEntries(Object.keys(after).filter((key) => !isDeepStrictEqual(before[key], after[key])).map((key) => [key, after[key]]));
+}
+
+test("the example has the cleanup, the bucket and no var", () => {
+  const { crons, r2_buckets, vars } = production(EXAMPLE);
+  assert.deepEqual(crons, ["*/10 * * * *"]);
+  assert.deepEqual(r2_buckets.map(({ binding, bucket_name }) => [binding, bucket_name]), [["REGISTRY", "r2-registry"]]);
+  assert.equal(Object.keys(vars).length, 0);
+});
+
+for (const line of SETTINGS) {
+  const name = /\w+/.exec(line)[0];
+  test(`uncommenting ${name} in place sets it and nothing else`, () => {
+    const changed = changes([line]);
+    if (name === name.toUpperCase()) {
+      assert.deepEqual(Object.keys(changed), ["vars"]);
+      assert.deepEqual(Object.keys(changed.vars), [name]);
+      assert.equal(typeof changed.vars[name], "string");
+    } else assert.deepEqual(Object.keys(changed), [name]);
+  });
+}
+
+test("uncommenting every line in place sets all of them", () => {
+  const names = SETTINGS.map((line) => /\w+/.exec(line)[0]);
+  const { vars, ...others } = changes(SETTINGS);
+  assert.deepEqual([...Object.keys(vars), ...Object.keys(others)].sort(), names.sort());
+});
+
+test("every page has the address that a deploy gives", () => {
+  const address = `${production(EXAMPLE).name}.<your-subdomain>.workers.dev`;
+  const pages = ["README.md", ...readdirSync(join(ROOT, "docs"), { recursive: true }).map((name) => join("docs", name)), "wrangler.toml.example"];
+  for (const page of pages.filter((name) => /\.(md|example)$/.test(name))) {
+    const text = readFileSync(join(ROOT, page), "utf8");
+    for (const found of text.match(/[\w.<>-]+\.workers\.dev/g) ?? []) assert.equal(found, address, page);
+    if (["README.md", "docs/operating.md", "wrangler.toml.example"].includes(page)) assert.ok(text.includes(address), page);
+  }
+});
+
+test("the migration page has the name that the old Worker has", () => {
+  const page = readFileSync(join(ROOT, "docs/migrating-from-serverless-registry.md"), "utf8");
+  // serverless-registry is deployed with `name` at the top and --env production.
+  const old = production('name = "r2-registry"\nmain = "index.ts"\n[env.production]\n').name;
+  assert.ok(page.includes(`\`${old}\``), old);
+  // The page names the Worker where our example does.
+  assert.equal(production(EXAMPLE.replace('\nname = "r2-registry"', `\nname = "${old}"`)).name, old);
+});
+
+test("a deploy without --env has no name and ends before the first call", () => {
+  const root = project();
+  const nowhere = { CLOUDFLARE_API_BASE_URL: "http://127.0.0.1:9", CLOUDFLARE_API_TOKEN: "none", CLOUDFLARE_ACCOUNT_ID: "none" };
+  const { status, stdout, stderr } = wrangler(root, ["deploy"], nowhere);
+  assert.notEqual(status, 0);
+  assert.match(stdout + stderr, /You need to provide the name of your worker/);
 });
