@@ -1,4 +1,4 @@
-"""Answers to end-8, end-12 and the catalogue: what there is."""
+"""Answers the listings: tags (end-8), referrers (end-12) and the catalogue of repositories."""
 
 from registry.api.http import Request, Response, json_response
 from registry.api.sealed_cursors import is_sealed, seal, unseal
@@ -13,11 +13,11 @@ from registry.storage.calls import Calls
 from registry.storage.transfer import send
 from registry.upstream.referrers import unpack
 
-_CURSORS = "cursors of the catalogue"  # what their key is derived for
+_CURSORS = "cursors of the catalogue"  # the purpose from which the sealing key is derived
 
 
 async def list_tags(registry: Registry, endpoint: ListTags, request: Request) -> Response:
-    """end-8: tags in lexical order, a page at a time; n=0 is an empty list without a Link."""
+    """Answer end-8 with a page of the tags, in lexical order; n=0 gives an empty list without a Link."""
     count = listings.MAX_PAGE if endpoint.count is None else min(endpoint.count, listings.MAX_PAGE)
     page = await listings.list_tags(
         registry.platform, endpoint.name, count, endpoint.last, Calls(registry.settings.r2_calls)
@@ -31,7 +31,7 @@ async def list_tags(registry: Registry, endpoint: ListTags, request: Request) ->
 
 
 async def list_referrers(registry: Registry, endpoint: ListReferrers, request: Request) -> Response:
-    """end-12: an index of what names this digest, here or at an upstream; an empty one when nobody knows of any."""
+    """Answer end-12 with an index of the referrers, from this registry and its upstreams; it may be empty."""
     platform, name, subject = registry.platform, endpoint.name, endpoint.digest
     with Room(platform) as room:
         elsewhere = await registry.fallback.referrers(name, subject, room)
@@ -51,7 +51,7 @@ async def list_referrers(registry: Registry, endpoint: ListReferrers, request: R
 
 
 async def list_repositories(registry: Registry, endpoint: ListRepositories, request: Request) -> Response:
-    """The catalogue of Docker's registry API, a page at a time: what the caller may pull."""
+    """Answer with a page of the catalogue (Docker's registry API): the repositories that the caller may pull."""
     assert request.caller is not None  # admitted
     visible = registry.authorizer.listing(request.caller)
     count = listings.MAX_PAGE if endpoint.count is None else min(endpoint.count, listings.MAX_PAGE)
@@ -59,19 +59,19 @@ async def list_repositories(registry: Registry, endpoint: ListRepositories, requ
     if endpoint.last is not None and is_sealed(endpoint.last):
         unsealed = unseal(await registry.signing_key.derive(_CURSORS), endpoint.last)
         if unsealed is None:
-            raise RegistryError(Problem.BAD_REQUEST, "last is not from a Link of this registry: begin without it")
+            raise RegistryError(Problem.BAD_REQUEST, "last is not from a Link of this registry: start without last")
         position = unsealed
     page = await listings.list_repositories(
         registry.platform, count, position, visible, Calls(registry.settings.r2_calls)
     )
     headers = {}
     if page.position is not None:
-        # Where the calls were spent may be a name that the caller must not learn.
+        # The position at which the R2 calls ran out may be the name of a repository that the caller may not see.
         last = page.names[-1] if page.is_full else seal(await registry.signing_key.derive(_CURSORS), page.position)
         headers["Link"] = _next(ListRepositories(count, last))
     return json_response(200, {"repositories": list(page.names)}, headers)
 
 
 def _next(endpoint: Endpoint) -> str:
-    """RFC 8288, relative to the origin: the client may know us by another name."""
+    """Return the Link header (RFC 8288). It is relative, because clients may use another host name of the registry."""
     return f'<{build(endpoint)}>; rel="next"'

@@ -1,8 +1,8 @@
-"""The referrers of a manifest (spec, "Listing Referrers"): an entry for each manifest with a subject, its descriptor.
+"""Lists the referrers of a manifest (spec, "Listing Referrers"). Each manifest with a subject has one entry in R2.
 
-An entry's bytes are the descriptor. One that fits also stands in the entry's metadata; of one that does not the
-artifact type does. So one listing answers for many, and only what is shown is read. Entries of serverless-registry have
-no metadata.
+The bytes of an entry are the descriptor of the manifest. The entry's metadata contains the descriptor too if it fits,
+otherwise only the artifact type. So one R2 listing gives the descriptors of many referrers, and an entry is read only
+if it is shown. Entries of serverless-registry have no metadata.
 """
 
 import asyncio
@@ -21,22 +21,22 @@ from registry.spec.untrusted_json import read_json
 from registry.storage import keys
 from registry.telemetry.log import log
 
-MAX_ANSWER = 4 * 1024 * 1024  # bytes of one answer's descriptors; the rest is behind its Link
-# Bytes of the annotations in a descriptor; those that do not fit stand in the manifest alone.
+MAX_ANSWER = 4 * 1024 * 1024  # bytes of one answer's descriptors; its Link leads to the rest
+# Bytes of the annotations in a descriptor; annotations that do not fit are only in the manifest.
 MAX_ANNOTATIONS = 16 * 1024
-_MAX_ENTRY = 5 * 1024 * 1024  # bytes: what older versions stored may have a manifest's annotations whole
-_FIRST_PAGE = 100  # entries: nearly always all; their metadata takes little memory
-_SMALL = 256 * 1024  # bytes of an answer that needs no room in the ledger
+_MAX_ENTRY = 5 * 1024 * 1024  # bytes: entries of older versions may contain all annotations of a manifest
+_FIRST_PAGE = 100  # entries: nearly always all of them; their metadata takes little memory
+_SMALL = 256 * 1024  # bytes of an answer that needs no memory reservation
 _MAX_CALLS = 900  # R2 calls of one request
 
-# Metadata of an entry, which has 2,048 bytes for everything (docs/adr/0005).
+# Names of an entry's metadata. R2 allows 2,048 bytes for all metadata of an object (docs/adr/0005).
 _DESCRIPTOR, _ARTIFACT_TYPE = "descriptor", "artifact-type"
-_MAX_METADATA = 1_900  # bytes of one of them
+_MAX_METADATA = 1_900  # bytes of one value
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What is stored for a referrer: its bytes, and what goes with them."""
+    """The R2 object of a referrer: its bytes and attributes."""
 
     data: bytes
     attributes: Attributes
@@ -45,7 +45,7 @@ class Entry:
 def describe(
     media_type: str, digest: Digest, size: int, artifact_type: str | None, annotations: Mapping[str, str]
 ) -> str:
-    """The descriptor of a manifest of `size` bytes, as JSON."""
+    """Return the descriptor of a manifest of `size` bytes, as JSON."""
     descriptor: dict[str, object] = {"mediaType": media_type, "digest": str(digest), "size": size}
     if artifact_type is not None:
         descriptor["artifactType"] = artifact_type
@@ -55,7 +55,7 @@ def describe(
 
 
 def make_entry(manifest: Manifest, digest: Digest, size: int) -> Entry:
-    """The entry of a manifest of `size` bytes."""
+    """Return the entry of a manifest of `size` bytes."""
     text = describe(manifest.media_type, digest, size, manifest.artifact_type, manifest.annotations)
     metadata = {_DESCRIPTOR: text}
     if len(text) > _MAX_METADATA:
@@ -65,7 +65,7 @@ def make_entry(manifest: Manifest, digest: Digest, size: int) -> Entry:
 
 
 def _some(annotations: Mapping[str, str]) -> dict[str, str]:
-    """Those annotations that have room, in their order."""
+    """Return the annotations that fit into MAX_ANNOTATIONS, in their order."""
     kept, left = {}, MAX_ANNOTATIONS
     for name, value in annotations.items():
         size = len(name) + len(value)
@@ -77,28 +77,28 @@ def _some(annotations: Mapping[str, str]) -> dict[str, str]:
 
 
 class Room:
-    """The memory that a list takes, once for all that a request does with it; given back unless it was handed over."""
+    """The memory for a list of referrers: reserved at most once per request, and released unless it is handed over."""
 
     def __init__(self, platform: Platform) -> None:
         self.platform = platform
         self._lease: Lease | None = None
 
     async def take(self, _: int = 0) -> None:
-        """Wait for it, unless it is there."""
+        """Wait until the memory is reserved, unless it already is."""
         if self._lease is None:
             self._lease = await self.platform.pulled_documents.reserve(2 * MAX_ANSWER)
 
     def hand_over(self) -> Lease | None:
-        """The lease, for who gives it back from now on; None when none was taken."""
+        """Return the lease, which the caller must release; None if no memory was reserved."""
         lease, self._lease = self._lease, None
         return lease
 
     def __enter__(self) -> Self:
-        """Use it."""
+        """Return this object."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Give it back."""
+        """Release the memory."""
         if (lease := self.hand_over()) is not None:
             with lease:
                 pass
@@ -106,7 +106,7 @@ class Room:
 
 @dataclass(frozen=True, slots=True)
 class ReferrerPage:
-    """An answer: an index of descriptors, whether there are any, and behind which digest more may follow."""
+    """One page of an answer: an index of descriptors. More of them may follow after the digest `last`."""
 
     index: bytes
     is_empty: bool
@@ -121,9 +121,10 @@ async def list_page(
     last: Digest | None,
     elsewhere: Iterable[tuple[str, str]] = (),
 ) -> ReferrerPage:
-    """The manifests that name `subject`, those of one artifact type when it is given, up to MAX_ANSWER.
+    """List the manifests that name `subject`, of `artifact_type` if it is given, up to MAX_ANSWER bytes.
 
-    `elsewhere`: digests and descriptors that another registry has, in order; ours stand for the same ones.
+    `elsewhere`: the digests and descriptors of an upstream registry, in order. For a digest that this registry also
+    has, its own entry is shown.
     """
     page = _Page(room, name, subject, artifact_type, elsewhere)
     following = await page.fill(last)
@@ -132,7 +133,7 @@ async def list_page(
 
 
 def _batches(entries: Sequence[StoredObject]) -> Iterator[Sequence[StoredObject]]:
-    """The entries, as many at a time as are read at once: large ones alone."""
+    """Split the entries into batches that are read concurrently; a large entry is a batch of its own."""
     batch: list[StoredObject] = []
     for entry in entries:
         if len(batch) == IN_FLIGHT or sum(one.size for one in (*batch, entry)) > _SMALL:
@@ -143,7 +144,7 @@ def _batches(entries: Sequence[StoredObject]) -> Iterator[Sequence[StoredObject]
 
 
 class _Page:
-    """One answer while it is put together."""
+    """Builds one page."""
 
     def __init__(
         self,
@@ -160,11 +161,11 @@ class _Page:
         self._room = room
         self._elsewhere = [self._stand_in(digest, text) for digest, text in elsewhere]
         self._calls = 0
-        self._size = 0  # bytes of what is shown, or about to be read
+        self._size = 0  # bytes of the entries that are shown or about to be read
         self.shown: list[str] = []
 
     async def fill(self, last: Digest | None) -> Digest | None:
-        """Show what comes behind `last`; where to go on, None at the end."""
+        """Collect the entries after `last`. Return the digest after which the next page begins; None on the last."""
         after = None if last is None else f"{self._prefix}{last}"
         limit = _FIRST_PAGE
         while True:
@@ -174,7 +175,7 @@ class _Page:
             self._calls += 1
             for batch in _batches(self._merged(listing, after)):
                 for found in batch:
-                    # At least one: the next answer begins behind it.
+                    # A page has at least one entry, otherwise the next page would begin at the same place.
                     if self.shown and self._size + found.size > MAX_ANSWER:
                         return self._digest(after)
                     if self._may_match(found):
@@ -192,11 +193,11 @@ class _Page:
             limit = MAX_LIST_KEYS
 
     def _stand_in(self, digest: str, text: str) -> StoredObject:
-        """What would lie here, were it ours."""
+        """Return the object that a referrer of an upstream would have in this registry."""
         return StoredObject(f"{self._prefix}{digest}", len(text), "", 0.0, JSON, {_DESCRIPTOR: text}, None)
 
     def _merged(self, listing: Listing, after: str | None) -> Sequence[StoredObject]:
-        """What is listed, and what is elsewhere between there and its end."""
+        """Merge the listed entries with the upstream's in the same range of keys."""
         own = {found.key: found for found in listing.objects if found.key != self._copy}
         begin, end = after or "", None if listing.cursor is None else listing.objects[-1].key
         more = {one.key: one for one in self._elsewhere if begin < one.key and (end is None or one.key <= end)}
@@ -206,12 +207,12 @@ class _Page:
         return None if key is None else parse_digest(key.removeprefix(self._prefix))
 
     def _may_match(self, found: StoredObject) -> bool:
-        """Whether the entry is shown, as far as its metadata says."""
+        """Return False if the entry's metadata already shows that its artifact type does not match."""
         known = found.metadata.get(_ARTIFACT_TYPE)
         return self._artifact_type is None or known is None or json.loads(known) == self._artifact_type
 
     async def _descriptor(self, found: StoredObject) -> str | None:
-        """The descriptor of an entry, if it is shown."""
+        """Return the descriptor of an entry; None if the entry is not shown."""
         if not self._may_match(found):
             return None
         text = found.metadata.get(_DESCRIPTOR)
@@ -231,7 +232,7 @@ class _Page:
     async def _read(self, found: StoredObject) -> str | None:
         stored = await self._platform.storage.get(found.key)
         if stored is None:
-            return None  # deleted meanwhile
+            return None  # deleted since the listing
         if stored.object.size > _MAX_ENTRY:
             await stored.body.cancel()
             return ""

@@ -40,7 +40,7 @@ class Problem(Enum):
     UNSUPPORTED = ("UNSUPPORTED", 405, "the operation is unsupported")  # code-13
     NOT_MIGRATED = ("UNSUPPORTED", 409, "the bucket still has links of serverless-registry: POST /v2/_migrate first")
     GC_BUSY = ("UNSUPPORTED", 409, "another garbage collection of this repository is running; try again later")
-    GC_UNSAFE = ("UNSUPPORTED", 409, "a manifest cannot be read, so garbage cannot be told from data: delete it")
+    GC_UNSAFE = ("UNSUPPORTED", 409, "a manifest cannot be read, so its blobs are unknown: delete the manifest")
     NEEDS_MORE_CALLS = ("UNSUPPORTED", 409, "the operation needs more R2 calls than the setting R2_CALLS allows")
     BAD_REQUEST = ("UNSUPPORTED", 400, "the request is malformed")  # no row of the spec fits better
     NOT_FOUND = ("UNSUPPORTED", 404, "the registry has no such path")  # not a path of the spec

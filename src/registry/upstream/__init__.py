@@ -1,1 +1,1 @@
-"""Pull fallback: other registries, and copies of what they serve. It uses `registry.uploads` and what is below."""
+"""Pull fallback: asks upstream registries and copies their content. Uses `registry.uploads` and the layers below it."""

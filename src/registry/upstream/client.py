@@ -1,4 +1,4 @@
-"""Asking another registry for what a client pulls: redirects, and credentials where it asks for them."""
+"""Sends pull requests to upstream registries: follows redirects and authenticates when the upstream asks for it."""
 
 from collections.abc import Mapping
 from urllib.parse import urlsplit
@@ -17,7 +17,7 @@ _MAX_RETRY_AFTER = 9  # digits
 
 
 class UpstreamClient:
-    """Asks upstreams. Keeps their tokens for the life of the isolate."""
+    """Sends requests to upstreams. Keeps their tokens for the life of the isolate."""
 
     def __init__(self, platform: Platform) -> None:
         self._exchange = Exchange(platform)
@@ -32,9 +32,9 @@ class UpstreamClient:
         path: str,
         headers: Mapping[str, str] | None = None,
     ) -> Answer | None:
-        """The answer to a pull of `path` below the repository `name`; None when the upstream has no such thing.
+        """Request `path` below the upstream's repository `name`; return None if the upstream answers 404.
 
-        Raises UpstreamError for everything but success.
+        Raises UpstreamError for any other failure.
         """
         url = f"{upstream.origin}/v2/{name}/{path}"
         headers = {**HEADERS, **(headers or {})}
@@ -42,8 +42,8 @@ class UpstreamClient:
         if response.status == 401:
             await response.body.cancel()
             if host is not None:
-                # Another server's challenge must not learn the upstream's password.
-                raise UpstreamError(upstream, f"sends us to {host}, which asks for credentials")
+                # The upstream's password must not go to another server.
+                raise UpstreamError(upstream, f"redirects to {host}, which asks for credentials")
             challenge = response.header("www-authenticate") or ""
             authorization = await self._credentials.obtain(upstream, name, challenge)
             response, _ = await self._follow(upstream, method, url, headers, authorization)
@@ -54,7 +54,7 @@ class UpstreamClient:
             return None
         if response.status in _DENIALS:
             self._credentials.forget(upstream, name)
-            raise UpstreamError(upstream, f"denies access to {name}, or has no such thing", is_denial=True)
+            raise UpstreamError(upstream, f"denies access to {name}, or does not have it", is_denial=True)
         retry_after = response.header("retry-after") or ""
         raise UpstreamError(
             upstream,
@@ -66,13 +66,14 @@ class UpstreamClient:
     async def _follow(
         self, upstream: Upstream, method: str, url: str, headers: Mapping[str, str], authorization: str | None
     ) -> tuple[WebResponse, str | None]:
-        """Ask, and go where redirects lead; the credentials stay with the upstream's own origin.
+        """Send a request and follow redirects. Only the upstream's own origin gets the credentials.
 
-        Returns the answer, and whose it is when it is not the upstream's own.
+        Returns the answer, and the host that sent it; the host is None if no redirect left the upstream's origin.
         """
         is_own = True
         for _ in range(_MAX_REDIRECTS + 1):
-            # Once elsewhere, never again: who redirects back would choose what our credentials open.
+            # After a redirect to another host no request has credentials, even back at the upstream: otherwise that
+            # host would choose the path that is read with these credentials.
             is_own = is_own and origin_of(url) == upstream.origin
             sent = {**headers, "Authorization": authorization} if authorization and is_own else headers
             response = await self._exchange.fetch(upstream, method, url, sent)
@@ -81,7 +82,7 @@ class UpstreamClient:
                 return response, None if is_own else urlsplit(url).netloc
             await response.body.cancel()
             url = resolve(upstream, url, location)
-        raise UpstreamError(upstream, "redirects without end")
+        raise UpstreamError(upstream, f"redirects more than {_MAX_REDIRECTS} times")
 
 
 def _is_number(text: str) -> bool:

@@ -1,4 +1,4 @@
-"""Lists of upstreams' referrers, copied into the bucket and compared like tags."""
+"""Lists of upstreams' referrers: copied into the bucket, and revalidated like tags."""
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -18,15 +18,15 @@ from registry.upstream.selection import Selection, Times
 from registry.upstream.upstreams import Upstream
 
 # Seconds.
-REVALIDATE_TIMEOUT = 5  # that a pull waits for an upstream when there is a copy to serve
-RETRY_SECONDS = 30  # after which an upstream that failed to answer is compared with again
+REVALIDATE_TIMEOUT = 5  # for which a pull waits for an upstream if there is a copy to serve
+RETRY_SECONDS = 30  # after which a copy is revalidated again if the upstream failed
 
 
 @dataclass(frozen=True, slots=True)
 class Elsewhere:
-    """A list of upstreams' referrers (`registry.upstream.referrers.unpack`).
+    """A packed list of an upstream's referrers (`registry.upstream.referrers.unpack` reads it).
 
-    `failure`: there is none, since an upstream failed; to be raised when there is nothing here either.
+    `failure`: why there is no list. The caller raises it if this registry has no referrers of its own either.
     """
 
     data: bytes = b""
@@ -40,7 +40,7 @@ async def _read_list(stored: StoredBody, room: Room) -> bytes:
 
 
 class CopiedReferrers:
-    """Asks upstreams for referrers. Remembers for the life of the isolate when lists were compared."""
+    """Gets referrers from upstreams. Remembers for the life of the isolate when each list was revalidated."""
 
     def __init__(
         self,
@@ -56,9 +56,9 @@ class CopiedReferrers:
         self._compared = Times[str]()  # by the key of the copy
 
     async def list(self, name: RepositoryName, subject: Digest, room: Room) -> Elsewhere:
-        """The referrers of `subject` that upstreams have, of the first one that has any; cached like a tag.
+        """Return the referrers of `subject` at the first upstream that has any; they are cached like a tag.
 
-        Raises what the client is told when an upstream fails, and nothing that is here may be served instead.
+        Raises RegistryError for the client if an upstream fails and `serve_stale` is false.
         """
         upstreams = [
             one
@@ -98,9 +98,10 @@ class CopiedReferrers:
     async def _list_there(
         self, name: RepositoryName, subject: Digest, room: Room, *, patient: bool
     ) -> Mapping[Digest, str] | None:
-        """What the first upstream that has any says; an empty list when one says there are none, None when none does.
+        """Return the referrers of the first upstream that has any.
 
-        Without patience an upstream has REVALIDATE_TIMEOUT.
+        Returns an empty mapping if an upstream answered that there are none, and None if no upstream has an answer.
+        If not `patient`, an upstream must answer within REVALIDATE_TIMEOUT.
         """
         is_answered = False
 
@@ -123,7 +124,7 @@ class CopiedReferrers:
         except RegistryError as error:
             if error.problem is not Problem.MANIFEST_UNKNOWN:
                 raise
-            return None  # denied: spec, "Listing Referrers": an empty list for what nobody knows
+            return None  # access denied: spec, "Listing Referrers", wants an empty list for an unknown manifest
         return {} if found is None and is_answered else found
 
     async def _keep_list(self, key: str, data: bytes) -> None:

@@ -1,8 +1,8 @@
-"""A blob of an upstream on its way to a client and into R2 at the same time, each byte fetched once (docs/adr/0012).
+"""Streams a blob of an upstream to a client and into R2 at the same time, with one fetch (docs/adr/0012).
 
-What stores it reads it through a source that passes everything on to the client first: the slower of the two sets the
-pace, and nothing piles up in between. The last bytes are held back until the digest is known to be right, so that wrong
-bytes never look like a whole blob.
+The code that stores the blob reads a source that first sends all bytes to the client. So the slower of the two sets the
+pace, and nothing has to be buffered in between. The source holds the last bytes back until it has verified the digest,
+so a client never takes wrong bytes for a complete blob.
 """
 
 import asyncio
@@ -25,13 +25,14 @@ from registry.uploads.upload import Upload
 from registry.upstream.exchange import Answer, UpstreamError
 from registry.upstream.upstreams import Upstream
 
-# Seconds that a copy goes on without its client. After 30 the runtime ends it (`waitUntil`), with nothing tidied.
+# Seconds for which a copy continues after its client disconnected. After 30 the runtime ends it (`waitUntil`) without
+# any cleanup.
 GRACE_SECONDS = 20
-_WATCH_SECONDS = 5  # between two looks at how it goes: one timer for the whole blob, since timers cost
+_WATCH_SECONDS = 5  # between two checks of the progress: one timer for the whole blob, because timers cost CPU time
 
 
 class BlobCopy:
-    """One blob on its way: either `content` is for the client and `run` goes on beside it, or it is stored first."""
+    """Copies one blob: the client reads `content` while `run` runs; without `content`, `store_first` stores it."""
 
     def __init__(
         self, platform: Platform, name: RepositoryName, digest: Digest, upstream: Upstream, answer: Answer
@@ -43,28 +44,28 @@ class BlobCopy:
         client = None if answer.size is None else platform.streams.pipe(answer.size)
         self._passing = _Passing(platform, answer, client, digest, upstream.timeout)
         self.size = answer.size
-        # None when the size is unknown: a client cannot see that a body without a length breaks (docs/adr/0013).
+        # None if the size is unknown: a client cannot detect that a body without a length broke off (docs/adr/0013).
         self.content = None if client is None else client.content
 
     async def run(self) -> None:
-        """Pass on and store. Never raises: what goes wrong is logged, and a client that is still there sees it."""
+        """Send the blob to the client and store it. Failures are only logged, and the client's download breaks."""
         try:
             async with self._passing:
                 try:
                     await self._store()
                 except (StorageError, ClientGone, RegistryError) as error:
-                    # R2 failed, or its end of a pipe: that is nothing to the client.
+                    # R2 or the pipe to it failed: the client still gets the blob.
                     self._log("copy-not-stored", error)
                     await self._pass_the_rest()
         except WebError as error:
             self._log("copy-given-up", error)
-        except BaseException as error:  # nobody awaits this; the client must not wait for ever
+        except BaseException as error:  # nothing awaits this coroutine's result, so the error would be lost
             if not (isinstance(error, Exception) or is_cpu_limit(error)):
                 raise
             self._log("internal-error", error)
 
     async def store_first(self) -> None:
-        """Store it before anything is served. Raises UpstreamError, and what the storage raises."""
+        """Store the blob before any byte is served. Raises UpstreamError and the storage's errors."""
         try:
             async with self._passing:
                 await self._store()
@@ -85,7 +86,7 @@ class BlobCopy:
 
             await through_pipe(self._platform, size, write, store)
             return
-        # As if it were pushed in one chunk: nobody knows its length, or it is too long for one put.
+        # The length is unknown, or too long for one put: store the blob like an upload of one chunk.
         async with Upload(self._platform, self._name, new_uuid(self._platform)) as upload:
             entry = (await upload.append(State(), source, None)).entry
             if entry is None:
@@ -104,7 +105,7 @@ class BlobCopy:
 
 
 class _Passing:
-    """The upstream's bytes as a source: what is read of it was passed on to the client."""
+    """The upstream's bytes as a source, which sends the bytes to the client before its reader gets them."""
 
     def __init__(self, platform: Platform, answer: Answer, client: Pipe | None, digest: Digest, timeout: int) -> None:
         self._platform = platform
@@ -115,22 +116,23 @@ class _Passing:
         self._timeout = timeout
         self._digester = platform.streams.digester(digest.algorithm)
         self._taken = 0  # bytes
-        self._is_over = False  # all was read and looked at, or it broke
-        self._is_served = client is None  # the client has all of it, or is gone, or there is none
-        self._left: float | None = None  # when the client went away, in seconds since the epoch
-        self._asked: float | None = None  # since when the upstream is waited for
-        self._sent: float | None = None  # since when the client is waited for
-        self._reason: str | None = None  # why it was given up
-        # A reader that is cancelled leaves a read behind, whose bytes come before those of the next one.
+        self._is_over = False  # the last byte was read and verified, or the copy failed
+        self._is_served = client is None  # the client has all bytes or disconnected, or there is no client
+        # Times are in seconds since the epoch.
+        self._left: float | None = None  # when the client disconnected
+        self._asked: float | None = None  # when the pending read of the upstream began
+        self._sent: float | None = None  # when the pending write to the client began
+        self._reason: str | None = None  # why the copy was given up
+        # The read of a cancelled reader continues, and its bytes come before those of the next read.
         self._reading = asyncio.Lock()
 
     async def __aenter__(self) -> Self:
-        """Watch over it."""
+        """Start the watch for timeouts."""
         self._watching = asyncio.ensure_future(self._watch())
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        """Free the connection; a client that did not get all of it sees its download break."""
+        """Close the connection to the upstream. If the client lacks bytes, its download breaks."""
         self._watching.cancel()
         await self._source.cancel()
         async with self._reading:
@@ -143,11 +145,11 @@ class _Passing:
 
     @property
     def has_client(self) -> bool:
-        """Whether somebody still listens."""
+        """Whether the client still reads."""
         return not self._is_served
 
     async def fill(self, buffer: Buffer, start: int, stop: int) -> int:
-        """Read, pass on, return. Raises WebError when the upstream breaks off, or sent something else."""
+        """Read bytes and send them to the client. Raises WebError if the upstream breaks off or sends wrong bytes."""
         async with self._reading:
             at = start
             while at < stop and not self._is_over:
@@ -171,13 +173,13 @@ class _Passing:
         return count
 
     async def finish(self) -> None:
-        """After the last byte; an empty blob has none, and was not read."""
+        """Verify the digest, unless the last read did: an empty blob is never read."""
         async with self._reading:
             if not self._is_over:
                 await self._pass_last(None)
 
     async def _pass_last(self, content: Content | None) -> None:
-        """Pass the last bytes on, once it is known that all of them are right."""
+        """Verify size and digest, then send the last bytes to the client."""
         self._is_over = True
         if content is not None:
             await self._digester.update(content)
@@ -185,7 +187,7 @@ class _Passing:
         if self.size not in (None, self._taken):
             raise WebError(f"broke off after {self._taken} of {self.size} bytes")
         if digest != self._expected:
-            raise WebError("sent other bytes than those of the digest")
+            raise WebError("sent bytes that do not match the digest")
         if content is not None:
             await self._pass(content)
         if self._client is not None and not self._is_served:
@@ -205,22 +207,22 @@ class _Passing:
             self._sent = None
 
     async def read(self, limit: int) -> bytes:
-        """Nobody reads a blob into Python."""
+        """Refuse: no blob is read into Python's memory."""
         raise NotImplementedError
 
     async def cancel(self) -> None:
-        """Give up what was not read."""
+        """Cancel the rest of the body."""
         await self._source.cancel()
 
     async def _watch(self) -> None:
-        """Give up an upstream that is too slow, and a copy that takes too long without its client."""
+        """Give up a copy if the upstream is too slow, or if it takes too long after the client disconnected."""
         while self._reason is None:
             await self._platform.sleep(_WATCH_SECONDS)
             now = self._platform.now()
             if self._sent is not None and now - self._sent >= ANSWER_SECONDS and self._client is not None:
-                await self._client.abort()  # its buffer is wanted; the copy goes on
+                await self._client.abort()  # frees the buffer that a slow client holds; the copy continues
             if self._asked is not None and now - self._asked >= self._timeout:
-                self._reason = f"sent next to nothing for {self._timeout} seconds"
+                self._reason = f"sent too little in {self._timeout} seconds"
             elif self._left is not None and now - self._left >= GRACE_SECONDS:
-                self._reason = "the client went away, and the rest takes too long"
+                self._reason = "the client disconnected, and the rest takes too long"
         await self._source.cancel()

@@ -1,6 +1,6 @@
-"""Credentials for other registries: Basic, tokens of a token server, passwords of Amazon ECR.
+"""Credentials for upstream registries: Basic, tokens of a token server, passwords of Amazon ECR.
 
-Only for pulls. The password goes to the upstream's own origin and to its token server, and nowhere else.
+They are used only for pulls. Only the upstream's own origin and its token server get the password.
 """
 
 import base64
@@ -20,10 +20,10 @@ from registry.upstream.upstreams import Auth, Upstream
 _DENIALS = frozenset({401, 403})
 _MAX_TOKEN_ANSWER = 64 * 1024  # bytes
 _DEFAULT_TOKEN_SECONDS = 60  # token specification: "expires_in ... If omitted, this defaults to 60 seconds"
-_MARGIN = 10  # seconds before its end at which a token is not used any more
+_MARGIN = 10  # seconds before its expiry from which a token is not used any more
 _MAX_TOKEN_SECONDS = 24 * 3600
 _MAX_TOKENS = 200
-# What a header may have: other characters end in the runtime's log. 16 KiB are more than any registry's.
+# The characters that a header may have: with others the runtime would log the token. No registry's token has 16 KiB.
 _TOKEN = re.compile(r"[\x21-\x7e]{1,16384}", re.ASCII)
 
 
@@ -34,7 +34,7 @@ class _Token:
 
 
 class Credentials:
-    """Keeps tokens for the life of the isolate."""
+    """Gets credentials. Keeps tokens for the life of the isolate."""
 
     def __init__(self, platform: Platform, exchange: Exchange) -> None:
         self._platform = platform
@@ -42,14 +42,14 @@ class Credentials:
         self._tokens: dict[tuple[str, str, str], _Token] = {}
 
     def known(self, upstream: Upstream, name: RepositoryName) -> str | None:
-        """The Authorization header to begin with; None to ask without one."""
+        """Return the Authorization header of the first request; None to send the request without one."""
         token = self._tokens.get(_key(upstream, name))
         if token is not None and token.expires > self._platform.now():
             return token.authorization
         return _basic(upstream) if upstream.auth is Auth.BASIC else None
 
     async def obtain(self, upstream: Upstream, name: RepositoryName, challenge: str) -> str:
-        """The Authorization header that the upstream asks for in its challenge. Raises UpstreamError."""
+        """Return the Authorization header that answers the upstream's challenge. Raises UpstreamError."""
         token = await self._authorise(upstream, name, challenge)
         if len(self._tokens) >= _MAX_TOKENS:
             self._tokens.clear()
@@ -57,11 +57,11 @@ class Credentials:
         return token.authorization
 
     def forget(self, upstream: Upstream, name: RepositoryName) -> None:
-        """The upstream denied access: its next answer may be to other credentials."""
+        """Drop the token after a denial, so that the next request gets new credentials."""
         self._tokens.pop(_key(upstream, name), None)
 
     async def _authorise(self, upstream: Upstream, name: RepositoryName, challenge: str) -> _Token:
-        """What the upstream asks for in its challenge."""
+        """Get the credentials for the first challenge that they can answer."""
         if upstream.auth is Auth.ECR:
             return await self._buy_ecr_password(upstream)
         for one in parse_challenges(challenge):
@@ -69,18 +69,18 @@ class Credentials:
                 return await self._fetch_token(upstream, name, one)
             if one.scheme == "basic" and upstream.username:
                 return _Token(_basic(upstream), float("inf"))
-        what = "other credentials than" if upstream.username else "credentials, and there are none in"
-        raise UpstreamError(upstream, f"asks for {what} REGISTRIES_JSON", is_denial=not upstream.username)
+        what = "of another type than those in" if upstream.username else "and has none in"
+        raise UpstreamError(upstream, f"asks for credentials {what} REGISTRIES_JSON", is_denial=not upstream.username)
 
     async def _fetch_token(self, upstream: Upstream, name: RepositoryName, challenge: Challenge) -> _Token:
-        """By GET, and where that is refused by POST, as OAuth2 has it. Never for more than pulling."""
+        """Request a pull token with GET; if the token server refuses, with POST (OAuth2)."""
         address = resolve(upstream, upstream.origin, challenge.parameters["realm"])
         realm = urlsplit(address)
         if origin_of(address) not in (upstream.origin, upstream.token_server):
-            # Who can change an answer on its way would else have our password sent to wherever they like.
+            # Otherwise an attacker who can change the upstream's answer could have the password sent to any host.
             raise UpstreamError(
                 upstream,
-                f"sends us for a token to {realm.netloc}, which REGISTRIES_JSON must name as token_server",
+                f"names the token server {realm.netloc}, which REGISTRIES_JSON must name as token_server",
             )
         asked = {"scope": f"repository:{name}:pull"}
         if "service" in challenge.parameters:
@@ -103,7 +103,7 @@ class Credentials:
         token = answer.get("token") or answer.get("access_token")
         if status != 200 or not isinstance(token, str) or _TOKEN.fullmatch(token) is None:
             is_refused = refusal == 401 and bool(upstream.username)
-            problem = "refuses our credentials" if is_refused else f"answered {refusal}"
+            problem = "refused the credentials in REGISTRIES_JSON" if is_refused else f"answered {refusal}"
             raise UpstreamError(
                 upstream,
                 f"gives no token: its token server {problem}",

@@ -1,4 +1,4 @@
-"""Amazon ECR: an access key buys a password for its registry, by GetAuthorizationToken.
+"""Amazon ECR: exchanges an access key for a password of its registry, with GetAuthorizationToken.
 
 The request is signed with Signature Version 4 (AWS, "Create a signed AWS API request").
 """
@@ -22,7 +22,7 @@ MAX_ANSWER = 64 * 1024  # bytes
 
 @dataclass(frozen=True, slots=True)
 class AccessKey:
-    """Who signs."""
+    """An AWS access key, which signs the request."""
 
     id: str
     secret: str
@@ -30,7 +30,7 @@ class AccessKey:
 
 @dataclass(frozen=True, slots=True)
 class SignedRequest:
-    """A POST, ready to be sent."""
+    """A signed POST request."""
 
     url: str
     headers: Mapping[str, str]
@@ -38,24 +38,24 @@ class SignedRequest:
 
 
 def region_of(host: str) -> str | None:
-    """The region of an ECR registry; None when the host is none."""
+    """Return the AWS region of an ECR registry; None if `host` is no ECR registry."""
     match = _HOST.fullmatch(host)
     return match[1] if match else None
 
 
 def token_request(host: str, key: AccessKey, now: float) -> SignedRequest:
-    """What asks for a password for the registry `host`; `now` is in seconds since the epoch."""
+    """Return the request for a password of the registry `host`; `now` is in seconds since the epoch."""
     match = _HOST.fullmatch(host)
     assert match is not None
     api = f"api.ecr.{match[1]}.amazonaws.com{match[2] or ''}"
     headers = {"content-type": "application/x-amz-json-1.1", "host": api, "x-amz-target": _ACTION}
     signed = _sign(key, match[1], headers, now)
-    del signed["host"]  # the runtime sends it
+    del signed["host"]  # the runtime adds this header
     return SignedRequest(f"https://{api}/", signed, _BODY)
 
 
 def _sign(key: AccessKey, region: str, headers: Mapping[str, str], now: float) -> dict[str, str]:
-    """The headers, names in lower case, with those that sign a POST of _BODY to "/"."""
+    """Return the headers, with those that sign a POST of _BODY to "/". Names are in lower case."""
     time = datetime.fromtimestamp(now, UTC).strftime("%Y%m%dT%H%M%SZ")
     day = time[:8]
     all_headers = dict(sorted({**headers, "x-amz-date": time}.items()))
@@ -81,7 +81,7 @@ def _sign(key: AccessKey, region: str, headers: Mapping[str, str], now: float) -
 
 
 def read_token(answer: bytes) -> tuple[str, float]:
-    """The value of an Authorization header, and until when it is good. Raises ValueError."""
+    """Return the value of the Authorization header and its expiry, in seconds since the epoch. Raises ValueError."""
     try:
         (data,) = read_json(answer, MAX_ANSWER)["authorizationData"][:1]
         token, expires = str(data["authorizationToken"]), float(data["expiresAt"])

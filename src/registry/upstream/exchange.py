@@ -1,4 +1,4 @@
-"""One request to another registry and its answer: within the upstream's time, and no more bytes than asked for."""
+"""One request to an upstream registry and its answer, limited by the upstream's timeout and a number of bytes."""
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -15,12 +15,12 @@ from registry.upstream.upstreams import Upstream
 
 T = TypeVar("T")
 
-# Some registries refuse clients that do not name themselves. A compressed answer has no length that could be checked.
+# Some registries refuse requests without a User-Agent. The length of a compressed answer cannot be verified.
 HEADERS = {"User-Agent": "r2-registry", "Accept-Encoding": "identity"}
 
 
 class UpstreamError(Exception):
-    """An upstream did not answer as it should. `reason` names it and says why, and repeats nothing that it sent."""
+    """An upstream failed. `reason` names the upstream and the failure, without any text that the upstream sent."""
 
     def __init__(
         self,
@@ -32,20 +32,20 @@ class UpstreamError(Exception):
         retry_after: str | None = None,
         status: int | None = None,
     ) -> None:
-        self.status = status  # of its answer, where that was the problem
+        self.status = status  # HTTP status, if that was the failure
         self.reason = f"{upstream.host} {reason}"
-        self.is_denial = is_denial  # it may have the thing, but not for us
+        self.is_denial = is_denial  # the upstream may have the content, but denies access to it
         self._problem = problem
         self._retry_after = retry_after
         super().__init__(self.reason)
 
     @classmethod
     def too_slow(cls, upstream: Upstream, seconds: float) -> Self:
-        """No answer in time."""
+        """Return the error for an upstream that did not answer within `seconds`."""
         return cls(upstream, f"did not answer within {seconds:g} seconds", problem=Problem.UPSTREAM_SLOW)
 
     def told(self, unknown: Problem) -> RegistryError:
-        """The same for the client, for whom `unknown` is what is not there."""
+        """Return the error for the client. After a denial it is `unknown`, as if the upstream had no such content."""
         if self.is_denial:
             return RegistryError(unknown, f"{unknown.message}; {self.reason}")
         headers = None if self._retry_after is None else {"Retry-After": self._retry_after}
@@ -54,11 +54,11 @@ class UpstreamError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """An upstream's answer. `size` is of the body in bytes, None when it did not say."""
+    """An upstream's answer. `size` is the size of the body in bytes, None if the upstream did not declare it."""
 
     status: int
     size: int | None
-    digest: str | None  # as it says
+    digest: str | None  # Docker-Content-Digest, unverified
     content_type: str | None
     content_range: str | None
     link: str | None
@@ -66,7 +66,7 @@ class Answer:
 
 
 class Exchange:
-    """Sends requests and reads answers. It follows no redirect and knows no credentials."""
+    """Sends requests and reads answers. Does not follow redirects or add credentials."""
 
     def __init__(self, platform: Platform) -> None:
         self._platform = platform
@@ -74,7 +74,10 @@ class Exchange:
     async def read(
         self, upstream: Upstream, answer: Answer, limit: int, take_room: Callable[[int], Awaitable[None]] | None = None
     ) -> bytes:
-        """A body of at most `limit` bytes; `take_room` gets the bytes that a large one takes. Raises UpstreamError."""
+        """Read a body of at most `limit` bytes. Raises UpstreamError.
+
+        `take_room` is called before a large body is read, with the bytes of memory that it needs.
+        """
         try:
             data = await self._in_time(upstream, answer.body.read(min(SMALL_DOCUMENT, limit + 1)))
             if len(data) == SMALL_DOCUMENT:
@@ -100,17 +103,17 @@ class Exchange:
     async def fetch(
         self, upstream: Upstream, method: str, url: str, headers: Mapping[str, str], body: str = ""
     ) -> WebResponse:
-        """The head of an answer. Raises UpstreamError."""
+        """Send a request and return the answer with its body unread. Raises UpstreamError."""
         try:
             return await self._in_time(upstream, self._platform.web.fetch(method, url, headers, body))
         except WebError:
             host = urlsplit(url).netloc
-            of_whom = "" if host == upstream.host else f": nothing came from {host}, where it sends us"
-            raise UpstreamError(upstream, f"cannot be reached{of_whom}") from None
+            referral = "" if host == upstream.host else f"refers to {host}, which "
+            raise UpstreamError(upstream, f"{referral}cannot be reached") from None
 
 
 def answer_of(response: WebResponse) -> Answer:
-    """An answer of the runtime as ours."""
+    """Convert an answer of the runtime."""
     length = response.header("content-length") or ""
     is_plain = (response.header("content-encoding") or "identity") == "identity"
     return Answer(
@@ -125,18 +128,21 @@ def answer_of(response: WebResponse) -> Answer:
 
 
 def origin_of(url: str) -> str:
-    """Scheme, host and port of a URL."""
+    """Return scheme, host and port of a URL."""
     parts = urlsplit(url)
     return f"{parts.scheme}://{parts.netloc}"
 
 
 def resolve(upstream: Upstream, base: str, address: str) -> str:
-    """An address that an upstream names. Raises UpstreamError unless it keeps secrets as the upstream's own does."""
+    """Return the absolute URL of `address`, which the upstream sent.
+
+    Raises UpstreamError unless it is an https URL. An http URL is allowed if the upstream's own is one.
+    """
     try:
         url = urljoin(base, address)
         parts = urlsplit(url)
     except ValueError:
-        raise UpstreamError(upstream, "sends us to what is no address") from None
+        raise UpstreamError(upstream, "refers to an invalid URL") from None
     if parts.scheme != "https" and not (parts.scheme == "http" and upstream.origin.startswith("http:")):
-        raise UpstreamError(upstream, "sends us to an insecure address")
+        raise UpstreamError(upstream, "refers to a URL that is not https")
     return url

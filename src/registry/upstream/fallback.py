@@ -1,6 +1,6 @@
-"""Pull fallback: what is not here is asked for at other registries, and copied into R2 on its way to the client.
+"""Pull fallback: gets missing content from upstream registries, and copies it into R2 while the client receives it.
 
-Only pulls come here. What a push asks for exists when it is in this bucket.
+Only pulls use it. For a push, content exists only if it is in this registry's bucket.
 """
 
 from collections.abc import Awaitable, Callable
@@ -27,7 +27,7 @@ _ACCEPT = {"Accept": ", ".join(PULLED_TYPES)}
 
 
 class PullFallback:
-    """Asks the upstreams in their order. Remembers for the life of the isolate when tags were compared."""
+    """Asks the upstreams in their order. Remembers for the life of the isolate when each tag was revalidated."""
 
     def __init__(
         self, platform: Platform, upstreams: tuple[Upstream, ...], before_first_write: Callable[[], Awaitable[None]]
@@ -42,7 +42,7 @@ class PullFallback:
 
     # ------------------------------------------------------------------ blobs
     async def blob_size(self, name: RepositoryName, digest: Digest) -> int | None:
-        """The size of a blob that an upstream has, in bytes; None when none has it."""
+        """Return the size in bytes of an upstream's blob; None if no upstream has the blob."""
 
         async def ask(upstream: Upstream, there: RepositoryName) -> int | None:
             answer = await self._client.ask(upstream, "HEAD", there, f"blobs/{digest}")
@@ -50,13 +50,13 @@ class PullFallback:
                 return None
             await answer.body.cancel()
             if answer.size is None:
-                raise UpstreamError(upstream, "does not say how large the blob is")
+                raise UpstreamError(upstream, "does not declare the size of the blob")
             return answer.size
 
         return await self._selection.first(name, digest, Problem.BLOB_UNKNOWN, ask)
 
     async def blob(self, name: RepositoryName, digest: Digest) -> BlobCopy | None:
-        """A blob that an upstream has, to be passed on and copied; None when none has it."""
+        """Begin the copy of an upstream's blob; return None if no upstream has the blob."""
         if self._selection.upstreams:
             await self._before_first_write()
 
@@ -67,7 +67,7 @@ class PullFallback:
         return await self._selection.first(name, digest, Problem.BLOB_UNKNOWN, ask)
 
     async def part(self, name: RepositoryName, digest: Digest, part: ByteRange, size: int) -> Source | None:
-        """Some bytes of a blob of `size` bytes: passed on, not copied. None when no upstream sends parts."""
+        """Return a range of an upstream's blob of `size` bytes, without copying it; None if no upstream sends it."""
         asked = content_range(part, size)
 
         async def ask(upstream: Upstream, there: RepositoryName) -> Source | None:
@@ -86,9 +86,10 @@ class PullFallback:
     async def manifest(
         self, name: RepositoryName, reference: Reference, stored: StoredObject | None
     ) -> Received | None:
-        """What is to be served instead of `stored`, which is what lies here, and was stored; None when that is right.
+        """Return the upstream's manifest if it must be served instead of `stored`, else None.
 
-        Raises what the client is told when an upstream fails and there is nothing to serve.
+        `stored` is this registry's own manifest, None if it has none. The returned manifest has been stored, unless R2
+        failed. Raises RegistryError for the client if an upstream fails and there is nothing to serve.
         """
         if stored is None:
             return await self._selection.first(
@@ -109,11 +110,11 @@ class PullFallback:
     async def _revalidate(
         self, upstream: Upstream, there: RepositoryName, name: RepositoryName, tag: Tag, stored: StoredObject
     ) -> Received | None:
-        """The manifest that the upstream's tag has moved to since."""
+        """Return the manifest that the upstream's tag now refers to; None if the stored one is to be served."""
         now = self._platform.now()
         if now - max(stored.uploaded, self._compared.get(stored.key, 0.0)) < upstream.revalidate:
             return None
-        # There is a copy: nobody had pushed to the repository before there were upstreams.
+        # The register is enough: a repository that has a copy had no pushes before upstreams were configured.
         if not upstream.pushed_repositories and (await gc_register.read(self._platform, name)).is_pushed:
             return None
         self._compared.note(stored.key, now)
@@ -150,7 +151,7 @@ class PullFallback:
         reference: Reference,
         known: StoredObject | None,
     ) -> Received | None:
-        """Fetch a manifest and store it; None when the upstream has none, or the one that is `known`."""
+        """Fetch a manifest and store it; return None if the upstream has none, or still has the `known` one."""
         with ExitStack() as leases:
             answer = await self._client.ask(upstream, "GET", there, f"manifests/{reference}", _ACCEPT)
             if answer is None:
@@ -164,13 +165,13 @@ class PullFallback:
             try:
                 received = manifests.receive_stored(data, media_type, reference)
             except RegistryError as error:
-                raise UpstreamError(upstream, f"sent no manifest of {reference}: {error.message}") from None
+                raise UpstreamError(upstream, f"sent an invalid manifest for {reference}: {error.message}") from None
             if known is not None and received.digest == known.checksum:
                 return None
             try:
                 await self._before_first_write()
                 await manifests.keep(self._platform, name, received, reference, upstream.origin, known)
             except (StorageError, RegistryError) as error:
-                # Ours failed: that is nothing to the client.
+                # Only this registry's copy failed: the client still gets the manifest.
                 log("copy-not-stored", repository=name, reference=str(reference), error=str(error))
             return received

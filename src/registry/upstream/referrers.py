@@ -1,8 +1,8 @@
-"""The referrers that an upstream has of a manifest: as its referrers API says, or the tag where clients keep them.
+"""Reads an upstream's referrers of a manifest, from its referrers API or from the tag in which clients keep a list.
 
-Spec, "Listing Referrers" and "Referrers Tag Schema". A copy of what it answered lies beside our own entries: a line for
-each, its digest and its descriptor. What it says of a referrer is believed as much as the referrer itself, which has a
-digest; of each descriptor only the members that a list shows are kept.
+Spec, "Listing Referrers" and "Referrers Tag Schema". A copy of the answer is stored beside this registry's own entries,
+with one line for each referrer: its digest and its descriptor. The upstream's descriptors are trusted like its
+manifests. A copied descriptor has only the members that a list of referrers shows.
 """
 
 import re
@@ -19,14 +19,14 @@ from registry.upstream.client import UpstreamClient
 from registry.upstream.exchange import Answer, UpstreamError
 from registry.upstream.upstreams import Upstream
 
-# Bytes of the descriptors of one subject that are kept: some thousand signatures, whose objects take a few MiB.
+# Bytes of the descriptors that are kept for one subject: some thousand signatures; as Python objects, a few MiB.
 MAX_KEPT = MAX_ANSWER // 4
-_MAX_PAGES = 20  # of one list: registries show 40 descriptors and more at once, and a request has 50 calls to others
-_MAX_QUERY = 2_048  # bytes of the query that leads to the next page
+_MAX_PAGES = 20  # of one list: registries show at least 40 descriptors per page, and a request may fetch 50 times
+_MAX_QUERY = 2_048  # bytes of the query of the next page
 _ACCEPT = {"Accept": OCI_INDEX}
 _NEXT = re.compile(r'<([^<>\s]{1,4096})>\s*;\s*rel="?next"?', re.ASCII | re.IGNORECASE)
 _PLAIN = re.compile(r"[\x21-\x7e]+", re.ASCII)
-# Statuses by which registries without a referrers API say so, beside 404.
+# Statuses besides 404 with which registries answer that do not have a referrers API.
 _NO_API = frozenset({400, 405, 406, 410, 415, 501})
 
 TakeRoom = Callable[[int], Awaitable[None]]
@@ -35,10 +35,10 @@ TakeRoom = Callable[[int], Awaitable[None]]
 async def fetch(
     client: UpstreamClient, upstream: Upstream, there: RepositoryName, subject: Digest, take_room: TakeRoom
 ) -> Mapping[Digest, str] | None:
-    """Descriptors of what names `subject`, as JSON; None when the upstream says nothing of it.
+    """Return the descriptors of the referrers of `subject`, as JSON; None if the upstream has no list of them.
 
-    An empty list of the API's does not end the search: a registry that learned the API lately may not know what lies in
-    tags. `take_room` is called before much memory is taken. Raises UpstreamError.
+    If the API's list is empty, the tag is read too: a registry that supports the API only since recently may not list
+    the referrers in tags. `take_room` is called before a large answer is read. Raises UpstreamError.
     """
     listed = await _ask_api(client, upstream, there, subject, take_room)
     if listed:
@@ -58,7 +58,7 @@ async def fetch(
 async def _ask_api(
     client: UpstreamClient, upstream: Upstream, there: RepositoryName, subject: Digest, take_room: TakeRoom
 ) -> dict[Digest, str] | None:
-    """What the referrers API says; None when there is none."""
+    """Return the answer of the referrers API; None if the upstream does not have the API."""
     found: dict[Digest, str] = {}
     query = ""
     for page in range(_MAX_PAGES):
@@ -72,7 +72,7 @@ async def _ask_api(
             if answer is not None:
                 await answer.body.cancel()
             if page:
-                raise UpstreamError(upstream, "broke its list of referrers off")
+                raise UpstreamError(upstream, "sent a list of referrers with a missing page")
             return None
         following = _next_query(answer)
         is_full = _add(found, upstream, await client.read(upstream, answer, MAX_ANSWER, take_room))
@@ -88,7 +88,7 @@ def _is_index(answer: Answer) -> bool:
 
 
 def _next_query(answer: Answer) -> str | None:
-    """Where the list goes on: the query alone counts, so that no Link leads elsewhere."""
+    """Return the query of the next page. The rest of the Link is ignored, so that it cannot name another host."""
     match = _NEXT.search(answer.link or "")
     try:
         query = "" if match is None else urlsplit(match[1]).query
@@ -98,16 +98,16 @@ def _next_query(answer: Answer) -> str | None:
 
 
 def _add(found: dict[Digest, str], upstream: Upstream, data: bytes) -> bool:
-    """Add the descriptors of an index to those that were `found`; whether there is no room for more."""
+    """Add the descriptors of an index to `found`; return True if MAX_KEPT is reached."""
     try:
         document = read_json(data, MAX_ANSWER, MAX_DEPTH)
     except ValueError as error:
-        raise UpstreamError(upstream, f"sent no list of referrers: it {error}") from None
+        raise UpstreamError(upstream, f"sent an invalid list of referrers: it {error}") from None
     items = document.get("manifests", []) if isinstance(document, dict) else {}
     if items is None:
-        items = []  # as Go's servers write an empty list
+        items = []  # servers in Go write null for an empty list
     if not isinstance(items, list):
-        raise UpstreamError(upstream, "sent no list of referrers: it is no index")
+        raise UpstreamError(upstream, "sent an invalid list of referrers: it is not an index")
     size = sum(map(len, found.values()))
     for item in items:
         digest, text = _descriptor(item) or (None, "")
@@ -122,7 +122,7 @@ def _add(found: dict[Digest, str], upstream: Upstream, data: bytes) -> bool:
 
 
 def _descriptor(item: object) -> tuple[Digest, str] | None:
-    """A descriptor's digest, and what is shown of it; None for what is none."""
+    """Return a descriptor's digest, and the JSON of its shown members; None if the descriptor is invalid."""
     if not isinstance(item, dict):
         return None
     media_type, digest, size = item.get("mediaType"), item.get("digest"), item.get("size")
@@ -146,12 +146,12 @@ def _descriptor(item: object) -> tuple[Digest, str] | None:
 
 
 def pack(found: Mapping[Digest, str]) -> bytes:
-    """The copy of a list, in the order of the digests. No older version takes it for a descriptor."""
+    """Serialize a list, in the order of the digests. Older versions do not mistake the result for a descriptor."""
     return "\n".join(sorted(f"{digest} {text}" for digest, text in found.items())).encode()
 
 
 def unpack(data: bytes) -> Iterator[tuple[str, str]]:
-    """The digests of a copy with their descriptors, in order."""
+    """Yield the digests and descriptors of a serialized list, in order."""
     for line in data.decode(errors="replace").split("\n"):
         digest, space, text = line.partition(" ")
         if space:

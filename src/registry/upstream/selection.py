@@ -1,4 +1,4 @@
-"""Which upstream answers for a repository, and which repositories no upstream answers for."""
+"""Selects the upstreams that are asked for a repository. By default none is asked for a repository with pushes."""
 
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
@@ -15,15 +15,15 @@ T = TypeVar("T")
 _K = TypeVar("_K", bound=str)
 
 _FOR_EVER = float("inf")
-_REMEMBERED = 10_000  # keys, and repositories
-_NOT_PUSHED_SECONDS = 30  # for which a repository is taken for one that nobody has pushed to
+_REMEMBERED = 10_000  # entries of one `Times`
+_NOT_PUSHED_SECONDS = 30  # for which the finding that a repository has no pushes is remembered
 
 
 class Times(dict[_K, float]):
-    """When something was, in seconds since the epoch; of the latest ones only."""
+    """Times of events by key, in seconds since the epoch. Forgets all of them when it is full."""
 
     def note(self, key: _K, when: float) -> None:
-        """Remember one."""
+        """Remember the time of an event."""
         if len(self) >= _REMEMBERED:
             self.clear()
         self[key] = when
@@ -35,16 +35,20 @@ class Selection:
     def __init__(self, platform: Platform, upstreams: tuple[Upstream, ...]) -> None:
         self._platform = platform
         self.upstreams = upstreams
-        self._pushed = Times[RepositoryName]()  # those nobody pushed to, until when; those somebody did: for ever
+        # With pushes: _FOR_EVER. Without: the time until which that finding is remembered.
+        self._pushed = Times[RepositoryName]()
 
     async def note_push(self, name: RepositoryName) -> None:
-        """A manifest was pushed: from now on no upstream answers for the repository."""
+        """Note that a manifest was pushed: from now on only upstreams with `pushed_repositories` are asked."""
         if self.upstreams and self._pushed.get(name) != _FOR_EVER:
             is_noted = await gc_register.note_push(self._platform, name)
             self._pushed.note(name, _FOR_EVER if is_noted else 0.0)
 
     async def may_answer(self, upstream: Upstream, name: RepositoryName) -> bool:
-        """Whether an upstream is asked for a repository: somebody else may have one of the same name there."""
+        """Whether the upstream may be asked for a repository.
+
+        The upstream's repository of the same name may belong to somebody else, so it must not add to a pushed one.
+        """
         if upstream.pushed_repositories:
             return True
         until = self._pushed.get(name, 0.0)
@@ -61,9 +65,11 @@ class Selection:
         unknown: Problem,
         ask: Callable[[Upstream, RepositoryName], Awaitable[T | None]],
     ) -> T | None:
-        """What the first upstream that has it answers; raises what the client is told when none has and one failed.
+        """Return the first result of `ask` that is not None; None if no upstream has the content.
 
-        A tag stops at an upstream that fails: the next one may have something else of the same name.
+        Raises RegistryError for the client if no upstream has the content and one of them failed; `unknown` is the
+        error after a denial. The search for a tag ends at an upstream that fails, because the next one may have another
+        image under the same name.
         """
         failure: UpstreamError | None = None
         for upstream in self.upstreams:

@@ -1,4 +1,4 @@
-"""Other registries behind this one: REGISTRIES_JSON, as serverless-registry has it, and more."""
+"""The setting REGISTRIES_JSON: upstream registries, in the format of serverless-registry with additional members."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -11,13 +11,13 @@ from registry.spec.errors import RegistryError
 from registry.spec.names import RepositoryName, parse_name
 from registry.upstream import ecr
 
-DEFAULT_REVALIDATE = 300  # seconds after which the tag of a copy is compared with the upstream's
-DEFAULT_TIMEOUT = 30  # seconds that an upstream may take to begin an answer, or to go on with it
+DEFAULT_REVALIDATE = 300  # seconds after which a copied tag is compared with the upstream's
+DEFAULT_TIMEOUT = 30  # seconds that an upstream may take to begin an answer, or to continue it
 _MAX_TIMEOUT = 300
 _MAX_REVALIDATE = 365 * 24 * 3600
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 DOCKER_HUB = "https://registry-1.docker.io"
-# Registries whose tokens come from another host than their own: for others `token_server` names it.
+# Registries whose token server is another host. For registries that are not listed, `token_server` names it.
 _TOKEN_SERVERS = {
     DOCKER_HUB: "https://auth.docker.io",
     "https://docker.elastic.co": "https://docker-auth.elastic.co",
@@ -44,41 +44,41 @@ _MEMBERS = (
 class Auth(Enum):
     """How to authenticate to an upstream."""
 
-    CHALLENGE = "challenge"  # as its answer of 401 asks for
-    BASIC = "basic"  # with every request, whatever it asks for
-    ECR = "ecr"  # Amazon's: user name and password are an access key, which buys a password of twelve hours
+    CHALLENGE = "challenge"  # as the challenge of its 401 answer requires
+    BASIC = "basic"  # Basic with every request, even without a challenge
+    ECR = "ecr"  # Amazon ECR: user name and password are an access key, exchanged for a password of twelve hours
 
 
 @dataclass(frozen=True, slots=True)
 class Upstream:
-    """A registry that is asked for what is not here."""
+    """An upstream registry, which is asked for content that this registry does not have."""
 
     origin: str  # scheme, host and port
-    folder: str  # that all names there begin with: "" or with "/" at its end
+    folder: str  # beginning of all repository names at the upstream: "" or with "/" at its end
     username: str
     password: str
     auth: Auth
-    prefix: str  # that names here begin with, and there do not: "" or with "/" at its end
-    include: tuple[Glob, ...]  # names there; none: all
+    prefix: str  # beginning of the names in this registry, not part of the upstream's: "" or with "/" at its end
+    include: tuple[Glob, ...]  # globs of the upstream's names; empty: all names
     exclude: tuple[Glob, ...]
     revalidate: int  # seconds
     serve_stale: bool
     timeout: int  # seconds
-    token_server: str  # the origin that may ask for its credentials beside itself
-    pushed_repositories: bool  # whether it is also asked for repositories that were pushed to here
+    token_server: str  # the origin that gets the credentials besides the upstream itself
+    pushed_repositories: bool  # whether it is also asked for repositories to which clients pushed in this registry
 
     @property
     def has_limits(self) -> bool:
-        """Whether somebody said which repositories it is asked for."""
+        """Whether the setting limits the repositories for which the upstream is asked."""
         return bool(self.prefix or self.include)
 
     @property
     def host(self) -> str:
-        """For messages."""
+        """Host and port, for messages."""
         return urlsplit(self.origin).netloc
 
     def name_there(self, name: RepositoryName) -> RepositoryName | None:
-        """What the upstream calls the repository `name`; None when it is not to be asked for it."""
+        """Return the upstream's name of the repository `name`; None if the upstream is not asked for it."""
         if not name.startswith(self.prefix):
             return None
         there = self.folder + name.removeprefix(self.prefix)
@@ -93,7 +93,7 @@ class Upstream:
 
 
 def parse_upstreams(text: str, variable: Callable[[str], str | None]) -> tuple[Upstream, ...]:
-    """The value of REGISTRIES_JSON; `variable` gives the secrets that it names. Raises ValueError with a sentence."""
+    """Parse REGISTRIES_JSON; `variable` returns a secret by its name. Raises ValueError with a sentence."""
     return parse_list(
         text,
         "registry",
@@ -110,7 +110,7 @@ def _parse(entry: object, variable: Callable[[str], str | None]) -> Upstream:
     if auth is not Auth.CHALLENGE and not username:
         raise ValueError(f'auth "{auth.value}" needs username and password_env')
     if auth is Auth.ECR and ecr.region_of(urlsplit(origin).hostname or "") is None:
-        raise ValueError('auth "ecr" is for <account>.dkr.ecr.<region>.amazonaws.com')
+        raise ValueError('auth "ecr" is only for <account>.dkr.ecr.<region>.amazonaws.com')
     return Upstream(
         origin,
         folder,
@@ -131,12 +131,12 @@ def _parse(entry: object, variable: Callable[[str], str | None]) -> Upstream:
 def _parse_url(text: object) -> tuple[str, str]:
     url = urlsplit(text if isinstance(text, str) else "")
     if not _is_address(url):
-        raise ValueError("registry is the https URL of a registry: https://registry.example.com")
+        raise ValueError("registry must be the https URL of a registry, as in https://registry.example.com")
     if f".{url.hostname}".endswith(".docker.io"):
-        return DOCKER_HUB, ""  # Docker itself calls it https://index.docker.io/v1/
+        return DOCKER_HUB, ""  # Docker's own configuration has https://index.docker.io/v1/
     folder = url.path.strip("/")
     if folder and not _is_name(folder):
-        raise ValueError("the path of registry is the beginning of its repository names, as in https://gcr.io/project")
+        raise ValueError("the path of registry must begin its repository names, as in https://gcr.io/project")
     return f"{url.scheme}://{url.netloc}", f"{folder}/" if folder else ""
 
 
@@ -150,7 +150,7 @@ def _token_server(entry: Mapping[str, object], origin: str) -> str:
     url = urlsplit(value if isinstance(value, str) else "")
     if not _is_address(url) or url.path.strip("/"):
         raise ValueError(
-            "token_server is the https origin of the server that gives its tokens: https://auth.example.com"
+            "token_server must be the https origin of the registry's token server, as in https://auth.example.com"
         )
     return f"{url.scheme}://{url.netloc}"
 
@@ -158,14 +158,14 @@ def _token_server(entry: Mapping[str, object], origin: str) -> str:
 def _credentials(entry: Mapping[str, object], variable: Callable[[str], str | None]) -> tuple[str, str]:
     username, password_env = entry.get("username", ""), entry.get("password_env", "")
     if not isinstance(username, str) or not isinstance(password_env, str):
-        raise ValueError("username and password_env are strings")
+        raise ValueError("username and password_env must be strings")
     if bool(username) != bool(password_env):
-        raise ValueError("username and password_env go together; without both the registry is asked anonymously")
-    # What `echo` and `base64` put behind a secret is not part of it; line ends within are Google's affair.
+        raise ValueError("set both username and password_env, or neither for anonymous pulls")
+    # `echo` and `base64` append a line end to a secret. Line ends within it stay: base64 wraps Google's JSON keys.
     password = (variable(password_env) or "").strip() if password_env else ""
     if password_env and not password:
-        # Not what it names: who wrote the password itself there shall not find it in the log.
-        raise ValueError("the secret that password_env names is not set: password_env is a name, not the password")
+        # The message does not repeat the value: it may be a password, and the message is logged.
+        raise ValueError("password_env must be the name of a secret that is set, not the password itself")
     return username, password
 
 
@@ -173,14 +173,14 @@ def _auth(value: object) -> Auth:
     try:
         return Auth(value)
     except ValueError:
-        raise ValueError(f"auth is one of {', '.join(auth.value for auth in Auth)}") from None
+        raise ValueError(f"auth must be one of {', '.join(auth.value for auth in Auth)}") from None
 
 
 def _prefix(value: object) -> str:
     if value == "":
         return ""
     if not isinstance(value, str) or not _is_name(value.removesuffix("/")):
-        raise ValueError("prefix is the beginning of repository names: whole segments")
+        raise ValueError("prefix must be the first segments of repository names, as in mirror or mirror/hub")
     return f"{value.removesuffix('/')}/"
 
 
@@ -195,12 +195,12 @@ def _is_name(text: str) -> bool:
 def _globs(entry: Mapping[str, object], member: str) -> tuple[Glob, ...]:
     value = entry.get(member, [])
     if not isinstance(value, list):
-        raise ValueError(f"{member} is a list of globs of the registry's own repository names")
+        raise ValueError(f"{member} must be a list of globs of the upstream's repository names")
     return tuple(parse_repository_glob(glob) for glob in value)
 
 
 def _switch(entry: Mapping[str, object], member: str, *, default: bool) -> bool:
     value = entry.get(member, default)
     if not isinstance(value, bool):
-        raise ValueError(f"{member} is true or false")
+        raise ValueError(f"{member} must be true or false")
     return value

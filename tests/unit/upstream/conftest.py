@@ -9,7 +9,7 @@ from tests.unit.upstream.support import LAYERS, NAME, with_upstreams
 
 @pytest.fixture
 def upstream() -> FakeUpstream:
-    """Another registry, with an image of three layers."""
+    """An upstream registry, with an image of three layers."""
     upstream = FakeUpstream()
     upstream.push(NAME, "1", LAYERS)
     return upstream
@@ -17,7 +17,7 @@ def upstream() -> FakeUpstream:
 
 @pytest.fixture
 def registry(upstream: FakeUpstream) -> FakeRegistry:
-    """A registry with that one behind it."""
+    """A registry with that upstream."""
     registry = with_upstreams({"registry": UPSTREAM})
     registry.web.servers[UPSTREAM] = upstream
     return registry

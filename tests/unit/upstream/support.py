@@ -1,4 +1,4 @@
-"""Upstreams and what is pulled through them."""
+"""Helpers of the tests: registries with upstreams, and pulls through them."""
 
 import json
 import random
@@ -18,7 +18,7 @@ NAME = "team/app"
 
 
 def with_upstreams(*entries: Mapping[str, Any], **variables: str) -> FakeRegistry:
-    """A registry with these behind it."""
+    """Return a registry with these entries of REGISTRIES_JSON."""
     values = {**VARIABLES, "REGISTRIES_JSON": json.dumps(entries), **variables}
     settings = read_settings(values.get)
     assert len(settings.upstreams) == len(entries)
@@ -26,18 +26,18 @@ def with_upstreams(*entries: Mapping[str, Any], **variables: str) -> FakeRegistr
 
 
 async def get(registry: FakeRegistry, path: str, method: str = "GET", **headers: str) -> Answer:
-    """A pull by an account that may only pull."""
+    """Pull as an account that may only pull."""
     sent = {name.replace("_", "-"): value for name, value in headers.items()}
     return await registry.call(method, f"/v2/{NAME}/{path}", headers=sent, user=("reader", "looks-only"))
 
 
 async def blob(registry: FakeRegistry, data: bytes, method: str = "GET", **headers: str) -> Answer:
-    """The same for a blob."""
+    """Pull a blob as that account."""
     return await get(registry, f"blobs/{digest_of(data)}", method, **headers)
 
 
 def holds_only_verified_bytes(registry: FakeRegistry) -> None:
-    """Whatever lies under a digest has it; links lead to data, and no data lies about."""
+    """Assert that all stored objects match their digests, all links lead to data, and no data lacks a link."""
     check_links(registry)
     targets = {found.attributes.metadata.get("target") for found in registry.bucket.objects.values()}
     for key, stored in registry.bucket.objects.items():

@@ -1,4 +1,4 @@
-"""How upstreams are asked: which credentials go where, tokens, redirects."""
+"""Requests to upstreams: credentials and the hosts that get them, tokens, redirects."""
 
 import base64
 import json
@@ -20,10 +20,10 @@ BEARER = f'Bearer realm="{TOKEN_SERVER}/token",service="up.example",scope="repos
 
 
 class World:
-    """A registry, the one behind it, and its token server."""
+    """A registry, its upstream, and the upstream's token server."""
 
     def __init__(self, entry: Mapping[str, Any], **token_server: Any) -> None:
-        """Everything runs."""
+        """Start all three."""
         self.upstream = FakeUpstream()
         self.upstream.push("team/app", "1", [LAYER])
         self.upstream.push("team/other", "1", [LAYER])
@@ -32,27 +32,27 @@ class World:
         self.registry.web.servers |= {UPSTREAM: self.upstream, TOKEN_SERVER: self.tokens}
 
     async def get(self, name: str = "team/app", path: str = f"blobs/{digest_of(LAYER)}") -> int:
-        """Pull; what was copied is forgotten again."""
+        """Pull, then delete the copy."""
         answer = await self.registry.call("GET", f"/v2/{name}/{path}")
         for key in self.registry.bucket.keys(name):
             del self.registry.bucket.objects[key]
         return answer.status
 
     def sent(self, origin: str) -> list[str | None]:
-        """The Authorization of each request to an origin."""
+        """Return the Authorization header of each request to an origin."""
         return [one.headers.get("authorization") for one in self.registry.web.requests if one.origin == origin]
 
 
 # ------------------------------------------------------------------ credentials
 async def test_nothing_is_sent_unasked() -> None:
-    """A registry that asks for nothing gets no password."""
+    """An upstream that sends no challenge gets no password."""
     world = World(NAMED)
     assert await world.get() == 200
     assert world.sent(UPSTREAM) == [None]
 
 
 async def test_basic() -> None:
-    """After the challenge; from then on at once, for this repository."""
+    """Basic credentials are sent after the challenge, and then with every request for this repository."""
     world = World(NAMED)
     world.upstream.challenge = 'Basic realm="there"'
     world.upstream.accepted = {basic("me", "s3cret")}
@@ -62,7 +62,7 @@ async def test_basic() -> None:
 
 
 async def test_basic_without_a_challenge() -> None:
-    """`auth` "basic": some answer 404 to strangers, or a page."""
+    """`auth` "basic" is for registries that answer anonymous requests with 404 or a page instead of a challenge."""
     world = World({**NAMED, "auth": "basic"})
     world.upstream.quirk = lambda request, reply: reply if "authorization" in request.headers else Reply(404)
     assert await world.get() == 200
@@ -71,7 +71,7 @@ async def test_basic_without_a_challenge() -> None:
 
 @pytest.mark.parametrize("users", [{}, {"me": "s3cret"}], ids=["anonymous", "named"])
 async def test_bearer_by_get(users: dict[str, str]) -> None:
-    """A token for pulling this repository, whatever the challenge suggests, kept until it expires."""
+    """The token is for pulls of this repository, whatever the challenge's scope is, and is kept until it expires."""
     world = World(NAMED if users else {"registry": UPSTREAM}, users=users)
     world.upstream.challenge = BEARER
     for _ in range(3):
@@ -87,7 +87,7 @@ async def test_bearer_by_get(users: dict[str, str]) -> None:
 
 
 async def test_bearer_by_post() -> None:
-    """Where GET is refused: OAuth2, with the password in the body and never in the URL."""
+    """If the token server refuses GET, OAuth2 is used, with the password in the body and never in the URL."""
     world = World(NAMED, users={"me": "s3cret"}, takes_get=False)
     world.upstream.challenge = BEARER
     assert await world.get() == 200
@@ -99,7 +99,7 @@ async def test_bearer_by_post() -> None:
 
 @pytest.mark.parametrize(("expires_in", "used_after"), [(None, 45), (300, 285)])
 async def test_tokens_expire(expires_in: int | None, used_after: int) -> None:
-    """After `expires_in`, which is 60 seconds when the server does not say."""
+    """Tokens expire after `expires_in`, by default after 60 seconds."""
     world = World({"registry": UPSTREAM}, expires_in=expires_in)
     world.upstream.challenge = BEARER
     assert await world.get() == 200
@@ -112,7 +112,7 @@ async def test_tokens_expire(expires_in: int | None, used_after: int) -> None:
 
 
 async def test_a_token_that_is_refused_is_replaced_once() -> None:
-    """The server forgot it: another one; refused again, it is a denial."""
+    """A refused token is replaced by a new one; a second refusal is a denial."""
     world = World({"registry": UPSTREAM})
     world.upstream.challenge = BEARER
     assert await world.get() == 200
@@ -135,7 +135,7 @@ async def test_a_token_that_is_refused_is_replaced_once() -> None:
     ],
 )
 async def test_odd_challenges(challenge: str, url: str) -> None:
-    """Unquoted, after another one that we cannot answer, with a query, relative."""
+    """The realm is unquoted, follows an unsupported challenge, has a query, or is relative."""
     world = World({"registry": UPSTREAM})
     world.upstream.challenge = challenge
 
@@ -153,30 +153,30 @@ async def test_odd_challenges(challenge: str, url: str) -> None:
 @pytest.mark.parametrize(
     ("challenge", "entry", "status", "message"),
     [
-        ('Basic realm="x"', {"registry": UPSTREAM}, 404, "there are none in REGISTRIES_JSON"),
-        ("Negotiate", NAMED, 502, "asks for other credentials"),
-        ("", NAMED, 502, "asks for other credentials"),
-        ('Bearer realm="http://insecure.example/token"', NAMED, 502, "insecure"),
-        ('Bearer realm="https://["', NAMED, 502, "no address"),
-        ('Bearer realm="https://nobody.example/t"', NAMED, 502, "for a token to nobody.example, which REGISTRIES_JSON"),
-        ('Bearer realm="https://up.example.evil/t"', NAMED, 502, "to up.example.evil, which REGISTRIES_JSON"),
-        ('Bearer realm="//evil.example/t"', NAMED, 502, "to evil.example, which REGISTRIES_JSON"),
+        ('Basic realm="x"', {"registry": UPSTREAM}, 404, "asks for credentials and has none in REGISTRIES_JSON"),
+        ("Negotiate", NAMED, 502, "asks for credentials of another type"),
+        ("", NAMED, 502, "asks for credentials of another type"),
+        ('Bearer realm="http://insecure.example/token"', NAMED, 502, "not https"),
+        ('Bearer realm="https://["', NAMED, 502, "invalid URL"),
+        ('Bearer realm="https://nobody.example/t"', NAMED, 502, " nobody.example, which REGISTRIES_JSON"),
+        ('Bearer realm="https://up.example.evil/t"', NAMED, 502, " up.example.evil, which REGISTRIES_JSON"),
+        ('Bearer realm="//evil.example/t"', NAMED, 502, " evil.example, which REGISTRIES_JSON"),
         ('Bearer realm="https://auth.example@evil.example/t"', NAMED, 502, "@evil.example, which REGISTRIES_JSON"),
-        ('Bearer realm="https://auth.example:8443/t"', NAMED, 502, "to auth.example:8443, which REGISTRIES_JSON"),
+        ('Bearer realm="https://auth.example:8443/t"', NAMED, 502, " auth.example:8443, which REGISTRIES_JSON"),
         (
             'Bearer realm="https://silent.example/t"',
             {**NAMED, "token_server": "https://silent.example"},
             502,
-            "cannot be reached: nothing came from silent.example",
+            "refers to silent.example, which cannot be reached",
         ),
-        (BEARER, {**NAMED, "username": "you"}, 502, "refuses our credentials"),
+        (BEARER, {**NAMED, "username": "you"}, 502, "refused the credentials in REGISTRIES_JSON"),
         (BEARER, {"registry": UPSTREAM}, 404, "gives no token: its token server answered 401"),
     ],
 )
 async def test_credentials_that_do_not_do(
     challenge: str, entry: Mapping[str, Any], status: int, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The answer says what the operator has to mend; neither it nor the log has the password."""
+    """The answer says what the operator must correct; neither the answer nor the log has the password."""
     world = World(entry, users={"me": "s3cret"})
     world.upstream.challenge = challenge
     answer = await world.registry.call("GET", f"/v2/team/app/blobs/{digest_of(LAYER)}")
@@ -199,7 +199,7 @@ async def test_credentials_that_do_not_do(
     ],
 )
 async def test_a_token_server_that_gives_none(reply: Reply) -> None:
-    """502."""
+    """The answer is 502 if the token server gives no token."""
     world = World({"registry": UPSTREAM})
     world.upstream.challenge = BEARER
 
@@ -212,7 +212,7 @@ async def test_a_token_server_that_gives_none(reply: Reply) -> None:
 
 # ------------------------------------------------------------------ redirects
 async def test_credentials_stay_where_they_belong() -> None:
-    """A redirect to a store is followed without them: it has its own in the URL, which is left as it is."""
+    """A redirect to a storage host is followed without credentials: its URL has its own, and is not changed."""
     world = World(NAMED)
     world.upstream.challenge = 'Basic realm="there"'
     world.upstream.accepted = {basic("me", "s3cret")}
@@ -220,7 +220,7 @@ async def test_credentials_stay_where_they_belong() -> None:
 
     def redirect(request: WebRequest, reply: Reply) -> Reply:
         if reply.status == 200 and "again" not in request.path:
-            return Reply(307, {"location": f"{request.path}?again"})  # first on its own host
+            return Reply(307, {"location": f"{request.path}?again"})  # the first redirect stays on the upstream's host
         return Reply(302, {"location": location}) if reply.status == 200 else reply
 
     async def store(request: WebRequest) -> Reply:
@@ -235,7 +235,7 @@ async def test_credentials_stay_where_they_belong() -> None:
 
 
 async def test_what_is_compressed_on_the_way_has_no_length() -> None:
-    """Its Content-Length is not that of the blob."""
+    """The Content-Length of a compressed answer is not the size of the blob, so it is ignored."""
     world = World({"registry": UPSTREAM})
     headers = {"content-length": "3", "content-encoding": "gzip"}
     world.upstream.quirk = lambda _, reply: Reply(200, headers, reply.chunks)
@@ -270,7 +270,7 @@ KEY = AccessKey("AKIDEXAMPLE", "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY")
     ],
 )
 def test_signature(host: str, url: str, signature: str) -> None:
-    """As botocore signs the same request at the same time."""
+    """The signature equals botocore's for the same request at the same time."""
     request = token_request(host, KEY, 1795464000.0)  # 2026-11-23T20:00:00Z
     assert request.url == url
     assert request.headers["authorization"] == f"AWS4-HMAC-SHA256 Credential=AKIDEXAMPLE/20261123/{signature}"
@@ -279,7 +279,7 @@ def test_signature(host: str, url: str, signature: str) -> None:
 
 
 async def test_ecr() -> None:
-    """The access key buys a password, which is used until it expires; the key itself goes nowhere."""
+    """The access key is exchanged for a password, which is used until it expires; the secret key is never sent."""
     world = World({**NAMED, "registry": f"https://{ECR}", "username": KEY.id, "auth": "ecr"})
     world.registry.web.servers[f"https://{ECR}"] = world.upstream
     world.upstream.challenge = f'Basic realm="https://{ECR}/",service="ecr.amazonaws.com"'
@@ -310,7 +310,7 @@ async def test_ecr() -> None:
     "answer", [b"", b"{}", b'{"authorizationData": []}', b'{"authorizationData": [{}]}', b"[1]", b"5"]
 )
 async def test_ecr_that_gives_no_password(answer: bytes) -> None:
-    """502."""
+    """The answer is 502 if GetAuthorizationToken gives no password."""
     world = World({**NAMED, "registry": f"https://{ECR}", "username": KEY.id, "auth": "ecr"})
     world.registry.web.servers[f"https://{ECR}"] = world.upstream
     world.upstream.challenge = "Basic"
@@ -323,7 +323,7 @@ async def test_ecr_that_gives_no_password(answer: bytes) -> None:
 
 
 async def test_only_the_upstream_itself_can_challenge() -> None:
-    """A host that it redirects to gets no password, and none is fetched for it."""
+    """A host that the upstream redirects to gets no password, and no token is fetched for it."""
     world = World(NAMED)
     evil = FakeUpstream(challenge=f'Bearer realm="{TOKEN_SERVER}/token",service="evil"')
 
@@ -336,14 +336,14 @@ async def test_only_the_upstream_itself_can_challenge() -> None:
         evil.challenge = challenge
         answer = await world.registry.call("GET", f"/v2/team/app/blobs/{digest_of(LAYER)}")
         assert (answer.status, answer.codes) == (502, ["UNAVAILABLE"])
-        assert b"sends us to evil.example, which asks for credentials" in answer.body
+        assert b"redirects to evil.example, which asks for credentials" in answer.body
     assert world.sent(TOKEN_SERVER) == []
     assert set(world.sent("https://evil.example")) == set(world.sent(UPSTREAM)) == {None}
 
 
 @pytest.mark.parametrize("registry", ["https://index.docker.io/v1/", "https://registry.gitlab.com"])
 def test_well_known_token_servers(registry: str) -> None:
-    """Need no setting."""
+    """Well-known token servers need no setting."""
     (upstream,) = parse_upstreams(json.dumps([{"registry": registry}]), lambda _: None)
     assert upstream.token_server in {"https://auth.docker.io", "https://gitlab.com"}
 
@@ -359,7 +359,7 @@ def test_well_known_token_servers(registry: str) -> None:
     ],
 )
 async def test_tokens_that_no_header_takes(answer: Mapping[str, str], capsys: pytest.CaptureFixture[str]) -> None:
-    """They are refused, and not logged."""
+    """Tokens with characters that a header may not have are refused, and not logged."""
     world = World(NAMED)
     world.upstream.challenge = BEARER
 
@@ -372,7 +372,7 @@ async def test_tokens_that_no_header_takes(answer: Mapping[str, str], capsys: py
 
 
 async def test_a_token_that_never_expires() -> None:
-    """Is used for a day."""
+    """A token that never expires is used for a day."""
     world = World(NAMED)
     world.upstream.challenge = BEARER
     world.upstream.accepted = {"Bearer t"}
@@ -385,7 +385,7 @@ async def test_a_token_that_never_expires() -> None:
 
 
 async def test_a_redirect_back_brings_no_password() -> None:
-    """Who redirects would choose which of our repositories the client gets."""
+    """Otherwise the host that redirects would choose which of the upstream's private repositories the client gets."""
     world = World({**NAMED, "auth": "basic"})
     private = f"/v2/private/manifests/{digest_of(b'x')}"
 
