@@ -14,16 +14,16 @@ _PINS = (
 )
 _HEAD = """# Clients
 
-`make clients` runs each client against the local registry in workerd. The table shows the operations that it tests. The
-tests verify, without the client, that the registry has exactly the bytes that were pushed, and that pulled content is
+`make clients` runs each client against the local registry in workerd. The table shows the tested operations. The tests
+verify, without the client, that the registry has exactly the bytes that were pushed, and that pulled content is
 the same.
 
 All operations are tested with Basic authentication; pushes and pulls also with Bearer tokens of the registry's token
 endpoint. docker, podman and skopeo log in with a password, a password that is stored as a hash, a signed token and the
 identity token of a CI job, and pull anonymously.
 
-`tests/clients/test_reports.py` reproduces problems that users reported to other registries: BuildKit's cache as an index
-of layers, cosign's signatures among many referrers and through pull fallback, and zstd:chunked layers, of which
+`tests/clients/test_reports.py` reproduces problems that users reported to other registries: BuildKit's cache as an
+index of layers, cosign's signatures among many referrers and through pull fallback, and zstd:chunked layers, of which
 containers/image pulls only the missing parts.
 
 Clients that take more than a minute to build are only tested with `make clients NEWEST=1`, which CI runs every night.
