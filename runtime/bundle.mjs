@@ -1,8 +1,8 @@
-// Makes what workerd otherwise downloads to run Python: a bundle of Pyodide, from the npm package of the same release.
-// `node runtime/bundle.mjs` (make install) leaves it in build/python, with a command `workerd` that uses it.
+// Builds the bundle of Pyodide that workerd otherwise downloads, from the npm package of the same release.
+// `node runtime/bundle.mjs` (make install) writes it to build/python, with a command `workerd` that uses it.
 //
-// workerd has Cloudflare's glue around Pyodide in itself. It verifies the checksum of every bundle but one, which is for
-// its own developers: pyodide_dev.capnp.bin, used with the compatibility flag python_workers_development.
+// workerd contains Cloudflare's glue around Pyodide. It verifies the checksum of every bundle except the one for its own
+// developers: pyodide_dev.capnp.bin, used with the compatibility flag python_workers_development.
 import { createHash } from "node:crypto";
 import { existsSync, mkdirSync, readFileSync, renameSync, writeFileSync } from "node:fs";
 import { dirname, join, resolve } from "node:path";
@@ -12,19 +12,19 @@ import workerdPackage from "workerd";
 const HERE = fileURLToPath(import.meta.url);
 const workerd = workerdPackage.default;
 
-// Where all of it goes, and the command that starts workerd with the bundle.
+// The output folder, and the command that starts workerd with the bundle.
 export const BUILD = resolve(HERE, "../../build/python");
 export const WORKERD = join(BUILD, "workerd");
 
 const PYODIDE = dirname(fileURLToPath(import.meta.resolve("pyodide/pyodide.mjs")));
 const VERSION = JSON.parse(readFileSync(join(PYODIDE, "package.json"), "utf8")).version;
 
-// Changes with all that the bundle is made of, and with the program that reads it.
+// A hash of everything the bundle depends on: Pyodide, workerd and this program.
 export const BUNDLE_KEY = createHash("sha256").update([VERSION, workerdPackage.version, workerd, readFileSync(HERE)].join("\n")).digest("hex");
 
-// What Cloudflare's build changes in Pyodide's JavaScript (workerd's src/pyodide/helpers.bzl), as far as this release has
-// it: [text, how often it occurs, what replaces it]. No code may be compiled but through workerd's own door, and the clock
-// stands still while Python starts. The last three place the libraries of Python packages.
+// The replacements of Cloudflare's build in Pyodide's JavaScript (workerd's src/pyodide/helpers.bzl) that apply to this
+// release: [text, number of occurrences, replacement]. Code may only be compiled by workerd's own functions, and the clock
+// does not advance while Python starts. The last three place the libraries of Python packages.
 const CHANGES = [
   ["new WebAssembly.Module(", 4, "newWasmModule("],
   ["WebAssembly.instantiate(", 2, "wasmInstantiate("],
@@ -44,7 +44,7 @@ const WASM = 1;
 const DATA = 2;
 const INTERNAL = 2;
 
-// Leaves both in build/python, unless they are there already for this Pyodide, this workerd and this program.
+// Writes bundle and command to build/python, unless they are current.
 export function makeBundle() {
   const keyPath = join(BUILD, "bundle.sha256");
   if (existsSync(keyPath) && readFileSync(keyPath, "utf8") === BUNDLE_KEY) return;
@@ -72,7 +72,7 @@ exec ${quoted(workerd)} "$@"
 
 const quoted = (path) => `'${path.replaceAll("'", "'\\''")}'`;
 
-// In build/python. Another process that starts at the same time sees the whole file or none.
+// Writes a file in build/python atomically: another process that starts at the same time sees the whole file or none.
 export function write(name, content, mode = 0o644) {
   mkdirSync(BUILD, { recursive: true });
   const path = join(BUILD, name);

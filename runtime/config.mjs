@@ -1,5 +1,4 @@
-// The worker's settings as wrangler itself reads them: wrangler.toml, environment `dev`, and .dev.vars.
-// Values are handed on and never printed.
+// Reads the Worker's settings with wrangler: wrangler.toml, environment `dev`, and .dev.vars. Values are never printed.
 import { createHash } from "node:crypto";
 import { copyFileSync, existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -25,7 +24,7 @@ export async function readProjectConfig(root) {
   return { ...settings, notice, vars: Object.fromEntries(Object.entries(vars).map(([name, { value }]) => [name, value])) };
 }
 
-// Wrangler takes half a second to load: what it made of the same file is kept. Files that may hold secrets are not.
+// wrangler takes half a second to load, so its result for an unchanged file is cached. Files that may have secrets are not.
 async function settingsIn(path) {
   const key = createHash("sha256").update(BUNDLE_KEY).update(readFileSync(import.meta.filename)).update(readFileSync(path)).digest("hex");
   const kept = existsSync(join(BUILD, KEPT)) ? JSON.parse(readFileSync(join(BUILD, KEPT), "utf8")) : {};
@@ -37,7 +36,7 @@ async function settingsIn(path) {
 
 async function readByWrangler(path) {
   const { unstable_readConfig } = await import("wrangler");
-  // wrangler reads only files with its own names.
+  // wrangler only reads a file named wrangler.toml.
   const folder = mkdtempSync(join(tmpdir(), "registry-config-"));
   try {
     const copy = join(folder, "wrangler.toml");

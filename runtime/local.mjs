@@ -1,4 +1,4 @@
-// Starts the project's worker in workerd on this machine. Used by serve.mjs, the tests and the benchmarks.
+// Starts the project's Worker in workerd on this machine. Used by serve.mjs, the tests and the benchmarks.
 import { createHash } from "node:crypto";
 import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, renameSync, rmSync, statSync, utimesSync } from "node:fs";
 import { join, relative, resolve, sep } from "node:path";
@@ -12,7 +12,7 @@ import { startFront } from "./front.mjs";
 const RUNTIME = fileURLToPath(new URL(".", import.meta.url));
 const PROJECT = resolve(RUNTIME, "..");
 const SNAPSHOTS = join(BUILD, "snapshots");
-const SNAPSHOTS_KEPT = 12; // those that were used last, each 38 MB: as many as `make workerd` takes
+const SNAPSHOTS_KEPT = 12; // the most recently used ones, 38 MB each: as many as `make workerd` needs
 
 const STATS_MODULES = [["stats_entry.py", "python"], ["stats.mjs", "esm"]];
 const LOOPBACK = "127.0.0.1";
@@ -23,16 +23,16 @@ const LOOPBACK = "127.0.0.1";
 process.env.MINIFLARE_WORKERD_V8_FLAGS ??= "--single-threaded-gc";
 process.env.MINIFLARE_WORKERD_PATH = WORKERD;
 
-// root: the project: wrangler.toml, .dev.vars, python_modules/ and the sources are looked for there.
+// root: the project folder, with wrangler.toml, .dev.vars, python_modules/ and the sources.
 // entry: the module with `class Default`.
-// sources: folders whose content becomes the import root; the first is the project's own.
+// sources: folders whose content becomes the import root; the first is the project's own source.
 // vars: settings that override those of the config.
-// dataDir: the folder that keeps the bucket; without it the bucket is gone at the end.
+// dataDir: the folder that keeps the bucket; without it the bucket is deleted at the end.
 // port: 0 takes a free one. host: "localhost" listens on both loopback addresses.
 // stats: count R2 calls per endpoint, served on statsPort.
 // inspectorPort: workerd's inspector (V8's protocol) listens there; 0 takes a free one.
 // tls: {keyPath, certPath}, PEM files: the runtime's own port speaks HTTPS.
-// onLog: called with {level, message} for all that the worker prints; the default is this terminal.
+// onLog: called with {level, message} for the Worker's output; by default it is printed.
 export async function startLocal({
   root = PROJECT,
   entry = "entry",
@@ -63,7 +63,7 @@ export async function startLocal({
   }
 }
 
-// The same without the listener that takes TLS probes: serve.mjs keeps its listener while this restarts.
+// Like startLocal, without the listener that answers TLS probes: serve.mjs keeps its listener during a restart.
 export async function startRuntime({ root = PROJECT, entry = "entry", sources = ["src"], vars = {}, dataDir, stats = false, statsPort = 0, inspectorPort, tls, onLog = printLog }) {
   makeBundle();
   const config = await readProjectConfig(root);
@@ -94,7 +94,7 @@ async function start(onLog, options) {
     ...options,
     host: LOOPBACK,
     port: 0,
-    // Else Miniflare asks Cloudflare for a description of the client's place.
+    // Otherwise Miniflare requests the client's location from Cloudflare.
     cf: false,
     log: new Log(LogLevel.ERROR),
     logRequests: false,
@@ -108,7 +108,7 @@ async function start(onLog, options) {
     await miniflare.ready;
     return miniflare;
   } catch (error) {
-    // It repeats the error of the start.
+    // dispose rejects with the error of the start again.
     await miniflare.dispose().catch(() => {});
     throw new StartError(printed.join("\n") || error.message, { cause: error });
   } finally {
@@ -116,7 +116,7 @@ async function start(onLog, options) {
   }
 }
 
-// The worker did not start: `message` is what it printed, the Python traceback among it.
+// The Worker did not start: `message` is its output, with the Python traceback.
 export class StartError extends Error {
   name = "StartError";
 }
@@ -125,7 +125,7 @@ function printLog({ level, message }) {
   (level === "error" || level === "warn" ? process.stderr : process.stdout).write(`${message}\n`);
 }
 
-// A Worker as Miniflare takes it.
+// Returns the Worker's configuration for Miniflare.
 function workerConfig({ config, root, entry, sources, vars, stats }) {
   const modules = [
     ...projectModules(root, sources),
@@ -149,7 +149,7 @@ function workerConfig({ config, root, entry, sources, vars, stats }) {
   };
 }
 
-// What wrangler bundles, with `sources` in place of the one folder that it knows: [{path, type, contents}].
+// Returns the modules that wrangler would bundle, from several `sources`: [{path, type, contents}].
 export function projectModules(root = PROJECT, sources = ["src"]) {
   const own = sources.flatMap((source) => filesIn(resolve(root, source), "")).filter(({ path }) => path.endsWith(".py"));
   return [
@@ -158,7 +158,7 @@ export function projectModules(root = PROJECT, sources = ["src"]) {
   ];
 }
 
-// As wrangler types them: what Python imports as JavaScript is the SDK's alone.
+// The module type that wrangler uses: only the SDK has JavaScript modules that Python imports.
 function vendoredType(path) {
   return /^python_modules\/workers\/.*\.m?js$/.test(path) ? "esm" : "data";
 }
@@ -172,9 +172,9 @@ function filesIn(folder, mount) {
     });
 }
 
-// The folder with the memory of the worker after its import, as Cloudflare takes it at deploy. It is kept by the hash of all
-// that can be in it: the modules, the settings, Pyodide and workerd. The process that takes it does not serve: its Python
-// has proxies for the JavaScript that it imported.
+// Returns the folder of the snapshot: the Worker's memory after its import, as Cloudflare takes it at a deploy. Its name is
+// the hash of everything that it depends on: modules, settings, Pyodide and workerd. The process that takes the snapshot
+// does not serve, because its Python keeps slow proxies for the JavaScript that it imported.
 async function snapshotOf(worker, onLog) {
   const { manifest, ...others } = worker;
   const hash = createHash("sha256").update(BUNDLE_KEY).update(JSON.stringify(others));
@@ -191,7 +191,7 @@ async function snapshotOf(worker, onLog) {
     await miniflare.dispose();
     renameSync(taken, folder);
   } catch (error) {
-    if (!existsSync(folder)) throw error; // else another process was faster
+    if (!existsSync(folder)) throw error; // otherwise another process was faster
   } finally {
     rmSync(taken, { recursive: true, force: true });
   }
@@ -199,7 +199,7 @@ async function snapshotOf(worker, onLog) {
   return folder;
 }
 
-// What the command `workerd` (bundle.mjs) takes from its environment.
+// The environment variables that the command `workerd` (bundle.mjs) reads.
 const snapshotEnv = (folder, option) => ({ PYTHON_SNAPSHOT: folder, PYTHON_SNAPSHOT_OPTION: option });
 
 function dropOldSnapshots() {

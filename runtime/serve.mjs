@@ -1,7 +1,7 @@
 // `make serve`: the registry on this machine, restarted whenever a file in src/ changes.
 // Settings come from the environment: PORT, HOST, DATA, STATS, STATS_PORT.
 //
-// Imports what every Node has; the rest follows once `whatIsMissing` has nothing to say.
+// It only imports Node's own modules until `whatIsMissing` has found that all packages are installed.
 import { existsSync, watch } from "node:fs";
 import { dirname, join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -10,13 +10,13 @@ const ROOT = resolve(dirname(fileURLToPath(import.meta.url)), "..");
 
 const NODE_MAJOR = 22; // `engines` of miniflare and wrangler
 
-// An editor that saves writes several files, or one of them several times.
+// An editor may write several files, or one file several times, for one save.
 const DEBOUNCE_MS = 200;
 
-// When the configuration names nobody. The only credentials that are ever printed.
+// The account if none is configured. No other credentials are ever printed.
 const DEV_USER = { USERNAME: "hello", PASSWORD: "world" };
 
-// What a test run may set without writing .dev.vars. Not USERNAME: desktops set that themselves.
+// Settings that the environment may have instead of .dev.vars. Not USERNAME: desktop environments set it themselves.
 const VARS_FROM_ENVIRONMENT = [
   "ACCOUNTS_JSON",
   "ANONYMOUS_PULL",
@@ -77,7 +77,7 @@ async function serve({ port, host, dataDir, stats, statsPort, vars }) {
 
   const restart = async () => {
     const previous = runtime;
-    // One after the other: two runtimes may not have the bucket open at once.
+    // Two runtimes must not have the bucket open at the same time.
     runtime = previous.then((old) => old.dispose(), () => {}).then(start);
     try {
       await runtime;
@@ -91,7 +91,7 @@ async function serve({ port, host, dataDir, stats, statsPort, vars }) {
   await restart();
 }
 
-// Calls `react` once a change below `folder` has settled, one call at a time.
+// Calls `react` after changes below `folder`, when none has followed for DEBOUNCE_MS; one call at a time.
 function onChange(folder, react) {
   let timer;
   let last = Promise.resolve();
@@ -106,7 +106,7 @@ function onChange(folder, react) {
     });
   };
   watch(folder, { recursive: true }, (_event, name) => {
-    // Python tools on this machine write there without changing anything.
+    // Python tools on this machine write compiled files there.
     if (name?.includes("__pycache__")) return;
     clearTimeout(timer);
     timer = setTimeout(next, DEBOUNCE_MS);
@@ -128,7 +128,7 @@ Bucket     ${dataDir}${statsPort ? `\nStats      http://127.0.0.1:${statsPort}/s
 }
 
 function taken(port, variable) {
-  return `Port ${port} is taken. Stop what listens there, or choose another one: ${variable}=${port + 1000} make serve`;
+  return `Port ${port} is taken. Stop the program that uses it, or choose another port: ${variable}=${port + 1000} make serve`;
 }
 
 function stop(message) {

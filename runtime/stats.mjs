@@ -1,12 +1,12 @@
-// Counts what the worker asks of R2, per endpoint (STATS=1). stats_entry.py hands Python wrapped bindings only, so it does
-// not matter which client or which code path makes the calls.
+// Counts the Worker's R2 calls per endpoint (STATS=1). stats_entry.py gives Python only wrapped bindings, so all calls are
+// counted, whichever code makes them.
 import { AsyncLocalStorage } from "node:async_hooks";
 
 // R2's price classes: https://developers.cloudflare.com/r2/pricing/. resumeMultipartUpload is no call.
 const BUCKET_CALLS = { put: "A", list: "A", createMultipartUpload: "A", head: "B", get: "B", delete: "free" };
 const UPLOAD_CALLS = { uploadPart: "A", complete: "A", abort: "free" };
 
-// In this order: a repository name may have `blobs` and the like as segments.
+// The order matters: a repository name may have segments such as `blobs`.
 const TEMPLATES = [
   [/^\/v2\/.+\/blobs\/uploads\/$/, "/v2/<name>/blobs/uploads/"],
   [/^\/v2\/.+\/blobs\/uploads\/.+$/, "/v2/<name>/blobs/uploads/<id>"],
@@ -23,7 +23,7 @@ const OTHER = "other";
 const endpoint = new AsyncLocalStorage();
 const counters = new Map();
 
-// Lengths of the streams that R2 accepts, none of which tells its own.
+// Lengths of the streams that R2 accepts: a stream has no property for it.
 const streamLengths = new WeakMap();
 
 globalThis.FixedLengthStream = class extends FixedLengthStream {
@@ -33,7 +33,7 @@ globalThis.FixedLengthStream = class extends FixedLengthStream {
   }
 };
 
-// What the port of the counts answers.
+// Answers requests to the statistics port.
 export function answer(request) {
   const { pathname } = new URL(request.url);
   if (request.method === "GET" && pathname === "/stats") return Response.json(Object.fromEntries(counters));
@@ -117,7 +117,7 @@ function withCountedCalls(target, calls, after) {
   });
 }
 
-// The same wrapper for the same object, however often it is asked for: as identical as what it wraps.
+// Returns the same wrapper for the same object, so that comparisons of identity still hold.
 function once(wrap) {
   const wrappers = new WeakMap();
   return (object) => {

@@ -66,10 +66,10 @@ class Cosign(Tool):
 
     title, source = "cosign", "github.com/sigstore/cosign/v3"
     limits: ClassVar[Mapping[str, str]] = {
-        "push_and_pull": "cosign signs what others pushed",
-        "index": "cosign signs what others pushed",
+        "push_and_pull": "cosign signs images that other clients pushed",
+        "index": "cosign signs images that other clients pushed",
         "tags": "cosign has no command that lists the tags of a registry (`cosign --help`)",
-        "delete": "`cosign clean` deletes signatures alone",
+        "delete": "`cosign clean` deletes only signatures",
         "chunks": "cosign pushes with go-containerregistry, which sends a layer as one PATCH",
     }
     plain = ("--allow-insecure-registry", "--allow-http-registry")
@@ -115,9 +115,9 @@ class Notation(Tool):
 
     title, source = "notation", "github.com/notaryproject/notation-go"
     limits: ClassVar[Mapping[str, str]] = {
-        "login": "the library gets credentials from who calls it",
-        "push_and_pull": "notation signs what others pushed",
-        "index": "notation signs what others pushed",
+        "login": "the library gets credentials from its caller",
+        "push_and_pull": "notation signs images that other clients pushed",
+        "index": "notation signs images that other clients pushed",
         "copy": "notation has no command that copies",
         "tags": "notation has no command that lists the tags of a registry",
         "delete": "notation has no command that deletes",
@@ -219,12 +219,12 @@ class Devcontainers(Tool):
 
     title, source = "devcontainers", "@devcontainers/cli"
     limits: ClassVar[Mapping[str, str]] = {
-        "login": "it reads credentials from its environment, or docker's configuration",
+        "login": "devcontainer reads credentials from its environment, or docker's configuration",
         "index": "a template has no platforms",
-        "copy": "it has no command that copies (`devcontainer --help`)",
+        "copy": "devcontainer has no command that copies (`devcontainer --help`)",
         "referrers": NO_REFERRERS,
-        "delete": "it has no command that deletes (`devcontainer --help`)",
-        "chunks": "it sends a blob as one PUT (seen on the wire)",
+        "delete": "devcontainer has no command that deletes (`devcontainer --help`)",
+        "chunks": "devcontainer sends a blob as one PUT (seen on the wire)",
     }
 
     def prepare(self, lab: Lab) -> None:
@@ -268,7 +268,7 @@ class Dxf(Tool):
     title, source = "dxf", "python-dxf"
     needs_tokens = True
     limits: ClassVar[Mapping[str, str]] = {
-        "login": "dxf sends passwords by HTTPS alone: here it gets a token",
+        "login": "dxf sends passwords only over HTTPS: in the tests it gets a token",
         "index": "dxf has no command that pushes an index (`dxf --help`)",
         "referrers": NO_REFERRERS,
         "chunks": "dxf sends a blob as one PUT (`dxf/__init__.py`)",

@@ -7,7 +7,7 @@ from .images import OCI_INDEX, noise
 from .target import WRITER
 from .tools import Lab, Tool
 
-BUILDS_ONLY = "it pushes what it builds, and has no command for this"
+BUILDS_ONLY = "the client pushes what it builds, and has no command for this"
 
 
 class Ko(Tool):

@@ -166,7 +166,7 @@ class Containerd(Tool):
 
     title, source = "containerd 1.6 (ctr)", "Debian 12"
     limits: ClassVar[Mapping[str, str]] = {
-        "login": "ctr takes --user with each command",
+        "login": "ctr takes `--user` with each command",
         "tags": NO_LISTING,
         "referrers": NO_REFERRERS,
         "delete": NO_DELETING,

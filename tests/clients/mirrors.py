@@ -9,7 +9,7 @@ from typing import ClassVar
 from .target import WRITER
 from .tools import CHUNK, NO_REFERRERS, Lab, Tool
 
-COPIES_ONLY = "it copies and shows what is there"
+COPIES_ONLY = "imagetools only copies and shows images of a registry"
 
 
 class Regsync(Tool):
@@ -73,7 +73,7 @@ class Buildx(Tool):
     title, source = "docker buildx imagetools", "github.com/docker/buildx"
     is_newest = True
     limits: ClassVar[Mapping[str, str]] = {
-        "login": "it reads docker's configuration, which `docker login` writes",
+        "login": "imagetools reads docker's configuration, which `docker login` writes",
         "push_and_pull": COPIES_ONLY,
         "tags": "no command lists the tags of a registry",
         "referrers": NO_REFERRERS,

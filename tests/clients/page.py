@@ -1,4 +1,4 @@
-"""docs/clients.md: what is done with which client, and what is not, and why."""
+"""Renders docs/clients.md: the operations that are tested with each client, and why others are not."""
 
 import re
 
@@ -14,17 +14,21 @@ _PINS = (
 )
 _HEAD = """# Clients
 
-What `make clients` does with each client against the local registry, in real workerd. Without the client it is checked
-that the registry has exactly the bytes that were pushed, and that what is pulled is the same. All this happens with
-Basic credentials; pushing and pulling also where the registry sends clients to its token endpoint. docker, podman and
-skopeo log in with a password, a stretched one, a signed token and the identity token of a CI job, and pull anonymously.
-What was reported of other registries is tried with the client itself (`tests/clients/test_reports.py`): BuildKit's
-cache as an index of layers, cosign's signatures behind many referrers and through pull fallback, and layers in
-zstd:chunked, of which containers/image pulls the parts that it does not have.
+`make clients` runs each client against the local registry in workerd. The table shows the tested operations. The tests
+verify, without the client, that the registry has exactly the bytes that were pushed, and that pulled content is
+the same.
 
-Clients that take more than a minute to build are there with `make clients NEWEST=1`, which CI runs once a night.
+All operations are tested with Basic authentication; pushes and pulls also with Bearer tokens of the registry's token
+endpoint. docker, podman and skopeo log in with a password, a password that is stored as a hash, a signed token and the
+identity token of a CI job, and pull anonymously.
 
-A number leads to the reason why a client does not do something.
+`tests/clients/test_reports.py` reproduces problems that users reported to other registries: BuildKit's cache as an
+index of layers, cosign's signatures among many referrers and through pull fallback, and zstd:chunked layers, of which
+containers/image pulls only the missing parts.
+
+Clients that take more than a minute to build are only tested with `make clients NEWEST=1`, which CI runs every night.
+
+A number in the table refers to the reason below why a client is not tested with an operation.
 """
 
 

@@ -286,7 +286,7 @@ class ContainersImage(Skopeo):
 
     title, source = "containers/image (podman 5, skopeo, CRI-O)", "go.podman.io/image/v5"
     limits: ClassVar[Mapping[str, str]] = {
-        "login": "it is a library, which reads what `podman login` writes",
+        "login": "a library, which reads the credentials that `podman login` writes",
         "referrers": NO_REFERRERS,
         "chunks": PATCH_AT_ONCE,
     }

@@ -1,4 +1,4 @@
-// Who may come in, in real workerd: signatures by its Web Crypto, an issuer on loopback, tokens over HTTP.
+// Authentication in real workerd: signatures by its Web Crypto, an issuer on loopback, tokens over HTTP.
 import assert from "node:assert/strict";
 import { createHash, constants, generateKeyPairSync, pbkdf2Sync, randomBytes, sign } from "node:crypto";
 import { once } from "node:events";

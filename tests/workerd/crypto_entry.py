@@ -1,4 +1,4 @@
-"""A Worker that verifies: `POST /` with {key, token} as JSON answers true or false, or why the key is none."""
+"""A Worker that verifies: `POST /` with {key, token} as JSON answers true or false, or why the key is invalid."""
 
 import json
 

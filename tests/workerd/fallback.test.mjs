@@ -26,7 +26,7 @@ const serve = (listener) => {
   return once(server, "listening").then(() => `http://127.0.0.1:${server.address().port}`);
 };
 
-// Where the upstream redirects to: it refuses who brings credentials, as S3 does.
+// The host that the upstream redirects to: it refuses requests with credentials, as S3 does.
 const store = await serve((request, response) => {
   seen.push({ at: "store", method: request.method, url: request.url, headers: request.headers });
   if (request.headers.authorization) return response.writeHead(400).end("only one auth mechanism allowed");
@@ -80,7 +80,7 @@ async function pullBlob(data) {
 
 const asked = (method, part) => seen.filter((one) => one.method === method && one.url.includes(part)).length;
 
-// The keys that lie in the bucket below a repository.
+// The keys of a repository's objects in the bucket.
 async function stored() {
   const bucket = await local.bucket();
   return (await bucket.list()).objects.map(({ key }) => key);

@@ -1,4 +1,4 @@
-"""The worker that runtime.test.mjs asks about itself: one route per behaviour."""
+"""The Worker with which runtime.test.mjs tests the runtime: one route per behaviour."""
 
 import asyncio
 from urllib.parse import parse_qs, urlsplit

@@ -1,4 +1,4 @@
-// The local runtime (runtime/): what is around Cloudflare's own glue.
+// The local runtime (runtime/): the code around Cloudflare's own glue.
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
 import { once } from "node:events";

@@ -1,4 +1,4 @@
-// What operators look at, in real workerd: the log, the front page, health, metrics.
+// The operator's view in real workerd: log, front page, health check, metrics.
 import assert from "node:assert/strict";
 import { after, describe, test } from "node:test";
 

@@ -1,4 +1,4 @@
-"""Pull fallback: what an upstream has is served and copied."""
+"""Pull fallback: the content of an upstream is served and copied."""
 
 import asyncio
 import json
@@ -20,9 +20,9 @@ from tests.unit.upstream.support import (
 )
 
 
-# ------------------------------------------------------------------ what is there is served, and copied
+# ------------------------------------------------------------------ content is served and copied
 async def test_an_image_is_copied_while_it_is_pulled(registry: FakeRegistry, upstream: FakeUpstream) -> None:
-    """Once: then it is here, listed, and the other registry may be gone."""
+    """After one pull the image is stored and listed, and is served without the upstream."""
     for _ in range(2):
         tagged = await get(registry, "manifests/1")
         assert tagged.body == upstream.manifests[NAME, "1"][0]
@@ -44,7 +44,7 @@ async def test_an_image_is_copied_while_it_is_pulled(registry: FakeRegistry, ups
 
 
 async def test_an_index_and_its_children(registry: FakeRegistry, upstream: FakeUpstream) -> None:
-    """They arrive as they are asked for; HEAD brings them too."""
+    """Each manifest is copied when a client requests it, also with HEAD."""
     child = upstream.push(NAME, "child", [SMALL])
     index = upstream.push_index(NAME, "all", [child])
     for method in ("HEAD", "GET"):
@@ -60,7 +60,7 @@ async def test_an_index_and_its_children(registry: FakeRegistry, upstream: FakeU
 
 
 async def test_unknown_there_too(registry: FakeRegistry) -> None:
-    """404, as ever."""
+    """Content that no upstream has is answered with 404, as without upstreams."""
     for path, code in ((f"blobs/{digest_of(b'x')}", "BLOB_UNKNOWN"), ("manifests/2", "MANIFEST_UNKNOWN")):
         for method in ("GET", "HEAD"):
             assert (await get(registry, path, method)).status == 404
@@ -69,12 +69,12 @@ async def test_unknown_there_too(registry: FakeRegistry) -> None:
 
 
 async def test_ours_behind_ours(upstream: FakeUpstream) -> None:
-    """A second instance of this registry is another registry, redirects, tokens and all."""
+    """Another instance of this registry works as an upstream, with its redirects and tokens."""
     first = FakeRegistry(settings=read_settings({**VARIABLES, "BEARER_TOKENS": "true"}.get))
     image = await push_image(first, NAME, "1", [LARGE])
     entry = {"registry": ORIGIN, "username": "reader", "password_env": "READONLY_PASSWORD"}
     second = with_upstreams(entry)
-    first.clock = second.clock  # one time for both
+    first.clock = second.clock  # both share one time
     first.restart()
     second.web.servers[ORIGIN] = lambda request: ask_registry(first, request)
     for _ in range(2):
@@ -87,7 +87,7 @@ async def test_ours_behind_ours(upstream: FakeUpstream) -> None:
 
 # ------------------------------------------------------------------ ranges, conditions, HEAD
 async def test_parts_of_what_is_not_copied(registry: FakeRegistry, upstream: FakeUpstream) -> None:
-    """Passed on from the upstream; the next whole pull copies."""
+    """A range is served from the upstream without a copy; the next pull of the whole blob copies it."""
     size = len(LARGE)
     for asked, first, last in (("0-99", 0, 99), (f"{size - 5}-", size - 5, size - 1), ("-7", size - 7, size - 1)):
         answer = await blob(registry, LARGE, range=f"bytes={asked}")
@@ -103,7 +103,7 @@ async def test_parts_of_what_is_not_copied(registry: FakeRegistry, upstream: Fak
 
 
 async def test_an_upstream_without_ranges(registry: FakeRegistry, upstream: FakeUpstream) -> None:
-    """The answer is the whole blob, which a client must expect, and it is copied."""
+    """If the upstream ignores ranges, the answer is the whole blob, as HTTP allows, and it is copied."""
 
     def no_ranges(request: WebRequest, reply: Reply) -> Reply:
         return Reply(200, {"content-length": str(len(LARGE))}, pieces(LARGE)) if reply.status == 206 else reply
@@ -116,7 +116,7 @@ async def test_an_upstream_without_ranges(registry: FakeRegistry, upstream: Fake
 
 
 async def test_a_part_that_is_another_one(registry: FakeRegistry, upstream: FakeUpstream) -> None:
-    """It is not passed on."""
+    """A range other than the requested one is not served."""
 
     def shifted(request: WebRequest, reply: Reply) -> Reply:
         headers = {**reply.headers, "content-range": f"bytes 6-10/{len(LARGE)}"}
@@ -127,7 +127,7 @@ async def test_a_part_that_is_another_one(registry: FakeRegistry, upstream: Fake
 
 
 async def test_head_and_conditions(registry: FakeRegistry, upstream: FakeUpstream) -> None:
-    """HEAD has the size and copies nothing; who has the blob already gets no bytes."""
+    """HEAD answers with the size and copies nothing; a conditional request gets no bytes if the client has the blob."""
     head = await blob(registry, LARGE, "HEAD")
     assert (head.status, head.headers["Content-Length"]) == (200, str(len(LARGE)))
     for method in ("GET", "HEAD"):
@@ -138,7 +138,7 @@ async def test_head_and_conditions(registry: FakeRegistry, upstream: FakeUpstrea
 
 # ------------------------------------------------------------------ which upstream
 async def test_order_and_names(upstream: FakeUpstream) -> None:
-    """In order; `prefix` is cut off, `include` and `exclude` are of the upstream's own names."""
+    """Upstreams are asked in order; `prefix` is removed; `include` and `exclude` match the upstream's names."""
     other = FakeUpstream()
     other.push("library/alpine", "1", [b"hub"])
     other.push("secret/app", "1", [b"secret"])
@@ -165,7 +165,7 @@ async def test_order_and_names(upstream: FakeUpstream) -> None:
 
 
 async def test_a_tag_is_not_looked_for_behind_an_upstream_that_fails(upstream: FakeUpstream) -> None:
-    """The next one may have something else of that name. A digest is the same everywhere."""
+    """The next upstream may have another image under that tag. A digest means the same content everywhere."""
     registry = with_upstreams({"registry": "https://down.example"}, {"registry": UPSTREAM})
     registry.web.servers[UPSTREAM] = upstream
     manifest = upstream.manifests[NAME, "1"][0]
@@ -181,7 +181,7 @@ async def test_a_tag_is_not_looked_for_behind_an_upstream_that_fails(upstream: F
 
 
 async def test_nobody_else_is_called(registry: FakeRegistry, upstream: FakeUpstream) -> None:
-    """What lies here is asked for nowhere, and neither is what cannot be there."""
+    """No upstream is asked for stored content, for lists of tags, or for an invalid reference."""
     await registry.push_blob(NAME, SMALL)
     assert (await blob(registry, SMALL)).status == 200
     assert (await get(registry, "tags/list")).status == 404
@@ -190,7 +190,7 @@ async def test_nobody_else_is_called(registry: FakeRegistry, upstream: FakeUpstr
 
 
 def test_the_catalogue_of_a_stranger() -> None:
-    """Who may not pull here pulls nothing from elsewhere."""
+    """A client without valid credentials gets nothing from an upstream."""
     registry = with_upstreams({"registry": UPSTREAM})
     for user in (None, ("hello", "wrong")):
         answer = asyncio.run(registry.call("GET", f"/v2/{NAME}/manifests/1", user=user))

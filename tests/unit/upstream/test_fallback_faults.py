@@ -15,15 +15,15 @@ from tests.invariants import check_links
 from tests.unit.upstream.support import LARGE, LAYERS, NAME, SMALL, blob, fail, get, holds_only_verified_bytes
 
 
-# ------------------------------------------------------------------ what upstreams do wrong
+# ------------------------------------------------------------------ faults of upstreams
 def no_length(reply: Reply) -> Reply:
-    """Chunked transfer encoding."""
+    """Remove the length, as chunked transfer encoding does."""
     return Reply(reply.status, {}, reply.chunks)
 
 
 @pytest.mark.parametrize("data", LAYERS, ids=["small", "large", "empty"])
 async def test_no_content_length(registry: FakeRegistry, upstream: FakeUpstream, data: bytes) -> None:
-    """The blob goes through the part engine, and out with a length: a body without one cannot be seen to break."""
+    """The blob is stored before it is served with a length: clients cannot detect that a body without one broke off."""
     upstream.quirk = lambda _, reply: no_length(reply)
     answer = await blob(registry, data)
     assert (answer.status, answer.body, answer.is_whole) == (200, data, True)
@@ -40,7 +40,7 @@ async def test_no_content_length(registry: FakeRegistry, upstream: FakeUpstream,
 async def test_a_body_that_is_not_the_blob(
     registry: FakeRegistry, upstream: FakeUpstream, known: bool, data: bytes, wrong: str
 ) -> None:
-    """The client sees its download break, or 502, never a whole one; nothing is stored; the next pull is right."""
+    """The client's download breaks, or the answer is 502; nothing is stored, and the next pull succeeds."""
     if (wrong, known) == ("too short a length", False):
         return
     good = upstream.quirk
@@ -79,7 +79,7 @@ async def test_a_body_that_is_not_the_blob(
 
 @pytest.mark.parametrize("content", [b"{", b"[]", b'{"schemaVersion": 2}', b" " * (4 * 1024 * 1024 + 1)])
 async def test_manifests_that_are_none(registry: FakeRegistry, upstream: FakeUpstream, content: bytes) -> None:
-    """502 that names the upstream and why; nothing is stored."""
+    """An invalid manifest is answered with 502 and a message that names the upstream; nothing is stored."""
     upstream.put(NAME, "bad", content, "application/vnd.oci.image.manifest.v1+json")
     for path in ("manifests/bad", f"manifests/{digest_of(content)}"):
         answer = await get(registry, path)
@@ -89,7 +89,7 @@ async def test_manifests_that_are_none(registry: FakeRegistry, upstream: FakeUps
 
 
 async def test_a_manifest_of_another_digest(registry: FakeRegistry, upstream: FakeUpstream) -> None:
-    """502; also when it is cut short."""
+    """A manifest with another digest, or a truncated one, is answered with 502."""
     data, media_type = upstream.manifests[NAME, "1"]
     other = digest_of(b"other")
     upstream.manifests[NAME, other] = data, media_type
@@ -100,7 +100,7 @@ async def test_a_manifest_of_another_digest(registry: FakeRegistry, upstream: Fa
 
 
 async def test_a_vague_content_type(registry: FakeRegistry, upstream: FakeUpstream) -> None:
-    """The manifest says itself what it is."""
+    """The manifest's own media type replaces a generic Content-Type."""
     data, media_type = upstream.manifests[NAME, "1"]
     upstream.quirk = lambda _, reply: Reply(200, {**reply.headers, "content-type": "application/json"}, [data])
     assert (await get(registry, "manifests/1")).headers["Content-Type"] == media_type
@@ -124,7 +124,7 @@ async def test_a_vague_content_type(registry: FakeRegistry, upstream: FakeUpstre
 async def test_other_answers(
     registry: FakeRegistry, upstream: FakeUpstream, reply: Reply, status: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """404 when it may be there but not for us, else 502: with which upstream and why, and never its own words."""
+    """A denial gives 404, another failure 502. The message names the upstream and repeats none of its text."""
     upstream.quirk = lambda *_: reply
     for path in ("manifests/1", f"blobs/{digest_of(SMALL)}"):
         answer = await get(registry, path)
@@ -138,7 +138,7 @@ async def test_other_answers(
 
 
 async def test_slow_answers(registry: FakeRegistry, upstream: FakeUpstream) -> None:
-    """504 within the limit: for who never begins, and for a manifest that never ends."""
+    """An answer that never begins, and a manifest that never ends, give 504 within the timeout."""
     fail(registry, upstream, "silent")
     for path in ("manifests/1", f"blobs/{digest_of(SMALL)}"):
         before = registry.clock.now
@@ -153,7 +153,7 @@ async def test_slow_answers(registry: FakeRegistry, upstream: FakeUpstream) -> N
 
 # ------------------------------------------------------------------ clients, R2, and several at once
 async def test_a_client_that_goes_away(registry: FakeRegistry, upstream: FakeUpstream) -> None:
-    """The copy is finished without it."""
+    """The copy is finished after the client disconnected."""
     registry.leave_after = 1_000_000
     answer = await blob(registry, LARGE)
     assert not answer.is_whole
@@ -164,7 +164,7 @@ async def test_a_client_that_goes_away(registry: FakeRegistry, upstream: FakeUps
 
 
 async def test_a_copy_that_would_take_too_long(registry: FakeRegistry, upstream: FakeUpstream) -> None:
-    """Without its client it is dropped before the runtime ends it, cleanly, and made by the next pull."""
+    """After the client disconnected, a slow copy is given up before the runtime ends it; the next pull makes it."""
     slow = [one for piece in pieces(LARGE) for one in (piece, lambda: registry.clock.sleep(1.0))]
     upstream.quirk = lambda _, reply: Reply(200, reply.headers, slow)
     registry.leave_after = 1_000_000
@@ -182,9 +182,9 @@ async def test_a_copy_that_would_take_too_long(registry: FakeRegistry, upstream:
 @pytest.mark.parametrize("known", [True, False], ids=["with a length", "without"])
 @pytest.mark.parametrize("data", [SMALL, LARGE], ids=["small", "large"])
 async def test_storage_that_fails(registry: FakeRegistry, upstream: FakeUpstream, known: bool, data: bytes) -> None:
-    """Whichever call it is: the client has the whole blob, and the bucket only verified bytes.
+    """Whichever R2 call fails, the client gets the whole blob, and the bucket has only verified bytes.
 
-    What has no length is served from the bucket, so then it is 503, and right the next time.
+    A blob of unknown length is served from the bucket, so the answer is 503, and the next pull succeeds.
     """
     upstream.quirk = lambda _, reply: reply if known else no_length(reply)
     assert (await get(registry, "manifests/nothing")).status == 404
@@ -195,7 +195,7 @@ async def test_storage_that_fails(registry: FakeRegistry, upstream: FakeUpstream
         nonlocal calls
         if (call, key) != ("get", f"{NAME}/blobs/{digest_of(data)}"):
             calls += 1
-            if number < calls <= number + 4:  # more often than it is tried again
+            if number < calls <= number + 4:  # more failures than the storage retries
                 raise StorageError("broken")
 
     while True:
@@ -220,7 +220,7 @@ async def test_storage_that_fails(registry: FakeRegistry, upstream: FakeUpstream
 
 
 async def test_manifests_when_storage_fails(registry: FakeRegistry, upstream: FakeUpstream) -> None:
-    """They are served, though not copied."""
+    """Manifests are served without a copy."""
 
     def no_writes(call: str, key: str) -> None:
         if call == "put":
@@ -233,7 +233,7 @@ async def test_manifests_when_storage_fails(registry: FakeRegistry, upstream: Fa
 
 @pytest.mark.parametrize("seed", range(30))
 async def test_several_at_once(registry: FakeRegistry, upstream: FakeUpstream, seed: int) -> None:
-    """Pulls of the same, with and without a length, and a push of it: all end well, and the blob is there once."""
+    """Concurrent pulls of a blob, with and without a length, and a push of it all succeed; it is stored once."""
     turns = random.Random(seed)
     upstream.quirk = lambda _, reply: reply if turns.random() < 0.5 else no_length(reply)
     data = [SMALL, LARGE][seed % 2]
@@ -258,7 +258,7 @@ async def test_several_at_once(registry: FakeRegistry, upstream: FakeUpstream, s
 async def test_a_manifest_that_is_copied_and_deleted_at_once(
     registry: FakeRegistry, upstream: FakeUpstream, seed: int
 ) -> None:
-    """A tag never stays without its digest, and the next pull brings it back."""
+    """No tag is left without the manifest under its digest, and the next pull stores both."""
     data = upstream.manifests[NAME, "1"][0]
     if seed % 2:
         await get(registry, f"manifests/{digest_of(data)}")

@@ -1,4 +1,4 @@
-"""Pull fallback beside pushes: no upstream answers for what was pushed here."""
+"""Pull fallback and pushes: no upstream answers for a repository with pushes."""
 
 import json
 
@@ -14,7 +14,7 @@ from tests.unit.upstream.support import LARGE, NAME, SMALL, get, with_upstreams
 
 # ------------------------------------------------------------------ pushes
 async def test_pushes_never_ask(registry: FakeRegistry, upstream: FakeUpstream) -> None:
-    """What is elsewhere is not here: it is uploaded, and a manifest without it refused."""
+    """For a push, an upstream's blob is missing: the client uploads it, and a manifest without it is refused."""
     manifest = upstream.manifests[NAME, "1"][0]
     head = await registry.call("HEAD", f"/v2/{NAME}/blobs/{digest_of(SMALL)}")
     assert head.status == 404
@@ -26,7 +26,7 @@ async def test_pushes_never_ask(registry: FakeRegistry, upstream: FakeUpstream) 
 
 
 async def test_a_token_for_pushing_asks_nobody(upstream: FakeUpstream) -> None:
-    """Its HEAD of a manifest is a push's, and that of a token for pulling a pull's."""
+    """HEAD of a manifest asks no upstream with a push token, and asks one with a pull token."""
     registry = with_upstreams({"registry": UPSTREAM}, BEARER_TOKENS="true")
     registry.web.servers[UPSTREAM] = upstream
     for actions, status in (("pull,push", 404), ("pull", 200)):
@@ -38,7 +38,7 @@ async def test_a_token_for_pushing_asks_nobody(upstream: FakeUpstream) -> None:
 
 
 async def test_a_pushed_tag_stays(registry: FakeRegistry, upstream: FakeUpstream) -> None:
-    """Never compared with what an upstream has, not even after its name was a copy's."""
+    """A pushed tag is never compared with an upstream's, not even if it replaced a copied tag."""
     assert (await get(registry, "manifests/1")).status == 200
     own = json.dumps({"schemaVersion": 2, "manifests": []}).encode()
     index = "application/vnd.oci.image.index.v1+json"
@@ -50,7 +50,7 @@ async def test_a_pushed_tag_stays(registry: FakeRegistry, upstream: FakeUpstream
 
 
 async def test_a_tag_that_is_pushed_while_it_is_fetched(upstream: FakeUpstream) -> None:
-    """The copy does not replace it; whether there was a copy before, a deleted tag or nothing."""
+    """The copy does not replace a tag pushed meanwhile, whether a copy, a deleted tag or nothing was there before."""
     registry = with_upstreams({"registry": UPSTREAM, "pushed_repositories": True})
     own = json.dumps({"schemaVersion": 2, "manifests": []}).encode()
     index = "application/vnd.oci.image.index.v1+json"
@@ -78,7 +78,7 @@ async def test_a_tag_that_is_pushed_while_it_is_fetched(upstream: FakeUpstream) 
         assert (await get(registry, "manifests/1")).body == own
 
 
-# ------------------------------------------------------------------ what was pushed here is nobody else's
+# ------------------------------------------------------------------ repositories with pushes
 OWN = json.dumps({"schemaVersion": 2, "manifests": []}).encode()
 INDEX = "application/vnd.oci.image.index.v1+json"
 
@@ -87,7 +87,7 @@ INDEX = "application/vnd.oci.image.index.v1+json"
 async def test_no_upstream_answers_for_what_was_pushed_here(
     registry: FakeRegistry, upstream: FakeUpstream, pushed: str
 ) -> None:
-    """A stranger may have a repository of the same name: no tag, manifest or blob comes from there, nor is it asked."""
+    """The upstream is not asked at all: its repository of the same name may belong to somebody else."""
     pusher = registry
     if pushed != "since":
         pusher = FakeRegistry(clock=registry.clock) if "before" in pushed else with_upstreams({"registry": UPSTREAM})
@@ -104,7 +104,7 @@ async def test_no_upstream_answers_for_what_was_pushed_here(
 
 
 async def test_copies_before_a_push(registry: FakeRegistry, upstream: FakeUpstream) -> None:
-    """Stay, and are no longer compared."""
+    """Copies from before a push stay, and are not compared any more."""
     first = (await get(registry, "manifests/1")).body
     assert (await put_manifest(registry, NAME, "ours", OWN, INDEX)).status == 201
     upstream.push(NAME, "1", [b"a stranger's"])
@@ -116,7 +116,7 @@ async def test_copies_before_a_push(registry: FakeRegistry, upstream: FakeUpstre
 
 
 async def test_a_push_is_noted_once(registry: FakeRegistry) -> None:
-    """In the register, which a collection of garbage keeps as it is; without upstreams nothing is written."""
+    """The first push is noted in the register, and collections keep the note; without upstreams nothing is written."""
     plain = FakeRegistry()
     assert (await put_manifest(plain, NAME, "1", OWN, INDEX)).status == 201
     assert plain.bucket.keys(f"{NAME}/_gc") == []
@@ -129,7 +129,7 @@ async def test_a_push_is_noted_once(registry: FakeRegistry) -> None:
 
 
 async def test_a_push_after_a_sweep_that_broke_off(registry: FakeRegistry, upstream: FakeUpstream) -> None:
-    """It is noted, so that another isolate asks nobody even when all that was pushed is deleted again."""
+    """It is noted, so another isolate asks no upstream even after all pushed content was deleted."""
     metadata = {"phase": "sweep", "run": "r", "lease": str(registry.clock.now - 1_000), "nonce": "n"}
     registry.bucket.seed(f"{NAME}/_gc", b"n", Attributes(metadata=metadata), None)
     assert (await put_manifest(registry, NAME, "ours", OWN, INDEX)).status == 201
@@ -140,7 +140,7 @@ async def test_a_push_after_a_sweep_that_broke_off(registry: FakeRegistry, upstr
 
 
 async def test_an_upstream_for_everything_is_warned_of(capsys: pytest.CaptureFixture[str]) -> None:
-    """At the start, and only of one without prefix and include."""
+    """The warning is logged at the start, only for an upstream without `prefix` and `include`."""
     for entry in ({"registry": UPSTREAM}, {"registry": UPSTREAM, "exclude": ["a"]}):
         with_upstreams(entry)
         assert json.loads(capsys.readouterr().out)["event"] == "upstream-without-limits"

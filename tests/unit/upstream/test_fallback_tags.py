@@ -10,7 +10,7 @@ from tests.unit.upstream.support import NAME, fail, get, with_upstreams
 
 # ------------------------------------------------------------------ tags move
 async def test_a_tag_that_moves_is_seen(registry: FakeRegistry, upstream: FakeUpstream) -> None:
-    """After `revalidate`: with HEAD, and a GET only when it has moved. Digests are never compared."""
+    """After `revalidate` the tag is compared with HEAD, and fetched only if it moved. Digests are never compared."""
     old = (await get(registry, "manifests/1")).body
     new = upstream.push(NAME, "1", [b"newer"])
     registry.clock.now += 290
@@ -28,7 +28,7 @@ async def test_a_tag_that_moves_is_seen(registry: FakeRegistry, upstream: FakeUp
 
 
 async def test_an_upstream_whose_head_says_no_digest(registry: FakeRegistry, upstream: FakeUpstream) -> None:
-    """Then the manifest itself is compared, and not written again."""
+    """Without a digest in the HEAD answer the manifest is fetched and compared, and not written again."""
     upstream.quirk = lambda _, reply: Reply(reply.status, {"content-type": reply.headers["content-type"]}, reply.chunks)
     assert (await get(registry, "manifests/1")).status == 200
     registry.bucket.reset()
@@ -41,7 +41,7 @@ async def test_an_upstream_whose_head_says_no_digest(registry: FakeRegistry, ups
 
 @pytest.mark.parametrize("failure", ["gone", "500", "404", "401", "silent"])
 async def test_stale_copies_are_served(registry: FakeRegistry, upstream: FakeUpstream, failure: str) -> None:
-    """When the upstream is down, or has lost it; soon again, and not after every pull."""
+    """A copy is served while the upstream fails or lacks the tag; it is revalidated soon, but not at every pull."""
     old = (await get(registry, "manifests/1")).body
     registry.clock.now += 301
     fail(registry, upstream, failure)
@@ -61,7 +61,7 @@ async def test_stale_copies_are_served(registry: FakeRegistry, upstream: FakeUps
     ("failure", "status"), [("gone", 502), ("500", 502), ("404", 404), ("401", 404), ("silent", 504)]
 )
 async def test_stale_copies_are_not_served(upstream: FakeUpstream, failure: str, status: int) -> None:
-    """With `serve_stale` false; by its digest the manifest is there."""
+    """With `serve_stale` false a stale tag is not served; its manifest is, by digest."""
     registry = with_upstreams({"registry": UPSTREAM, "serve_stale": False})
     registry.web.servers[UPSTREAM] = upstream
     old = (await get(registry, "manifests/1")).body

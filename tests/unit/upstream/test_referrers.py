@@ -1,4 +1,4 @@
-"""Referrers through pull fallback: what an upstream has is listed, copied like a tag, and merged with ours."""
+"""Referrers through pull fallback: an upstream's list is copied like a tag, and merged with the registry's own."""
 
 import json
 from collections.abc import Callable
@@ -18,13 +18,13 @@ from tests.unit.upstream.support import fail, with_upstreams
 
 NAME = "team/app"
 SIGNATURE, SBOM = "application/vnd.dev.sigstore.bundle.v0.3+json", "a/sbom"
-# Referrers APIs show so many at once; 0 is a registry without one, where clients keep a list in a tag.
+# Descriptors per page of the upstream's referrers API; 0: no API, so that clients keep the list in a tag.
 APIS = [0, 1, 100]
 
 
 @pytest.fixture
 def upstream() -> FakeUpstream:
-    """Another registry, with an image."""
+    """An upstream registry, with an image."""
     upstream = FakeUpstream()
     upstream.push(NAME, "1", [b"layer"])
     return upstream
@@ -32,25 +32,25 @@ def upstream() -> FakeUpstream:
 
 @pytest.fixture
 def registry(upstream: FakeUpstream) -> FakeRegistry:
-    """A registry with that one behind it."""
+    """A registry with that upstream."""
     registry = with_upstreams({"registry": UPSTREAM})
     registry.web.servers[UPSTREAM] = upstream
     return registry
 
 
 def subject_of(upstream: FakeUpstream) -> bytes:
-    """The image's manifest."""
+    """Return the image's manifest."""
     return upstream.manifests[NAME, "1"][0]
 
 
 async def ask(registry: FakeRegistry, subject: bytes, query: str = "") -> Any:
-    """The answer to a list of referrers."""
+    """Request a list of referrers."""
     url = f"/v2/{NAME}/referrers/{digest_of(subject)}{query}"
     return await registry.call("GET", url, user=("reader", "looks-only"))
 
 
 async def referrers(registry: FakeRegistry, subject: bytes, query: str = "") -> list[str]:
-    """Digests, of all pages."""
+    """Return the digests of all pages."""
     found: list[str] = []
     while True:
         answer = await ask(registry, subject, query)
@@ -61,10 +61,10 @@ async def referrers(registry: FakeRegistry, subject: bytes, query: str = "") -> 
         query = "?" + answer.headers["Link"].partition(">")[0].partition("?")[2]
 
 
-# ------------------------------------------------------------------ what is there is listed
+# ------------------------------------------------------------------ lists of an upstream
 @pytest.mark.parametrize("page", APIS)
 async def test_signatures_of_an_upstream(registry: FakeRegistry, upstream: FakeUpstream, page: int) -> None:
-    """Listed and filtered, before and after they were pulled; by another isolate, and without the upstream."""
+    """They are listed and filtered before and after they were pulled, by another isolate, and without the upstream."""
     upstream.referrers_page = page
     subject = subject_of(upstream)
     signature = upstream.attach(NAME, subject, SIGNATURE, note="first")
@@ -84,7 +84,7 @@ async def test_signatures_of_an_upstream(registry: FakeRegistry, upstream: FakeU
 
 
 async def test_an_empty_list_hides_no_tag(registry: FakeRegistry, upstream: FakeUpstream) -> None:
-    """A registry that learned the API lately: what clients left in the tag is listed; other tags are pulled as ever."""
+    """If the upstream's API has an empty list, the referrers in the tag are listed; other tags are pulled as before."""
     subject = subject_of(upstream)
     signature = upstream.attach(NAME, subject, SIGNATURE)
     tag = digest_of(subject).replace(":", "-")
@@ -101,7 +101,7 @@ async def test_an_empty_list_hides_no_tag(registry: FakeRegistry, upstream: Fake
 
 @pytest.mark.parametrize("page", APIS)
 async def test_nothing_there(registry: FakeRegistry, upstream: FakeUpstream, page: int) -> None:
-    """An empty list, asked for once in a while, and nothing is written for who asks for what there is not."""
+    """Without referrers the list is empty, the upstream is asked only after `revalidate`, and nothing is written."""
     upstream.referrers_page = page
     for _ in range(3):
         assert await referrers(registry, b"unknown") == []
@@ -114,7 +114,7 @@ async def test_nothing_there(registry: FakeRegistry, upstream: FakeUpstream, pag
 
 @pytest.mark.parametrize("page", APIS)
 async def test_a_signature_that_comes_and_goes(registry: FakeRegistry, upstream: FakeUpstream, page: int) -> None:
-    """After `revalidate`. What was pulled stays; a list that did not change is not written again."""
+    """A change is seen after `revalidate`. Pulled signatures stay; an unchanged list is not written again."""
     upstream.referrers_page = page
     subject = subject_of(upstream)
     first = upstream.attach(NAME, subject, SIGNATURE)
@@ -136,11 +136,11 @@ async def test_a_signature_that_comes_and_goes(registry: FakeRegistry, upstream:
     assert await referrers(registry, subject) == [digest_of(second)]
 
 
-# ------------------------------------------------------------------ merged with ours
+# ------------------------------------------------------------------ merged with the registry's own
 async def test_merged_in_the_order_of_digests(
     registry: FakeRegistry, upstream: FakeUpstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each once, however the pages of either fall."""
+    """Each referrer is listed once, whatever the page boundaries of both lists are."""
     upstream.referrers_page = 7
     registry = with_upstreams({"registry": UPSTREAM, "pushed_repositories": True})
     registry.web.servers[UPSTREAM] = upstream
@@ -164,7 +164,7 @@ async def test_merged_in_the_order_of_digests(
 
 
 async def test_a_repository_that_was_pushed_to(registry: FakeRegistry, upstream: FakeUpstream) -> None:
-    """Nobody else is asked for its signatures: what a stranger signs there is nothing here."""
+    """No upstream is asked for the signatures of a pushed repository: its own may belong to somebody else."""
     subject = subject_of(upstream)
     upstream.attach(NAME, subject, SIGNATURE)
     own = json.dumps({"schemaVersion": 2, "manifests": []}).encode()
@@ -174,7 +174,7 @@ async def test_a_repository_that_was_pushed_to(registry: FakeRegistry, upstream:
 
 
 async def test_the_first_that_has_some(upstream: FakeUpstream) -> None:
-    """An upstream without signatures leaves it to the next one, and so does one that denies."""
+    """The next upstream is asked if one has no signatures or denies access."""
     other = "https://other.example"
     registry = with_upstreams({"registry": other}, {"registry": UPSTREAM, "exclude": ["secret/**"]})
     registry.web.servers[UPSTREAM] = upstream
@@ -187,7 +187,7 @@ async def test_the_first_that_has_some(upstream: FakeUpstream) -> None:
 
 
 async def test_a_collection_keeps_the_copy_with_its_subject(registry: FakeRegistry, upstream: FakeUpstream) -> None:
-    """And takes it when that is gone."""
+    """A collection deletes the copied list only after its subject is gone."""
     subject = subject_of(upstream)
     upstream.attach(NAME, subject, SIGNATURE)
     assert (await registry.call("GET", f"/v2/{NAME}/manifests/1")).status == 200
@@ -203,7 +203,7 @@ async def test_a_collection_keeps_the_copy_with_its_subject(registry: FakeRegist
 # ------------------------------------------------------------------ upstreams that fail
 @pytest.mark.parametrize("failure", ["gone", "500", "404", "401", "silent"])
 async def test_a_copied_list_is_served(registry: FakeRegistry, upstream: FakeUpstream, failure: str) -> None:
-    """When the upstream is down, or has lost it; and it is not asked at every pull."""
+    """It is served while the upstream fails or lacks the list; the upstream is not asked again at every pull."""
     subject = subject_of(upstream)
     signature = upstream.attach(NAME, subject, SIGNATURE)
     assert await referrers(registry, subject) == [digest_of(signature)]
@@ -222,7 +222,7 @@ async def test_a_copied_list_is_served(registry: FakeRegistry, upstream: FakeUps
 async def test_nothing_copied_and_an_upstream_that_fails(
     registry: FakeRegistry, upstream: FakeUpstream, failure: str, status: int
 ) -> None:
-    """It is said: an empty list would mean that nobody signed. Signatures that were pulled are listed all the same."""
+    """Without a copy the failure is reported, because an empty list would mean "unsigned"; pulled ones are listed."""
     subject = subject_of(upstream)
     signature = upstream.attach(NAME, subject, SIGNATURE)
     quirk = upstream.quirk
@@ -238,7 +238,7 @@ async def test_nothing_copied_and_an_upstream_that_fails(
 
 @pytest.mark.parametrize(("failure", "status"), [("gone", 502), ("500", 502), ("404", 200)])
 async def test_a_copied_list_is_not_served(upstream: FakeUpstream, failure: str, status: int) -> None:
-    """With `serve_stale` false."""
+    """With `serve_stale` false, a failure is reported although there is a copy."""
     registry = with_upstreams({"registry": UPSTREAM, "serve_stale": False})
     registry.web.servers[UPSTREAM] = upstream
     subject = subject_of(upstream)
@@ -252,7 +252,7 @@ async def test_a_copied_list_is_not_served(upstream: FakeUpstream, failure: str,
 
 
 def as_list(body: bytes, **headers: str) -> Callable[[WebRequest, Reply], Reply]:
-    """Answers a list of referrers so."""
+    """Return a quirk that answers requests for referrers with `body`."""
     sent = {"content-type": INDEX, **headers}
     return lambda request, reply: Reply(200, sent, pieces(body)) if "/referrers/" in request.path else reply
 
@@ -272,7 +272,7 @@ def as_list(body: bytes, **headers: str) -> Callable[[WebRequest, Reply], Reply]
     ids=["empty", "list", "no UTF-8", "object", "twice", "deep", "many", "large"],
 )
 async def test_lists_that_are_none(registry: FakeRegistry, upstream: FakeUpstream, body: bytes) -> None:
-    """502, and no memory stays taken."""
+    """Invalid lists are answered with 502, and their memory is released."""
     upstream.quirk = as_list(body)
     answer = await ask(registry, subject_of(upstream))
     assert answer.status == 502
@@ -281,7 +281,7 @@ async def test_lists_that_are_none(registry: FakeRegistry, upstream: FakeUpstrea
 
 
 async def test_a_page_that_is_no_list(registry: FakeRegistry, upstream: FakeUpstream) -> None:
-    """A registry without the API that answers everything: then the tag counts."""
+    """If the upstream answers the API's path with something else than a list, the tag is used."""
     signature = upstream.attach(NAME, subject_of(upstream), SIGNATURE)
     for status, kind in ((200, "text/html"), (400, ""), (405, ""), (401, "")):
         upstream.quirk = lambda request, reply, status=status, kind=kind: (  # type: ignore[misc]
@@ -292,7 +292,7 @@ async def test_a_page_that_is_no_list(registry: FakeRegistry, upstream: FakeUpst
 
 
 async def test_descriptors_that_are_none(registry: FakeRegistry, upstream: FakeUpstream) -> None:
-    """Are left out; of the others nothing is shown that is no descriptor's."""
+    """Invalid descriptors are left out; of valid ones, only the members of a descriptor are shown."""
     good = descriptor(b"x", MANIFEST)
     bad: list[object] = [
         *(None, 1, "x", [], {}),
@@ -318,7 +318,7 @@ async def test_descriptors_that_are_none(registry: FakeRegistry, upstream: FakeU
     ],
 )
 async def test_links_lead_nowhere_else(registry: FakeRegistry, upstream: FakeUpstream, link: str) -> None:
-    """Only to the next page of the same list, and not without end."""
+    """A Link is followed only to the next page of the same list, and only a limited number of times."""
     index = json.dumps({"schemaVersion": 2, "manifests": [descriptor(b"x", MANIFEST)]}).encode()
     upstream.quirk = as_list(index, link=link)
     assert await referrers(registry, subject_of(upstream)) == [digest_of(b"x")]
@@ -330,7 +330,7 @@ async def test_links_lead_nowhere_else(registry: FakeRegistry, upstream: FakeUps
 async def test_very_many(
     registry: FakeRegistry, upstream: FakeUpstream, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What there is no room for is left out, and the log says so; the room for a list is taken once."""
+    """Descriptors above the limit are left out and logged; the memory for a list is reserved once."""
     monkeypatch.setattr(upstream_referrers, "MAX_KEPT", 100_000)
     items = [descriptor(str(number).encode(), MANIFEST) for number in range(1_000)]
     upstream.quirk = as_list(json.dumps({"schemaVersion": 2, "manifests": items}).encode())
@@ -344,7 +344,7 @@ async def test_very_many(
 
 
 async def test_storage_that_fails(registry: FakeRegistry, upstream: FakeUpstream) -> None:
-    """A list that cannot be copied is served all the same."""
+    """A list is served even if its copy cannot be stored."""
     subject = subject_of(upstream)
     signature = upstream.attach(NAME, subject, SIGNATURE)
 
@@ -359,7 +359,7 @@ async def test_storage_that_fails(registry: FakeRegistry, upstream: FakeUpstream
 async def test_a_thousand_signatures(
     registry: FakeRegistry, upstream: FakeUpstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Five R2 calls at most once they are copied, with the pages of production."""
+    """A copied list takes at most five R2 calls, with pages as large as in production."""
     monkeypatch.setattr("tests.fakes.r2.PAGE_WITH_METADATA", 1000)
     upstream.referrers_page = 1_000
     subject = subject_of(upstream)
