@@ -10,6 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "src"
+PAGES = sorted([*(ROOT / "docs").rglob("*.md"), *(ROOT / "examples").rglob("*.md")])
 MODULES = sorted(SOURCE.rglob("*.py"))
 
 
@@ -87,16 +88,37 @@ def test_what_is_public() -> None:
 
 
 def test_every_setting_is_documented() -> None:
-    """Each variable that `registry.settings` reads is in wrangler.toml.example and in the README."""
+    """Each variable that `registry.settings` reads is in wrangler.toml.example and in docs/settings.md."""
     names = re.findall(r'variable\("([A-Z_]+)"\)', (SOURCE / "registry/settings.py").read_text())
     assert names
     for name in names:
         assert name in (ROOT / "wrangler.toml.example").read_text()
-        assert name in (ROOT / "README.md").read_text()
+        assert f"`{name}`" in (ROOT / "docs/settings.md").read_text()
 
 
 def test_every_make_target_of_the_readme_exists() -> None:
     """README.md and CONTRIBUTING.md name only existing make targets."""
     targets = set(re.findall(r"^([a-z-]+):.*## ", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    for page in ("README.md", "CONTRIBUTING.md"):
+    for page in ("README.md", "CONTRIBUTING.md", *(str(page.relative_to(ROOT)) for page in PAGES)):
         assert set(re.findall(r"`make ([a-z-]+)", (ROOT / page).read_text())) <= targets
+
+
+README_WORDS = 900  # a stranger reads it in four minutes
+
+
+def test_the_readme_is_short() -> None:
+    """Words as `wc -w` counts them."""
+    assert len((ROOT / "README.md").read_text().split()) <= README_WORDS
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *PAGES], ids=lambda path: path.name)
+def test_links_between_pages(page: Path) -> None:
+    """A relative link leads to a file and, after #, to a heading of it."""
+    prose = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
+    for link in re.findall(r"\]\((?!https?:)([^)\s]+)\)", prose):
+        path, _, anchor = link.partition("#")
+        target = page.parent / path if path else page
+        assert target.exists(), link
+        if anchor:
+            headings = re.findall(r"^#+ (.+)$", target.read_text(), re.MULTILINE)
+            assert anchor in {re.sub(r"[^\w -]", "", one.lower()).replace(" ", "-") for one in headings}, link
