@@ -55,7 +55,10 @@ def test_deleted_and_collected(skopeo: Client, registry: Registry, folder: Path)
     pulled = folder / "pulled"
     skopeo.succeeds("copy", "--src-tls-verify=false", f"{image}:kept", f"oci:{pulled}:1")
     assert all(file == digest[7:] for file, digest in blobs(pulled).items())
-    assert ask(registry, "GET", f"/v2/{name}/gc?mode=verify") == (200, {"manifests": 2, "blobs": 3, "problems": [], "unread": 0})
+    assert ask(registry, "GET", f"/v2/{name}/gc?mode=verify") == (
+        200,
+        {"manifests": 2, "blobs": 3, "problems": [], "unread": 0},
+    )
 
 
 def test_pushing_while_garbage_is_collected(skopeo: Client, registry: Registry, folder: Path) -> None:
