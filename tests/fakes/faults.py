@@ -3,23 +3,22 @@
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, TypeVar
+from typing import Any, TypeVar, Unpack
 
 from registry.ports.storage import (
-    MAX_LIST_KEYS,
     NO_ATTRIBUTES,
     Attributes,
     Content,
     Listing,
+    ListOptions,
     MultipartUpload,
-    NotAfter,
+    PutOptions,
     Source,
     StorageBusy,
     StorageError,
     StoredBody,
     StoredObject,
 )
-from registry.spec.names import Digest
 from registry.spec.ranges import ByteRange
 from tests.fakes.client import Answer, FakeRegistry, digest_of, with_query
 from tests.fakes.r2 import FakeR2
@@ -74,35 +73,15 @@ class FaultyStorage:
         key: str,
         content: bytes | Source | Content,
         attributes: Attributes = NO_ATTRIBUTES,
-        *,
-        checksum: Digest | None = None,
-        only_if: str | NotAfter | None = None,
+        **options: Unpack[PutOptions],
     ) -> StoredObject | None:
-        return await self._call(lambda: self.bucket.put(key, content, attributes, checksum=checksum, only_if=only_if))
+        return await self._call(lambda: self.bucket.put(key, content, attributes, **options))
 
     async def delete(self, keys: Sequence[str]) -> None:
         await self._call(lambda: self.bucket.delete(keys))
 
-    async def list(
-        self,
-        prefix: str,
-        *,
-        start_after: str | None = None,
-        delimiter: str | None = None,
-        cursor: str | None = None,
-        limit: int = MAX_LIST_KEYS,
-        with_metadata: bool = False,
-    ) -> Listing:
-        return await self._call(
-            lambda: self.bucket.list(
-                prefix,
-                start_after=start_after,
-                delimiter=delimiter,
-                cursor=cursor,
-                limit=limit,
-                with_metadata=with_metadata,
-            )
-        )
+    async def list(self, prefix: str, **options: Unpack[ListOptions]) -> Listing:
+        return await self._call(lambda: self.bucket.list(prefix, **options))
 
     async def create_upload(self, key: str, attributes: Attributes = NO_ATTRIBUTES) -> MultipartUpload:
         return await self._call(lambda: self.bucket.create_upload(key, attributes))

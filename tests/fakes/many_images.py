@@ -3,8 +3,9 @@
 import base64
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Sequence
+from typing import Unpack
 
-from registry.ports.storage import MAX_LIST_KEYS, Listing, StoredObject
+from registry.ports.storage import MAX_LIST_KEYS, Listing, ListOptions, StoredObject
 from registry.spec.names import Digest
 from tests.fakes.r2 import FakeR2
 
@@ -53,24 +54,18 @@ class ManyImages(FakeR2):
         raw = b"".join(bytes.fromhex(_hex(number, self._blobs)[:24]) for number in numbers)
         return base64.urlsafe_b64encode(raw).decode() + "."
 
-    async def list(
-        self,
-        prefix: str,
-        *,
-        start_after: str | None = None,
-        delimiter: str | None = None,
-        cursor: str | None = None,
-        limit: int = MAX_LIST_KEYS,
-        with_metadata: bool = False,
-    ) -> Listing:
+    async def list(self, prefix: str, **options: Unpack[ListOptions]) -> Listing:
         """Compute a page; delimiters are not supported."""
-        assert delimiter is None
+        assert options.get("delimiter") is None
+        with_metadata = options.get("with_metadata", False)
         await self._call("list", prefix)
         self.usage.class_a += 1
-        room = min(limit, self.page, self.page_with_metadata if with_metadata else limit)
+        room = min(
+            options.get("limit", MAX_LIST_KEYS), self.page, *([self.page_with_metadata] if with_metadata else [])
+        )
         every = range(self.size)
         at = bisect_left(every, prefix, key=self._key)
-        after = cursor or start_after
+        after = options.get("cursor") or options.get("start_after")
         if after is not None:
             at = max(at, bisect_right(every, after, key=self._key))
         objects: list[StoredObject] = []

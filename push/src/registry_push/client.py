@@ -20,9 +20,8 @@ from registry_push.retries import RETRIED, Retries, described
 TIMEOUT = httpx.Timeout(30, read=180, write=120)
 
 _MAX_REDIRECTS = 5
-_MAX_CHALLENGES = (
-    3  # tries of one request: with an expired token, with another request's token that expired too, with a new one
-)
+# Tries of one request: with an expired token, with another request's token that expired too, with a new one.
+_MAX_CHALLENGES = 3
 # Retries of a connection to a host that has never answered: it is probably the wrong host, or not running.
 _FIRST_CONTACT_RETRIES = 2
 _UNKNOWN_NAME = frozenset({socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME)})

@@ -28,11 +28,6 @@ class Authorizer:
         """Everybody may pull from the repositories that `anonymous_pull` matches."""
         self._public = allow({Access.PULL}, *(glob.text for glob in anonymous_pull))
 
-    @property
-    def allows_anonymous(self) -> bool:
-        """Whether clients may pull from any repository without credentials."""
-        return bool(self._public.tables)
-
     def admit(self, caller: Caller | None, endpoint: Endpoint) -> Endpoint:
         """Return the endpoint if the caller may use it. Otherwise raises UNAUTHORIZED, TOKEN_TOO_NARROW or DENIED.
 

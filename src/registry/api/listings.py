@@ -33,7 +33,7 @@ async def list_tags(registry: Registry, endpoint: ListTags, request: Request) ->
 async def list_referrers(registry: Registry, endpoint: ListReferrers, request: Request) -> Response:
     """Answer end-12 with an index of the referrers, from this registry and its upstreams; it may be empty."""
     platform, name, subject = registry.platform, endpoint.name, endpoint.digest
-    with Room(platform) as room:
+    with Room(platform, Calls(registry.settings.r2_calls)) as room:
         elsewhere = await registry.fallback.referrers(name, subject, room)
         listed = unpack(elsewhere.data)
         page = await referrers.list_page(room, name, subject, endpoint.artifact_type, endpoint.last, listed)

@@ -25,6 +25,7 @@ from registry.ports.storage import (
     MultipartUpload,
     NotAfter,
     PartChanged,
+    PutOptions,
     Source,
     StorageBusy,
     StorageError,
@@ -75,19 +76,17 @@ class R2Storage:
         key: str,
         content: bytes | Source | Content,
         attributes: Attributes = NO_ATTRIBUTES,
-        *,
-        checksum: Digest | None = None,
-        only_if: str | NotAfter | None = None,
+        **options: Unpack[PutOptions],
     ) -> StoredObject | None:
-        options = _options(attributes)
+        sent, checksum, only_if = _options(attributes), options.get("checksum"), options.get("only_if")
         if checksum is not None:
-            options[checksum.algorithm] = checksum.hex
+            sent[checksum.algorithm] = checksum.hex
         if isinstance(only_if, NotAfter):
             # As the only condition: when an etag matches, R2 ignores the date (RFC 9110, section 13.2.2).
-            options["onlyIf"] = {"uploadedBefore": js.Date.new(round(only_if.uploaded * 1000) + 1)}
+            sent["onlyIf"] = {"uploadedBefore": js.Date.new(round(only_if.uploaded * 1000) + 1)}
         elif only_if is not None:
-            options["onlyIf"] = {"etagDoesNotMatch": "*"} if only_if == ABSENT else {"etagMatches": only_if}
-        found = await _result(self._bucket.put(key, _value(content), as_js(options)))
+            sent["onlyIf"] = {"etagDoesNotMatch": "*"} if only_if == ABSENT else {"etagMatches": only_if}
+        found = await _result(self._bucket.put(key, _value(content), as_js(sent)))
         return None if found is jsnull else _describe(found)
 
     async def delete(self, keys: Sequence[str]) -> None:

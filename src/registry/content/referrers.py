@@ -19,6 +19,7 @@ from registry.spec.media_types import JSON
 from registry.spec.names import Digest, RepositoryName, parse_digest
 from registry.spec.untrusted_json import read_json
 from registry.storage import keys
+from registry.storage.calls import Calls
 from registry.telemetry.log import log
 
 MAX_ANSWER = 4 * 1024 * 1024  # bytes of one answer's descriptors; its Link leads to the rest
@@ -27,7 +28,6 @@ MAX_ANNOTATIONS = 16 * 1024
 _MAX_ENTRY = 5 * 1024 * 1024  # bytes: entries of older versions may contain all annotations of a manifest
 _FIRST_PAGE = 100  # entries: nearly always all of them; their metadata takes little memory
 _SMALL = 256 * 1024  # bytes of an answer that needs no memory reservation
-_MAX_CALLS = 900  # R2 calls of one request
 
 # Names of an entry's metadata. R2 allows 2,048 bytes for all metadata of an object (docs/adr/0005).
 _DESCRIPTOR, _ARTIFACT_TYPE = "descriptor", "artifact-type"
@@ -77,10 +77,14 @@ def _some(annotations: Mapping[str, str]) -> dict[str, str]:
 
 
 class Room:
-    """The memory for a list of referrers: reserved at most once per request, and released unless it is handed over."""
+    """What a request for a list of referrers may use: R2 calls and memory.
 
-    def __init__(self, platform: Platform) -> None:
+    The memory is reserved at most once, and released unless it is handed over.
+    """
+
+    def __init__(self, platform: Platform, calls: Calls) -> None:
         self.platform = platform
+        self.calls = calls
         self._lease: Lease | None = None
 
     async def take(self, _: int = 0) -> None:
@@ -121,7 +125,9 @@ async def list_page(
     last: Digest | None,
     elsewhere: Iterable[tuple[str, str]] = (),
 ) -> ReferrerPage:
-    """List the manifests that name `subject`, of `artifact_type` if it is given, up to MAX_ANSWER bytes.
+    """List the manifests that name `subject`, of `artifact_type` if it is given.
+
+    A page ends at MAX_ANSWER bytes, or when the R2 calls are spent.
 
     `elsewhere`: the digests and descriptors of an upstream registry, in order. For a digest that this registry also
     has, its own entry is shown.
@@ -160,7 +166,7 @@ class _Page:
         self._artifact_type = artifact_type
         self._room = room
         self._elsewhere = [self._stand_in(digest, text) for digest, text in elsewhere]
-        self._calls = 0
+        self._calls = room.calls
         self._size = 0  # bytes of the entries that are shown or about to be read
         self.shown: list[str] = []
 
@@ -172,7 +178,7 @@ class _Page:
             listing = await self._platform.storage.list(
                 self._prefix, start_after=after, limit=limit, with_metadata=True
             )
-            self._calls += 1
+            self._calls.left -= 1
             for batch in _batches(self._merged(listing, after)):
                 for found in batch:
                     # A page has at least one entry, otherwise the next page would begin at the same place.
@@ -187,7 +193,7 @@ class _Page:
             if listing.cursor is None:
                 return None
             after = listing.objects[-1].key
-            if self._calls >= _MAX_CALLS:
+            if self._calls.left <= 0:
                 return self._digest(after)
             await self._room.take()
             limit = MAX_LIST_KEYS
@@ -209,7 +215,7 @@ class _Page:
     def _may_match(self, found: StoredObject) -> bool:
         """Return False if the entry's metadata already shows that its artifact type does not match."""
         known = found.metadata.get(_ARTIFACT_TYPE)
-        return self._artifact_type is None or known is None or json.loads(known) == self._artifact_type
+        return self._artifact_type is None or known is None or known == json.dumps(self._artifact_type)
 
     async def _descriptor(self, found: StoredObject) -> str | None:
         """Return the descriptor of an entry; None if the entry is not shown."""
@@ -217,7 +223,7 @@ class _Page:
             return None
         text = found.metadata.get(_DESCRIPTOR)
         if text is None:
-            self._calls += 1
+            self._calls.left -= 1
             text = await self._read(found)
         try:
             descriptor = None if text is None else read_json(text, _MAX_ENTRY)

@@ -18,8 +18,8 @@ from registry.ports.storage import (
     Listing,
     ListOptions,
     MultipartUpload,
-    NotAfter,
     PartChanged,
+    PutOptions,
     Source,
     Storage,
     StorageBusy,
@@ -28,7 +28,6 @@ from registry.ports.storage import (
     StoredObject,
     UploadGone,
 )
-from registry.spec.names import Digest
 from registry.spec.ranges import ByteRange
 from registry.telemetry.log import log
 
@@ -101,16 +100,15 @@ class RetryingStorage:
         key: str,
         content: bytes | Source | Content,
         attributes: Attributes = NO_ATTRIBUTES,
-        *,
-        checksum: Digest | None = None,
-        only_if: str | NotAfter | None = None,
+        **options: Unpack[PutOptions],
     ) -> StoredObject | None:
+        checksum, only_if = options.get("checksum"), options.get("only_if")
         attempts = 0
 
         async def attempt() -> StoredObject | None:
             nonlocal attempts
             attempts += 1
-            return await self._storage.put(key, content, attributes, checksum=checksum, only_if=only_if)
+            return await self._storage.put(key, content, attributes, **options)
 
         async def found_ours() -> StoredObject | None:
             found = await self.head(key)

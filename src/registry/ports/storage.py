@@ -224,6 +224,13 @@ class MultipartUpload:
 NO_ATTRIBUTES = Attributes()
 
 
+class PutOptions(TypedDict, total=False):
+    """Options of a put. An absent one and None are the same."""
+
+    checksum: Digest | None  # R2 verifies it
+    only_if: "str | NotAfter | None"  # a condition on the present object: ABSENT, its etag, or NotAfter
+
+
 class ListOptions(TypedDict, total=False):
     """Options of a listing. An absent one and None are the same."""
 
@@ -250,14 +257,11 @@ class Storage(Protocol):
         key: str,
         content: bytes | Source | Content,
         attributes: Attributes = NO_ATTRIBUTES,
-        *,
-        checksum: Digest | None = None,
-        only_if: "str | NotAfter | None" = None,
+        **options: Unpack[PutOptions],
     ) -> StoredObject | None:
         """Store an object, whole or not at all. A Source must have a size and must not have been read yet.
 
-        `checksum`: R2 verifies it; raises ChecksumMismatch when the bytes differ. `only_if` is a condition on the
-        present object: ABSENT, its etag, or NotAfter. Returns None when the condition does not hold.
+        Returns None when the condition does not hold. Raises ChecksumMismatch when the bytes differ from `checksum`.
         """
         ...
 

@@ -92,6 +92,11 @@ class RegistryError(Exception):
         return [{**entry, "detail": detail} for detail in self.details] or [entry]
 
 
+def is_failure(error: BaseException) -> bool:
+    """Whether to handle an error: False for a cancellation and everything else that must be raised again."""
+    return isinstance(error, Exception) or is_cpu_limit(error)
+
+
 def is_cpu_limit(error: BaseException) -> bool:
     """Whether the runtime ends the request because its CPU time is used, but for a moment to tidy up.
 

@@ -53,6 +53,11 @@ def parse_name(text: str) -> RepositoryName:
     return RepositoryName(text)
 
 
+def is_name(text: str) -> bool:
+    """Whether `text` is a repository name."""
+    return len(text) <= MAX_NAME_LENGTH and _NAME.fullmatch(text) is not None
+
+
 def parse_digest(text: str) -> Digest:
     """Check a digest; raises DIGEST_INVALID, also for an algorithm that is not supported."""
     match = _DIGEST.fullmatch(text)

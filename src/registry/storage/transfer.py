@@ -16,9 +16,8 @@ from registry.spec.names import Digest
 T = TypeVar("T")
 
 DRAIN_SECONDS = 5.0  # for which an unwanted body is read before the answer is sent
-DOCUMENT_SECONDS = (
-    10.0  # that a document of MEDIUM_DOCUMENT may take to arrive; a larger one may take four times as long
-)
+# That a document of MEDIUM_DOCUMENT may take to arrive; a larger one may take four times as long.
+DOCUMENT_SECONDS = 10.0
 SEND_SECONDS = 30.0  # that a client may take to read an answer of 4 MiB
 DOCUMENT_FACTOR = 3  # bytes of memory per byte of an upstream's document: received, parsed, and the result
 

@@ -15,8 +15,7 @@ from operator import attrgetter
 
 from registry.ports.platform import Platform
 from registry.ports.storage import Listing, StoredObject
-from registry.spec.errors import RegistryError
-from registry.spec.names import RepositoryName, parse_name
+from registry.spec.names import RepositoryName, is_name
 from registry.storage import keys
 from registry.storage.calls import Calls
 
@@ -179,7 +178,7 @@ class Walk:
         parent, _, segment = folder[:-1].rpartition("/")
         if segment.startswith(keys.OURS) or (parent and segment in keys.REPOSITORY_FOLDERS):
             return False
-        return _is_name(folder[:-1]) and self._may_enter(folder[:-1])
+        return is_name(folder[:-1]) and self._may_enter(folder[:-1])
 
 
 def _last(page: Listing) -> str:
@@ -199,13 +198,5 @@ def _repositories(objects: Sequence[StoredObject]) -> list[Repository]:
     return [
         Repository(RepositoryName(name), frozenset(has[name]), own[name])
         for name in sorted(own, key=lambda name: f"{name}/")
-        if _is_name(name)
+        if is_name(name)
     ]
-
-
-def _is_name(text: str) -> bool:
-    try:
-        parse_name(text)
-    except RegistryError:
-        return False
-    return True

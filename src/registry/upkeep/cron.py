@@ -15,7 +15,7 @@ from registry.content import gc_register
 from registry.ports.platform import Platform
 from registry.ports.storage import Attributes, StorageError
 from registry.spec.endpoints import Mode
-from registry.spec.errors import RegistryError, is_cpu_limit
+from registry.spec.errors import RegistryError, is_failure
 from registry.spec.names import RepositoryName
 from registry.storage import bucket_format, keys
 from registry.storage.calls import Calls, OutOfCalls
@@ -140,7 +140,7 @@ class _Tick:
             except OutOfCalls:
                 return
             except BaseException as error:  # the next tick tries once more, then skips it
-                if not (isinstance(error, Exception) or is_cpu_limit(error)):
+                if not is_failure(error):
                     raise
                 self._fail(walk.position, error)
                 if upkeep.failed_at == walk.position:
@@ -190,7 +190,7 @@ class _Tick:
         except RegistryError as error:
             log("not-collected", repository=repository.name, reason=error.message)
         except BaseException as error:  # a failing repository must not stop the others
-            if not (isinstance(error, Exception) or is_cpu_limit(error)):
+            if not is_failure(error):
                 raise
             self._fail(repository.name, error)
             if not upkeep.is_alone:
@@ -229,7 +229,7 @@ class _Tick:
             except OutOfCalls:
                 return
             except BaseException as error:  # the next tick tries once more, then skips it
-                if not (isinstance(error, Exception) or is_cpu_limit(error)):
+                if not is_failure(error):
                     raise
                 self._fail(upkeep.cursor, error)
                 if upkeep.failed_at == keys.DATA + upkeep.cursor:

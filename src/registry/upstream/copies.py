@@ -15,7 +15,7 @@ from registry.ports.platform import ANSWER_SECONDS, COPY_BUFFER, Platform
 from registry.ports.storage import MAX_PUT_SIZE, Buffer, ClientGone, Content, Pipe, PipeBroken, Source, StorageError
 from registry.ports.tasks import beside
 from registry.ports.web import WebError
-from registry.spec.errors import RegistryError, is_cpu_limit
+from registry.spec.errors import RegistryError, is_failure
 from registry.spec.names import Digest, RepositoryName
 from registry.storage.transfer import Span, copy, through_pipe
 from registry.telemetry.log import log
@@ -60,7 +60,7 @@ class BlobCopy:
         except WebError as error:
             self._log("copy-given-up", error)
         except BaseException as error:  # nothing awaits this coroutine's result, so the error would be lost
-            if not (isinstance(error, Exception) or is_cpu_limit(error)):
+            if not is_failure(error):
                 raise
             self._log("internal-error", error)
 

@@ -8,7 +8,7 @@ from urllib.parse import SplitResult, urlsplit
 from registry.access.permissions import Glob, parse_repository_glob
 from registry.setting_lists import check_members, parse_list, read_number
 from registry.spec.errors import RegistryError
-from registry.spec.names import RepositoryName, parse_name
+from registry.spec.names import RepositoryName, is_name, parse_name
 from registry.upstream import ecr
 
 DEFAULT_REVALIDATE = 300  # seconds after which a copied tag is compared with the upstream's
@@ -135,7 +135,7 @@ def _parse_url(text: object) -> tuple[str, str]:
     if f".{url.hostname}".endswith(".docker.io"):
         return DOCKER_HUB, ""  # Docker's own configuration has https://index.docker.io/v1/
     folder = url.path.strip("/")
-    if folder and not _is_name(folder):
+    if folder and not is_name(folder):
         raise ValueError("the path of registry must begin its repository names, as in https://gcr.io/project")
     return f"{url.scheme}://{url.netloc}", f"{folder}/" if folder else ""
 
@@ -179,17 +179,9 @@ def _auth(value: object) -> Auth:
 def _prefix(value: object) -> str:
     if value == "":
         return ""
-    if not isinstance(value, str) or not _is_name(value.removesuffix("/")):
+    if not isinstance(value, str) or not is_name(value.removesuffix("/")):
         raise ValueError("prefix must be the first segments of repository names, as in mirror or mirror/hub")
     return f"{value.removesuffix('/')}/"
-
-
-def _is_name(text: str) -> bool:
-    try:
-        parse_name(text)
-    except RegistryError:
-        return False
-    return True
 
 
 def _globs(entry: Mapping[str, object], member: str) -> tuple[Glob, ...]:

@@ -22,22 +22,6 @@ SIGNATURE, SBOM = "application/vnd.dev.sigstore.bundle.v0.3+json", "a/sbom"
 APIS = [0, 1, 100]
 
 
-@pytest.fixture
-def upstream() -> FakeUpstream:
-    """An upstream registry, with an image."""
-    upstream = FakeUpstream()
-    upstream.push(NAME, "1", [b"layer"])
-    return upstream
-
-
-@pytest.fixture
-def registry(upstream: FakeUpstream) -> FakeRegistry:
-    """A registry with that upstream."""
-    registry = with_upstreams({"registry": UPSTREAM})
-    registry.web.servers[UPSTREAM] = upstream
-    return registry
-
-
 def subject_of(upstream: FakeUpstream) -> bytes:
     """Return the image's manifest."""
     return upstream.manifests[NAME, "1"][0]
